@@ -1,0 +1,1 @@
+"""Benchmarks: manyhands alone in `ours`, and beside other engines in `peers`."""

@@ -1,0 +1,1 @@
+"""manyhands alone: what it reaches of what it promises."""

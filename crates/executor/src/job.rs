@@ -1,0 +1,294 @@
+//! The submitter's end of a job.
+
+use crate::program::Death;
+use manyhands_graph::TaskIndex;
+use manyhands_scheduler::{Event, JobId, TimeNs};
+use rustix::process::Pid;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a caller stays awake for the end of a job.
+const SOON: Duration = Duration::from_micros(200);
+
+/// Locks, also after a panic elsewhere: every holder leaves the state consistent at each step.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a job ended early.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// This task failed; its program knows how.
+    Task(TaskIndex),
+    /// Workers died under this task.
+    WorkerDied(TaskIndex, Death),
+    /// No worker could be started.
+    NoWorkers(String),
+    /// The job was cancelled, or its pool was shut down.
+    Cancelled,
+}
+
+/// What has happened to a job since the last look.
+#[derive(Default, Debug)]
+pub struct News {
+    /// Wanted tasks that have finished.
+    pub delivered: Vec<TaskIndex>,
+    /// Why the job ended early, if it did.
+    pub failure: Option<Failure>,
+    /// Whether all of it has finished.
+    pub is_done: bool,
+}
+
+impl News {
+    fn is_any(&self) -> bool {
+        !self.delivered.is_empty() || self.is_end()
+    }
+
+    fn is_end(&self) -> bool {
+        self.failure.is_some() || self.is_done
+    }
+}
+
+type Callback = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Pending {
+    news: News,
+    on_end: Vec<Callback>,
+}
+
+/// Where an executor puts the news of a job, and its submitter waits for them.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    pending: Mutex<Pending>,
+    changed: Condvar,
+}
+
+impl Inbox {
+    pub(crate) fn deliver(&self, tasks: &mut Vec<TaskIndex>) {
+        lock(&self.pending).news.delivered.append(tasks);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn fail(&self, failure: Failure) {
+        let mut pending = lock(&self.pending);
+        if pending.news.failure.is_none() && !pending.news.is_done {
+            pending.news.failure = Some(failure);
+        }
+        self.end(pending);
+    }
+
+    pub(crate) fn done(&self) {
+        let mut pending = lock(&self.pending);
+        pending.news.is_done = true;
+        self.end(pending);
+    }
+
+    fn end(&self, mut pending: MutexGuard<'_, Pending>) {
+        let on_end = std::mem::take(&mut pending.on_end);
+        drop(pending);
+        self.changed.notify_all();
+        for on_end in on_end {
+            on_end();
+        }
+    }
+}
+
+/// What a pool does for the holder of a job. The inbox tells whether the id still means that job.
+pub(crate) trait Control: Send + Sync {
+    /// Tells the scheduler something about the job.
+    fn on_job(&self, id: JobId, inbox: &Arc<Inbox>, event: Event<'_>);
+    fn is_running(&self, id: JobId, inbox: &Arc<Inbox>, task: TaskIndex) -> bool;
+}
+
+/// Tells a process from those forked from it. There, a pool has no threads, its workers are another
+/// process's, and its locks may be held for ever: whatever was inherited must be left alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner(Pid);
+
+impl Owner {
+    /// This process.
+    pub(crate) fn current() -> Owner {
+        Owner(rustix::process::getpid())
+    }
+
+    /// Whether this process was forked from the owner.
+    pub(crate) fn is_elsewhere(self) -> bool {
+        rustix::process::getpid() != self.0
+    }
+}
+
+/// A job that was submitted. Dropping it cancels what is left of it, unless it was [detached](Job::detach).
+/// In a process forked from the one that submitted it, it looks cancelled.
+pub struct Job {
+    id: JobId,
+    inbox: Arc<Inbox>,
+    control: Arc<dyn Control>,
+    owner: Owner,
+    is_detached: AtomicBool,
+}
+
+impl Job {
+    pub(crate) fn new(id: JobId, inbox: Arc<Inbox>, control: Arc<dyn Control>) -> Job {
+        Job {
+            id,
+            inbox,
+            control,
+            owner: Owner::current(),
+            is_detached: AtomicBool::new(false),
+        }
+    }
+
+    /// Adds tasks to a job that was submitted open.
+    pub fn extend(&self, n_more: u32) {
+        if !self.owner.is_elsewhere() {
+            let event = Event::Extend(self.id, n_more);
+            self.control.on_job(self.id, &self.inbox, event);
+        }
+    }
+
+    /// Says that an open job is complete.
+    pub fn close(&self) {
+        if !self.owner.is_elsewhere() {
+            let event = Event::Close(self.id);
+            self.control.on_job(self.id, &self.inbox, event);
+        }
+    }
+
+    /// Takes the news, waiting for some until the time is up.
+    pub fn wait(&self, timeout: Duration) -> News {
+        self.wait_for(timeout, News::is_any)
+    }
+
+    /// Takes the news, waiting for the end of the job until the time is up. Saves waking the caller
+    /// for every result.
+    pub fn wait_for_end(&self, timeout: Duration) -> News {
+        self.wait_for(timeout, News::is_end)
+    }
+
+    fn wait_for(&self, timeout: Duration, is_enough: impl Fn(&News) -> bool) -> News {
+        if self.owner.is_elsewhere() {
+            return News {
+                failure: Some(Failure::Cancelled),
+                ..News::default()
+            };
+        }
+        let deadline = Instant::now().checked_add(timeout);
+        let mut pending = lock(&self.inbox.pending);
+        while !is_enough(&pending.news) {
+            let left = match deadline {
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+                None => Duration::MAX,
+            };
+            if left.is_zero() {
+                break;
+            }
+            pending = match self.inbox.changed.wait_timeout(pending, left) {
+                Ok((pending, _)) => pending,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+        let news = &mut pending.news;
+        News {
+            delivered: std::mem::take(&mut news.delivered),
+            failure: news.failure.clone(),
+            is_done: news.is_done,
+        }
+    }
+
+    /// Whether the job ends within a moment, for which the caller stays awake but lets others go first.
+    ///
+    /// A short call ends sooner than a sleeping processor wakes up: that would be half of its time.
+    pub fn ends_soon(&self) -> bool {
+        let deadline = Instant::now() + SOON;
+        while !self.has_ended() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    /// Waits for the end of the job until the time is up, and takes no news.
+    pub fn wait_until_ended(&self, timeout: Duration) {
+        if self.owner.is_elsewhere() {
+            return;
+        }
+        let pending = lock(&self.inbox.pending);
+        let is_going_on = |pending: &mut Pending| !pending.news.is_end();
+        drop(
+            self.inbox
+                .changed
+                .wait_timeout_while(pending, timeout, is_going_on),
+        );
+    }
+
+    /// Whether the job has finished or failed, without waiting or taking anything.
+    pub fn has_ended(&self) -> bool {
+        if self.owner.is_elsewhere() {
+            return true;
+        }
+        let pending = lock(&self.inbox.pending);
+        pending.news.is_done || pending.news.failure.is_some()
+    }
+
+    /// Whether a worker may have started this task.
+    pub fn is_running(&self, task: TaskIndex) -> bool {
+        !self.owner.is_elsewhere() && self.control.is_running(self.id, &self.inbox, task)
+    }
+
+    /// Whether the job was cancelled before it ended otherwise.
+    pub fn is_cancelled(&self) -> bool {
+        self.owner.is_elsewhere()
+            || lock(&self.inbox.pending).news.failure == Some(Failure::Cancelled)
+    }
+
+    /// Has the job run to its end though nobody may be left to hear of it.
+    pub fn detach(&self) {
+        self.is_detached.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the job. Workers that still run one of its tasks after `grace` are ended.
+    pub fn cancel(&self, grace: Duration) {
+        if self.owner.is_elsewhere() {
+            return;
+        }
+        let grace_ns = u64::try_from(grace.as_nanos()).unwrap_or(TimeNs::MAX / 2);
+        self.inbox.fail(Failure::Cancelled);
+        let job = self.id;
+        let event = Event::Cancel { job, grace_ns };
+        self.control.on_job(job, &self.inbox, event);
+    }
+
+    /// Calls back once the job has finished or failed, from whichever thread finds out; at once if
+    /// it has ended already. The callback must be quick and must not wait.
+    pub fn on_end(&self, callback: impl FnOnce() + Send + 'static) {
+        if self.owner.is_elsewhere() {
+            callback();
+            return;
+        }
+        let mut pending = lock(&self.inbox.pending);
+        if pending.news.is_done || pending.news.failure.is_some() {
+            drop(pending);
+            callback();
+        } else {
+            pending.on_end.push(Box::new(callback));
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.is_detached.load(Ordering::Relaxed) && !self.has_ended() {
+            self.cancel(crate::CANCEL_GRACE);
+        }
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").field("id", &self.id).finish()
+    }
+}

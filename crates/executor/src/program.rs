@@ -1,0 +1,85 @@
+//! What a task is, to those who run it.
+
+use manyhands_graph::TaskIndex;
+use manyhands_store::SegmentId;
+use manyhands_wire::TasksWriter;
+use std::any::Any;
+
+/// The tasks of a job, for executors that run them in this process.
+///
+/// The program keeps its own results, and finds the inputs of a task among them.
+pub trait Program: Send + Sync {
+    /// Runs the tasks that `feed` names, until it names none.
+    ///
+    /// What needs preparing for a run of tasks (an interpreter's lock, say) is prepared once here.
+    fn run(&self, feed: &mut dyn Feed);
+
+    /// Drops the results of these tasks: nobody will read them. Called outside of all locks.
+    fn release(&self, tasks: &[TaskIndex]);
+}
+
+/// Where a [`Program`] gets its tasks from.
+pub trait Feed {
+    /// The next task to run. Its inputs have been computed.
+    fn next(&mut self) -> Option<TaskIndex>;
+
+    /// The task named last has ended; whether it returned, rather than failed.
+    fn ended(&mut self, is_ok: bool);
+}
+
+/// The tasks of a job, for executors that run them elsewhere, as bytes.
+///
+/// All methods are called under the executor's lock: they must be quick and must not wait.
+pub trait RemoteProgram: Send + Sync {
+    /// The number of a task's function, from [`crate::processes::ProcessPool::function`].
+    fn function(&self, task: TaskIndex) -> u32;
+
+    /// Adds an entry for each task, with what its function is called with; and the segments of shared
+    /// memory that these bytes refer to, which the worker will know before it reads them.
+    fn write(
+        &self,
+        job: u32,
+        tasks: &[TaskIndex],
+        writer: &mut TasksWriter<'_>,
+        segments: &mut Vec<SegmentId>,
+    );
+
+    /// Keeps how tasks ended: each task, whether it returned, and the bytes of what it returned or
+    /// how it failed.
+    ///
+    /// Places in these bytes are to be [adopted](crate::Stock::adopt) at once, whether anybody wants the
+    /// result or not: nobody else can tell the worker to use the memory again. The job's program is
+    /// asked to store all that its tasks return, also after a cancel.
+    fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>);
+
+    /// Drops the result of a task: nobody will read it.
+    fn release(&self, task: TaskIndex);
+}
+
+/// How a worker died.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Death {
+    /// The process id it had.
+    pub pid: u32,
+    /// The exit code, if it exited.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// The last lines it wrote to its standard output and error.
+    pub last_output: String,
+}
+
+/// Called at the start of each thread of a pool.
+pub trait ThreadHook: Send + Sync {
+    /// Prepares the thread; what is returned is dropped in the same thread when it ends.
+    fn started(&self) -> ThreadGuard;
+}
+
+/// Whatever a [`ThreadHook`] wants dropped at the end of the thread.
+pub type ThreadGuard = Box<dyn Any>;
+
+impl ThreadHook for () {
+    fn started(&self) -> ThreadGuard {
+        Box::new(())
+    }
+}

@@ -1,0 +1,320 @@
+//! What one Python task is: a function, its arguments, and where the results of others go in them.
+//!
+//! A call runs in this process ([`Call::invoke`]), or its arguments travel as bytes
+//! ([`Call::encode`], [`decode_call`]) to a worker that has the function already.
+
+mod bytes;
+
+pub(crate) use bytes::{
+    FewScalars, TaskInputs, decode_call, encode_one_scalar, encode_plain, few_scalars,
+};
+
+use crate::interpreter::StayAtEnd;
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyFrozenSet, PyList, PySet, PySlice, PyString, PyTuple, PyType};
+
+/// Collections nested deeper than this are refused, here and where arguments are looked through.
+pub(crate) const NESTING_MAX: usize = 1000;
+
+/// The keys and values of a mapping.
+pub(crate) type Items = Box<[(Arg, Arg)]>;
+
+/// An argument, with the results of other tasks marked in it.
+#[derive(Debug)]
+pub(crate) enum Arg {
+    /// An object as it is.
+    Value(Py<PyAny>),
+    /// The result of the k-th dependency of the task.
+    Input(u32),
+    List(Box<[Arg]>),
+    Tuple(Box<[Arg]>),
+    NamedTuple(Box<(Py<PyType>, Box<[Arg]>)>),
+    Set(Box<[Arg]>),
+    FrozenSet(Box<[Arg]>),
+    Dict(Items),
+    /// A mapping of another type: an empty one like it, and its items.
+    Mapping(Box<(Py<PyAny>, Items)>),
+    /// Start, stop and step.
+    Slice(Box<[Arg; 3]>),
+    Dataclass(Box<DataclassArg>),
+}
+
+/// An instance of a dataclass, some of whose fields hold results of other tasks.
+#[derive(Debug)]
+pub(crate) struct DataclassArg {
+    /// The instance without those fields.
+    pub(crate) blank: Py<PyAny>,
+    pub(crate) fields: Box<[(Py<PyString>, Arg)]>,
+}
+
+/// What is called.
+#[derive(Debug)]
+pub(crate) enum Callee {
+    Function(Py<PyAny>),
+    /// The result of the k-th dependency of the task.
+    Input(u32),
+}
+
+/// Positional arguments.
+#[derive(Debug)]
+pub(crate) enum Args {
+    /// None of them holds the result of another task.
+    Plain(Py<PyTuple>),
+    Template(Box<[Arg]>),
+}
+
+/// Keyword arguments.
+#[derive(Debug)]
+pub(crate) enum Kwargs {
+    Plain(Py<PyDict>),
+    Template(Box<[(Py<PyString>, Arg)]>),
+}
+
+/// One task.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) func: Callee,
+    pub(crate) args: Args,
+    pub(crate) kwargs: Option<Box<Kwargs>>,
+}
+
+/// Where results of other tasks come from, by their number among the dependencies of the task.
+pub(crate) type Inputs<'a> = dyn FnMut(u32) -> PyResult<Py<PyAny>> + 'a;
+
+impl Call {
+    /// Calls the function.
+    ///
+    /// # Errors
+    ///
+    /// What the function raises, and what `input` raises.
+    pub(crate) fn invoke(&self, py: Python<'_>, input: &mut Inputs<'_>) -> PyResult<Py<PyAny>> {
+        let from_input;
+        let func = match &self.func {
+            Callee::Function(func) => func.bind(py),
+            Callee::Input(k) => {
+                from_input = input(*k)?;
+                from_input.bind(py)
+            }
+        };
+        let filled_args;
+        let args = match &self.args {
+            Args::Plain(args) => args.bind(py),
+            Args::Template(args) => {
+                filled_args = rebuild_tuple(py, args, input)?;
+                &filled_args
+            }
+        };
+        let filled_kwargs;
+        let kwargs = match self.kwargs.as_deref() {
+            None => None,
+            Some(Kwargs::Plain(kwargs)) => Some(kwargs.bind(py)),
+            Some(Kwargs::Template(kwargs)) => {
+                filled_kwargs = PyDict::new(py);
+                for (name, arg) in kwargs {
+                    filled_kwargs.set_item(name, rebuild(py, arg, input)?)?;
+                }
+                Some(&filled_kwargs)
+            }
+        };
+        let _stay = StayAtEnd;
+        Ok(func.call(args, kwargs)?.unbind())
+    }
+}
+
+impl Call {
+    /// What is called; None where it is an input.
+    pub(crate) fn function(&self, py: Python<'_>) -> Py<PyAny> {
+        match &self.func {
+            Callee::Function(function) => function.clone_ref(py),
+            Callee::Input(_) => py.None(),
+        }
+    }
+
+    /// Renumbers the inputs: the k-th becomes the `numbers[k]`-th.
+    pub(crate) fn renumber(&mut self, numbers: &[u32]) {
+        if let Callee::Input(k) = &mut self.func {
+            *k = numbers[*k as usize];
+        }
+        if let Args::Template(args) = &mut self.args {
+            args.iter_mut().for_each(|arg| arg.renumber(numbers));
+        }
+        if let Some(Kwargs::Template(kwargs)) = self.kwargs.as_deref_mut() {
+            kwargs.iter_mut().for_each(|(_, arg)| arg.renumber(numbers));
+        }
+    }
+}
+
+impl Arg {
+    /// Shows every object that is part of the argument beforehand.
+    pub(crate) fn for_each_object(&self, see: &mut dyn FnMut(&Py<PyAny>)) {
+        match self {
+            Arg::Value(value) => see(value),
+            Arg::Input(_) => {}
+            Arg::List(args) | Arg::Tuple(args) | Arg::Set(args) | Arg::FrozenSet(args) => {
+                args.iter().for_each(|arg| arg.for_each_object(see));
+            }
+            Arg::Slice(args) => args.iter().for_each(|arg| arg.for_each_object(see)),
+            Arg::NamedTuple(named) => {
+                see(named.0.as_any());
+                named.1.iter().for_each(|arg| arg.for_each_object(see));
+            }
+            Arg::Dict(items) => {
+                for (key, value) in items {
+                    key.for_each_object(see);
+                    value.for_each_object(see);
+                }
+            }
+            Arg::Mapping(mapping) => {
+                see(&mapping.0);
+                for (key, value) in &mapping.1 {
+                    key.for_each_object(see);
+                    value.for_each_object(see);
+                }
+            }
+            Arg::Dataclass(dataclass) => {
+                see(&dataclass.blank);
+                let fields = dataclass.fields.iter();
+                fields.for_each(|(_, arg)| arg.for_each_object(see));
+            }
+        }
+    }
+
+    /// Renumbers the inputs: the k-th becomes the `numbers[k]`-th.
+    pub(crate) fn renumber(&mut self, numbers: &[u32]) {
+        match self {
+            Arg::Value(_) => {}
+            Arg::Input(k) => *k = numbers[*k as usize],
+            Arg::List(args) | Arg::Tuple(args) | Arg::Set(args) | Arg::FrozenSet(args) => {
+                args.iter_mut().for_each(|arg| arg.renumber(numbers));
+            }
+            Arg::Slice(args) => args.iter_mut().for_each(|arg| arg.renumber(numbers)),
+            Arg::NamedTuple(named) => {
+                named.1.iter_mut().for_each(|arg| arg.renumber(numbers));
+            }
+            Arg::Dict(items) => {
+                for (key, value) in items {
+                    key.renumber(numbers);
+                    value.renumber(numbers);
+                }
+            }
+            Arg::Mapping(mapping) => {
+                for (key, value) in &mut mapping.1 {
+                    key.renumber(numbers);
+                    value.renumber(numbers);
+                }
+            }
+            Arg::Dataclass(dataclass) => {
+                let fields = dataclass.fields.iter_mut();
+                fields.for_each(|(_, arg)| arg.renumber(numbers));
+            }
+        }
+    }
+}
+
+/// The object that `arg` stands for once the results it waits for are there.
+pub(crate) fn rebuild(py: Python<'_>, arg: &Arg, input: &mut Inputs<'_>) -> PyResult<Py<PyAny>> {
+    Ok(match arg {
+        Arg::Value(value) => value.clone_ref(py),
+        Arg::Input(k) => input(*k)?,
+        Arg::List(args) => PyList::new(py, rebuild_all(py, args, input)?)?.into(),
+        Arg::Tuple(args) => rebuild_tuple(py, args, input)?.into(),
+        Arg::NamedTuple(named) => {
+            let items = rebuild_tuple(py, &named.1, input)?;
+            named_tuple(named.0.bind(py), &items)?.unbind()
+        }
+        Arg::Set(args) => PySet::new(py, rebuild_all(py, args, input)?)?.into(),
+        Arg::FrozenSet(args) => PyFrozenSet::new(py, rebuild_all(py, args, input)?)?.into(),
+        Arg::Dict(items) => {
+            let dict = PyDict::new(py);
+            for (key, value) in items {
+                let key = rebuild(py, key, input)?;
+                dict.set_item(key, rebuild(py, value, input)?)?;
+            }
+            dict.into()
+        }
+        Arg::Mapping(mapping) => {
+            let filled = shallow_copy(mapping.0.bind(py))?;
+            for (key, value) in &mapping.1 {
+                let key = rebuild(py, key, input)?;
+                filled.set_item(key, rebuild(py, value, input)?)?;
+            }
+            filled.unbind()
+        }
+        Arg::Slice(bounds) => {
+            let [start, stop, step] = bounds.as_ref();
+            slice(
+                rebuild(py, start, input)?.into_bound(py),
+                rebuild(py, stop, input)?.into_bound(py),
+                rebuild(py, step, input)?.into_bound(py),
+            )?
+            .unbind()
+        }
+        Arg::Dataclass(dataclass) => {
+            let filled = shallow_copy(dataclass.blank.bind(py))?;
+            for (name, arg) in &dataclass.fields {
+                let value = rebuild(py, arg, input)?;
+                set_field(&filled, name.bind(py), value.bind(py))?;
+            }
+            filled.unbind()
+        }
+    })
+}
+
+/// The inputs of templates in which nothing but values can be.
+pub(crate) fn no_input(k: u32) -> PyResult<Py<PyAny>> {
+    Err(PyValueError::new_err(format!(
+        "input {k} was asked for where there are none"
+    )))
+}
+
+fn rebuild_all(py: Python<'_>, args: &[Arg], input: &mut Inputs<'_>) -> PyResult<Vec<Py<PyAny>>> {
+    args.iter().map(|arg| rebuild(py, arg, input)).collect()
+}
+
+pub(crate) fn rebuild_tuple<'py>(
+    py: Python<'py>,
+    args: &[Arg],
+    input: &mut Inputs<'_>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    PyTuple::new(py, rebuild_all(py, args, input)?)
+}
+
+/// A named tuple of exactly this type, made without running a constructor of its own.
+fn named_tuple<'py>(
+    named_type: &Bound<'py, PyType>,
+    items: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = items.py();
+    py.get_type::<PyTuple>()
+        .call_method1(intern!(py, "__new__"), (named_type, items))
+}
+
+fn slice<'py>(
+    start: Bound<'py, PyAny>,
+    stop: Bound<'py, PyAny>,
+    step: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = start.py();
+    py.get_type::<PySlice>().call1((start, stop, step))
+}
+
+/// `copy.copy(object)`.
+pub(crate) fn shallow_copy<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    static COPY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    COPY.import(object.py(), "copy", "copy")?.call1((object,))
+}
+
+/// Sets a field of a dataclass instance, of a frozen one too.
+pub(crate) fn set_field<'py>(
+    instance: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    value: &Bound<'py, PyAny>,
+) -> PyResult<()> {
+    let py = instance.py();
+    py.get_type::<PyAny>()
+        .call_method1(intern!(py, "__setattr__"), (instance, name, value))?;
+    Ok(())
+}

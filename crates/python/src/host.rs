@@ -1,0 +1,417 @@
+//! What a worker process does with tasks: it loads functions, calls them and pickles what comes.
+//!
+//! A task's bytes are the number of its inputs, each input with its length, and the call.
+
+use crate::call::{FewScalars, TaskInputs, decode_call, few_scalars};
+use crate::codec::{Pickler, Reader, encode_result, encode_scalar, with_object};
+use crate::forked::Inherited;
+use crate::interpreter::{InTask, modules};
+use crate::shared::buffer::SharedBuffer;
+use crate::shared::receiving::{NoViews, Views, WorkerViews, close, is_marked, largest, open};
+use crate::shared::sending::Sink;
+use crate::shared::{begin_sharing, memory, stock};
+use manyhands_executor::WorkerStock;
+use manyhands_executor::worker::{Host, serve};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A function as it came, or as it is.
+enum Function {
+    Pickled(Vec<u8>),
+    Loaded(Loaded),
+}
+
+struct Loaded {
+    function: Py<PyAny>,
+    /// The shared memory it refers to.
+    views: Vec<Py<SharedBuffer>>,
+    sizes: Sizes,
+}
+
+/// How large the data of a function is, as far as is known.
+#[derive(Clone, Copy, Default)]
+struct Sizes {
+    /// The largest buffer it refers to.
+    n_bytes_own: usize,
+    /// The largest that it has returned.
+    n_bytes_returned: usize,
+}
+
+pub(crate) struct PythonHost {
+    /// By number: the parent keeps numbers small.
+    functions: Vec<Option<Function>>,
+    /// Why the present surroundings could not be taken over, if so: no task may run in others.
+    astray: Option<PyErr>,
+    pickler: Option<Pickler>,
+    stock: Option<Arc<WorkerStock>>,
+    /// Whether nothing is left to be done to have NumPy's arrays made in shared memory.
+    is_sharing: bool,
+    /// The module with what is better said in Python.
+    helpers: Py<PyAny>,
+    /// The tasks, in a worker that was forked.
+    inherited: Option<Arc<Inherited>>,
+}
+
+/// Whether this process is a copy of a worker, made by a task. The connection is not its own.
+static IS_FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Called in a process forked from a worker.
+#[pyfunction]
+pub(crate) fn note_fork() {
+    IS_FORKED.store(true, Ordering::Relaxed);
+    memory::after_fork_in_child();
+}
+
+/// Called in a worker that was forked: it is no copy, whatever it was copied from.
+pub(crate) fn is_original() {
+    IS_FORKED.store(false, Ordering::Relaxed);
+}
+
+/// Writes out what the C library holds back of the output of compiled code.
+#[pyfunction]
+#[allow(unsafe_code)]
+pub(crate) fn flush_stdio() {
+    // SAFETY: `fflush` is in every C library, with this signature. Given no stream, it flushes all.
+    unsafe extern "C" {
+        fn fflush(stream: *mut std::ffi::c_void) -> std::ffi::c_int;
+    }
+    // SAFETY: null stands for all streams, each of which the C library locks itself. Should one
+    // fail, whoever wrote to it can find out, and nobody else.
+    let _ = unsafe { fflush(std::ptr::null_mut()) };
+}
+
+/// Serves the parent at the other end of a socket until it asks to stop.
+#[pyfunction]
+#[allow(unsafe_code)]
+pub(crate) fn serve_parent(
+    py: Python<'_>,
+    socket: i32,
+    parent: u32,
+    helpers: Py<PyAny>,
+) -> PyResult<()> {
+    if socket < 0 {
+        return Err(PyValueError::new_err("a descriptor is not negative"));
+    }
+    // SAFETY: the caller hands over a descriptor that it has just made and does not use again.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let mut host = PythonHost {
+        functions: Vec::new(),
+        astray: None,
+        pickler: None,
+        stock: None,
+        is_sharing: false,
+        helpers,
+        inherited: None,
+    };
+    let _in_task = InTask::enter();
+    let outcome = serve(socket, parent, &mut host);
+    outcome.map_err(|error| PyRuntimeError::new_err(format!("cannot serve: {error}")))?;
+    py.check_signals()
+}
+
+impl PythonHost {
+    /// A host that finds its tasks in memory.
+    pub(crate) fn inheriting(py: Python<'_>, inherited: Arc<Inherited>) -> PyResult<PythonHost> {
+        Ok(PythonHost {
+            functions: Vec::new(),
+            astray: None,
+            pickler: None,
+            stock: None,
+            is_sharing: false,
+            helpers: py
+                .import(intern!(py, "manyhands._worker"))?
+                .into_any()
+                .unbind(),
+            inherited: Some(inherited),
+        })
+    }
+
+    /// The function, loaded on first use: what goes wrong then is the failure of the task.
+    fn load(&mut self, py: Python<'_>, id: u32) -> PyResult<(Py<PyAny>, Sizes)> {
+        match self.functions.get(id as usize).and_then(Option::as_ref) {
+            Some(Function::Loaded(loaded)) => Ok((loaded.function.clone_ref(py), loaded.sizes)),
+            Some(Function::Pickled(bytes)) => {
+                let helpers = self.helpers.bind(py);
+                let loads = helpers.getattr(intern!(py, "load_function"))?;
+                let (function, views) = load_function(py, &loads, bytes, self.stock.as_deref())?;
+                let sizes = Sizes {
+                    n_bytes_own: largest(&views),
+                    n_bytes_returned: 0,
+                };
+                self.functions[id as usize] = Some(Function::Loaded(Loaded {
+                    function: function.clone_ref(py),
+                    views,
+                    sizes,
+                }));
+                // What the function needs has been imported with it.
+                self.share_arrays(py);
+                Ok((function, sizes))
+            }
+            None => Err(PyRuntimeError::new_err(format!(
+                "function {id} has not come"
+            ))),
+        }
+    }
+
+    /// Ends a copy of this worker that a task has forked and that has come out of the task: the
+    /// result is the original's to send.
+    fn leave_fork(&self, py: Python<'_>, outcome: PyResult<()>) -> ! {
+        let error = outcome.err().map(|error| error.into_value(py));
+        let leave = intern!(py, "leave_fork");
+        if let Err(error) = self.helpers.bind(py).call_method1(leave, (error,)) {
+            error.print(py);
+        }
+        std::process::abort()
+    }
+
+    fn try_call(
+        &mut self,
+        py: Python<'_>,
+        id: u32,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> PyResult<()> {
+        if let Some(error) = &self.astray {
+            return Err(error.clone_ref(py));
+        }
+        if let Some(inherited) = self.inherited.clone() {
+            return self.call_inherited(py, id, &inherited, bytes, out);
+        }
+        let (function, sizes) = self.load(py, id)?;
+        memory::begin_task(sizes.n_bytes_own, sizes.n_bytes_returned);
+        if let Some(result) = call_with_scalars(function.bind(py), bytes) {
+            return self.encode(id, &function, result?, out);
+        }
+        self.share_arrays(py);
+        let Some(stock) = self.stock.clone() else {
+            let result = call_decoded(&function, py, bytes, &NoViews, sizes)?;
+            return self.encode(id, &function, result, out);
+        };
+        let views = WorkerViews::new(&stock);
+        let outcome = call_decoded(&function, py, bytes, &views, sizes)
+            .and_then(|result| self.encode(id, &function, result, out));
+        // Last of all: what the task's error refers to is referred to by somebody.
+        close(py, views.opened());
+        outcome
+    }
+
+    /// The same for a task that is in memory already.
+    fn call_inherited(
+        &mut self,
+        py: Python<'_>,
+        id: u32,
+        inherited: &Inherited,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> PyResult<()> {
+        memory::begin_task(0, 0);
+        self.share_arrays(py);
+        let Some(stock) = self.stock.clone() else {
+            let (function, result) = inherited.call(py, bytes, &NoViews)?;
+            return self.encode(id, &function, result, out);
+        };
+        let views = WorkerViews::new(&stock);
+        let outcome = inherited
+            .call(py, bytes, &views)
+            .and_then(|(function, result)| self.encode(id, &function, result, out));
+        close(py, views.opened());
+        outcome
+    }
+
+    /// Appends what a function has returned.
+    #[inline]
+    fn encode<'py>(
+        &mut self,
+        id: u32,
+        function: &Py<PyAny>,
+        result: Bound<'py, PyAny>,
+        out: &mut Vec<u8>,
+    ) -> PyResult<()> {
+        if encode_scalar(&result, out) {
+            return Ok(());
+        }
+        let py = result.py();
+        self.share_arrays(py);
+        let pickler = self.pickler.get_or_insert_default();
+        let outcome = encode_result(result, out, pickler).map_err(|(error, result)| {
+            let helpers = self.helpers.bind(py);
+            let explained = helpers.call_method1(
+                intern!(py, "unpicklable_result"),
+                (function, &result, error.value(py)),
+            );
+            explained.map_or_else(|worse| worse, PyErr::from_value)
+        });
+        self.note_returned(id);
+        outcome
+    }
+
+    /// Learns how much a function returns. Functions that were inherited are not told apart.
+    fn note_returned(&mut self, id: u32) {
+        if let Some(Some(Function::Loaded(loaded))) = self.functions.get_mut(id as usize) {
+            let returned = &mut loaded.sizes.n_bytes_returned;
+            *returned = memory::n_bytes_returned().max(*returned);
+        }
+    }
+
+    /// Has NumPy's large arrays made in shared memory, as soon as somebody has imported NumPy.
+    #[inline]
+    fn share_arrays(&mut self, py: Python<'_>) {
+        if self.is_sharing || self.stock.is_none() {
+            return;
+        }
+        let is_imported = || modules(py)?.contains(intern!(py, "numpy"));
+        if is_imported().unwrap_or(false) {
+            self.is_sharing = true;
+            // Of a NumPy that cannot do this, results are copied once more: no reason to fail.
+            let _ = begin_sharing(py);
+        }
+    }
+}
+
+/// Unpickles a function; with it, the shared memory that it refers to.
+fn load_function(
+    py: Python<'_>,
+    loads: &Bound<'_, PyAny>,
+    framed: &[u8],
+    stock: Option<&WorkerStock>,
+) -> PyResult<(Py<PyAny>, Vec<Py<SharedBuffer>>)> {
+    let Some(stock) = stock.filter(|_| is_marked(framed)) else {
+        let function = with_object(py, framed, |pickle| loads.call1((pickle,)))?;
+        return Ok((function.unbind(), Vec::new()));
+    };
+    let views = WorkerViews::new(stock);
+    let (buffers, pickle) = open(py, framed, &views)?;
+    let function = with_object(py, pickle, |pickle| loads.call1((pickle, buffers)))?;
+    Ok((function.unbind(), views.opened()))
+}
+
+/// Makes the plainest of calls, that of a map over scalars, without a tuple; `None` for any other.
+fn call_with_scalars<'py>(
+    function: &Bound<'py, PyAny>,
+    bytes: &[u8],
+) -> Option<PyResult<Bound<'py, PyAny>>> {
+    let py = function.py();
+    let (&n_inputs, call) = bytes.split_first()?;
+    let arguments = if n_inputs == 0 {
+        few_scalars(py, call)?
+    } else {
+        return None;
+    };
+    Some(arguments.and_then(|arguments| match arguments {
+        FewScalars::One(a) => function.call1((a,)),
+        FewScalars::Two(a, b) => function.call1((a, b)),
+    }))
+}
+
+/// Makes any call.
+fn call_decoded<'py>(
+    function: &Py<PyAny>,
+    py: Python<'py>,
+    bytes: &[u8],
+    views: &dyn Views,
+    sizes: Sizes,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut reader = Reader::new(bytes);
+    let mut inputs = TaskInputs::read(&mut reader)?;
+    let mut input = |k: u32| inputs.get(py, k, views);
+    let call = decode_call(py, reader.rest(), &mut input, views)?;
+    let n_bytes_largest = views.n_bytes_of_largest().max(sizes.n_bytes_own);
+    memory::begin_task(n_bytes_largest, sizes.n_bytes_returned);
+    let function = call.func.as_ref().unwrap_or(function);
+    function.bind(py).call(call.args, call.kwargs.as_ref())
+}
+
+impl Host for PythonHost {
+    fn stock(&mut self, own: Arc<WorkerStock>) {
+        stock::become_worker(&own);
+        let sink = Sink::of_worker(own.arena.clone());
+        self.pickler = Python::attach(|py| Py::new(py, sink).ok()).map(Pickler::with_sink);
+        self.stock = Some(own);
+    }
+
+    fn context(&mut self, bytes: &[u8]) {
+        if self.inherited.is_some() {
+            return;
+        }
+        Python::attach(|py| {
+            let bytes = PyBytes::new(py, bytes);
+            let helpers = self.helpers.bind(py);
+            let outcome = helpers.call_method1(intern!(py, "set_context"), (bytes,));
+            self.astray = outcome.err();
+        });
+    }
+
+    fn function(&mut self, function: u32, bytes: Vec<u8>) {
+        let at = function as usize;
+        if at >= self.functions.len() {
+            self.functions.resize_with(at + 1, || None);
+        }
+        self.functions[at] = Some(Function::Pickled(bytes));
+    }
+
+    fn forget(&mut self, function: u32) {
+        let slot = self.functions.get_mut(function as usize);
+        let Some(function) = slot.and_then(Option::take) else {
+            return;
+        };
+        Python::attach(|py| {
+            if let Function::Loaded(loaded) = function {
+                drop(loaded.function);
+                close(py, loaded.views);
+            }
+        });
+    }
+
+    fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+        Python::attach(|py| {
+            let outcome = self.try_call(py, function, bytes, out);
+            if IS_FORKED.load(Ordering::Relaxed) {
+                self.leave_fork(py, outcome);
+            }
+            let Err(error) = outcome else {
+                return true;
+            };
+            out.clear();
+            let packed = self
+                .helpers
+                .bind(py)
+                .call_method1(intern!(py, "pack"), (error.into_value(py),))
+                .and_then(|packed| Ok(packed.cast_into::<PyBytes>()?));
+            match packed {
+                Ok(packed) => out.extend_from_slice(packed.as_bytes()),
+                // Nothing is left to say it with but text.
+                Err(worse) => out.extend_from_slice(worse.to_string().as_bytes()),
+            }
+            false
+        })
+    }
+
+    fn before_sending(&mut self) {
+        Python::attach(|py| {
+            let helpers = self.helpers.bind(py);
+            if let Err(error) = helpers.call_method0(intern!(py, "flush_output")) {
+                error.print(py);
+            }
+        });
+    }
+
+    fn let_go(&mut self, wait: &mut dyn FnMut()) {
+        struct Unattached<'a>(&'a mut dyn FnMut());
+        // SAFETY: `wait` runs in this same thread, before `detach` returns; it is only moved past
+        // the check that nothing bound to the interpreter goes along, and it holds nothing such.
+        #[allow(unsafe_code)]
+        unsafe impl Send for Unattached<'_> {}
+        let mut wait = Unattached(wait);
+        Python::attach(|py| {
+            py.detach(move || {
+                let wait = &mut wait;
+                (wait.0)();
+            });
+        });
+    }
+}

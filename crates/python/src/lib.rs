@@ -1,0 +1,105 @@
+//! The Python face of manyhands: `manyhands._native`. The only crate that knows Python exists.
+//!
+//! [`delayed`] and [`collect`] turn Python objects into graphs; [`call`] and [`codec`] say what one
+//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams, [`pending`] single
+//! calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
+//! end, in a worker process, and [`forked`] how such a process is made by forking;
+//! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
+
+mod call;
+mod codec;
+mod collect;
+mod delayed;
+mod forked;
+mod graphed;
+mod host;
+mod interpreter;
+mod listing;
+mod map;
+mod map_run;
+mod mapped;
+mod payload;
+mod pending;
+mod plan;
+mod pools;
+mod probe;
+mod raising;
+mod rota;
+mod scan;
+mod shared;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+/// How many CPUs this process may use.
+///
+/// The least of: the CPUs it is bound to, the quota of its control group, and what the batch system
+/// or variables such as OMP_NUM_THREADS allow. It is the default number of workers.
+///
+/// Returns
+/// -------
+/// int
+///     At least 1.
+///
+/// Examples
+/// --------
+/// >>> import manyhands as mh
+/// >>> mh.cpu_count() >= 1
+/// True
+#[pyfunction]
+fn cpu_count() -> usize {
+    manyhands_executor::cpus::cpu_count()
+}
+
+/// Call a function as a task: what it computes in turn runs serially.
+#[pyfunction]
+fn call_as_task<'py>(
+    function: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let _in_task = interpreter::InTask::enter();
+    function.call(args, kwargs)
+}
+
+/// A short text for a call.
+#[pyfunction]
+fn describe_call(
+    function: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+    kwargs: Option<&Bound<'_, PyDict>>,
+) -> String {
+    delayed::describe_call(function, args, kwargs)
+}
+
+/// The engine under the package `manyhands`; not for use by itself.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.setattr("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<pools::ThreadPool>()?;
+    module.add_class::<pools::ProcessPool>()?;
+    module.add_class::<forked::ForkPool>()?;
+    module.add_class::<rota::Rota>()?;
+    module.add_class::<map::Stream>()?;
+    module.add_class::<shared::sending::Sink>()?;
+    module.add_class::<pending::Pending>()?;
+    module.add_class::<pending::Completions>()?;
+    module.add_function(wrap_pyfunction!(cpu_count, module)?)?;
+    module.add_function(wrap_pyfunction!(call_as_task, module)?)?;
+    module.add_function(wrap_pyfunction!(describe_call, module)?)?;
+    module.add_function(wrap_pyfunction!(interpreter::in_task, module)?)?;
+    module.add_function(wrap_pyfunction!(plan::compute, module)?)?;
+    module.add_function(wrap_pyfunction!(plan::persist, module)?)?;
+    module.add_function(wrap_pyfunction!(map::map_all, module)?)?;
+    module.add_function(wrap_pyfunction!(host::serve_parent, module)?)?;
+    module.add_function(wrap_pyfunction!(host::note_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(host::flush_stdio, module)?)?;
+    module.add_function(wrap_pyfunction!(interpreter::after_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(forked::shutdown_forked, module)?)?;
+    module.add_function(wrap_pyfunction!(interpreter::begin_exit, module)?)?;
+    module.add_function(wrap_pyfunction!(listing::_graph, module)?)?;
+    collect::register(module)?;
+    delayed::register(module)?;
+    shared::register(module)?;
+    probe::register(module)
+}

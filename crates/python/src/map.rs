@@ -1,0 +1,336 @@
+//! `map`, and the iterator behind `stream`.
+
+use crate::interpreter::{SIGNAL_PAUSE, thread_number};
+use crate::map_run::{Items, MapRun};
+use crate::pools::AnyPool;
+use crate::shared::functions::PickledFunction;
+use manyhands_executor::Failure;
+use pyo3::exceptions::{
+    PyException, PyKeyboardInterrupt, PyRuntimeError, PyStopIteration, PyValueError,
+};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::{PyList, PyTuple};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Arguments that wait for their tasks may take so much memory before more are asked for.
+const WAITING_BYTES_MAX: usize = 1 << 28;
+
+/// Runs a function over arguments and returns the results in their order.
+#[pyfunction]
+#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler))]
+pub(crate) fn map_all<'py>(
+    py: Python<'py>,
+    pool: AnyPool<'py>,
+    function: Py<PyAny>,
+    pickle: Option<Bound<'py, PickledFunction>>,
+    iterables: Bound<'py, PyTuple>,
+    chunksize: Option<u32>,
+    scheduler: &str,
+) -> PyResult<Bound<'py, PyList>> {
+    let mut items = Items::new(&iterables)?;
+    let mut run = match &pool {
+        AnyPool::Fork(fork) => {
+            let listed = items.list(py)?;
+            MapRun::of_list(py, fork.get(), function, listed, chunksize)?
+        }
+        _ => MapRun::open(py, &pool, function, pickle.as_ref(), chunksize, true)?,
+    };
+    let outcome = gather(py, &mut run, &mut items, scheduler);
+    if outcome.is_err() && !run.job.has_ended() {
+        run.interrupt(py);
+    }
+    PyList::new(py, outcome?)
+}
+
+fn gather(
+    py: Python<'_>,
+    run: &mut MapRun,
+    items: &mut Items,
+    scheduler: &str,
+) -> PyResult<Vec<Py<PyAny>>> {
+    let mut results: Vec<Option<Py<PyAny>>> = Vec::new();
+    results.resize_with(run.n_sent() as usize, || None);
+    let mut is_closed = false;
+    loop {
+        let is_held = run.n_bytes_waiting() > WAITING_BYTES_MAX;
+        if !items.is_exhausted() && !is_held {
+            run.feed(py, items, usize::MAX)?;
+            results.resize_with(run.n_sent() as usize, || None);
+        }
+        if items.is_exhausted() && !is_closed {
+            run.job.close();
+            is_closed = true;
+        }
+        let timeout = if is_closed || is_held {
+            SIGNAL_PAUSE
+        } else {
+            Duration::ZERO
+        };
+        let news = run.wait(py, timeout, !run.is_remote())?;
+        py.check_signals()?;
+        run.take(py, &news.delivered, |index, value| {
+            results[index as usize] = Some(value);
+        })?;
+        if let Some(failure) = &news.failure {
+            return Err(run.exception(py, failure, scheduler));
+        }
+        if news.is_done {
+            break;
+        }
+    }
+    let n_results = results.len();
+    let results: Vec<_> = results.into_iter().flatten().collect();
+    assert_eq!(
+        results.len(),
+        n_results,
+        "a map that is done has all results"
+    );
+    Ok(results)
+}
+
+/// A window that is used up faster than this grows; slower than [`WINDOW_SLOW`], it shrinks.
+const WINDOW_FAST: Duration = Duration::from_millis(4);
+const WINDOW_SLOW: Duration = Duration::from_millis(100);
+const N_IN_WINDOW_MAX: usize = 1 << 16;
+/// How many tasks a stream keeps records of before it waits for the oldest to end.
+const N_HELD_MAX: usize = 1 << 18;
+
+/// Results of a function over arguments without end, with a bounded number under way.
+///
+/// Threads may share one: each result goes to one of them.
+#[pyclass(frozen, module = "manyhands._native")]
+pub(crate) struct Stream {
+    flow: Mutex<Flow>,
+    /// The thread that is inside, by the interpreter's number: it must not wait for itself when the
+    /// source of the arguments asks for the next result. Zero if there is none.
+    inside: AtomicU64,
+    is_closed: AtomicBool,
+}
+
+/// What a stream is in the middle of.
+struct Flow {
+    run: Option<MapRun>,
+    items: Items,
+    scheduler: String,
+    is_ordered: bool,
+    /// How many tasks may be submitted and not yet returned.
+    n_in_window: usize,
+    n_in_window_min: usize,
+    is_fixed: bool,
+    /// Whether all there will ever be has been submitted.
+    is_complete: bool,
+    refilled: Instant,
+    /// Results by number from `n_returned` on, or in the order in which they came.
+    ready: VecDeque<Option<Py<PyAny>>>,
+    n_returned: u32,
+    failure: Option<Failure>,
+    /// What the source of the arguments raised: it comes after the results of what came before.
+    source_error: Option<PyErr>,
+}
+
+#[pymethods]
+impl Stream {
+    #[new]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers))]
+    #[allow(clippy::too_many_arguments)]
+    fn new<'py>(
+        py: Python<'py>,
+        pool: AnyPool<'py>,
+        function: Py<PyAny>,
+        pickle: Option<Bound<'py, PickledFunction>>,
+        iterables: Bound<'py, PyTuple>,
+        chunksize: Option<u32>,
+        scheduler: String,
+        ordered: bool,
+        buffersize: Option<usize>,
+        num_workers: usize,
+    ) -> PyResult<Stream> {
+        if buffersize == Some(0) {
+            return Err(PyValueError::new_err("buffersize=0: at least 1 is needed"));
+        }
+        let n_least = 4 * num_workers.max(chunksize.unwrap_or(1) as usize);
+        let items = Items::new(&iterables)?;
+        let run = MapRun::open(py, &pool, function, pickle.as_ref(), chunksize, false)?;
+        let flow = Flow {
+            items,
+            run: Some(run),
+            scheduler,
+            is_ordered: ordered,
+            n_in_window: buffersize.unwrap_or(n_least),
+            n_in_window_min: n_least,
+            is_fixed: buffersize.is_some(),
+            is_complete: false,
+            refilled: Instant::now(),
+            ready: VecDeque::new(),
+            n_returned: 0,
+            failure: None,
+            source_error: None,
+        };
+        Ok(Stream {
+            flow: Mutex::new(flow),
+            inside: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
+        })
+    }
+
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let outcome = self.enter(py, |flow| {
+            let outcome = flow.advance(py, &self.is_closed);
+            if !matches!(outcome, Ok(Some(_))) {
+                flow.end(py, outcome.is_err());
+            }
+            if let Err(error) = &outcome
+                && error.is_instance_of::<PyKeyboardInterrupt>(py)
+            {
+                py.import(intern!(py, "manyhands._pools"))?
+                    .call_method1(intern!(py, "interrupted"), (&flow.scheduler,))?;
+            }
+            outcome
+        });
+        match outcome {
+            // From an iterator it would pass for the end of the results.
+            Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
+                let end = PyRuntimeError::new_err("a task of the stream raised StopIteration");
+                end.set_cause(py, Some(error));
+                Err(end)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// End the stream: what is under way is cancelled.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        // Whoever waits inside sees this and leaves.
+        self.is_closed.store(true, Ordering::Release);
+        if self.inside.load(Ordering::Acquire) == thread_number(py)? {
+            return Ok(());
+        }
+        self.enter(py, |flow| {
+            flow.end(py, true);
+            Ok(())
+        })
+    }
+}
+
+impl Stream {
+    /// Acts on the flow once no other thread does.
+    fn enter<T>(&self, py: Python<'_>, act: impl FnOnce(&mut Flow) -> PyResult<T>) -> PyResult<T> {
+        let thread = thread_number(py)?;
+        if self.inside.load(Ordering::Acquire) == thread {
+            let text = "the stream is asked for its next result from inside of itself";
+            return Err(PyValueError::new_err(text));
+        }
+        let locked = self.flow.lock_py_attached(py);
+        let mut flow = locked.unwrap_or_else(PoisonError::into_inner);
+        self.inside.store(thread, Ordering::Release);
+        let outcome = act(&mut flow);
+        self.inside.store(0, Ordering::Release);
+        outcome
+    }
+}
+
+impl Flow {
+    fn end(&mut self, py: Python<'_>, is_early: bool) {
+        self.ready.clear();
+        self.source_error = None;
+        if let Some(run) = self.run.take()
+            && is_early
+            && !run.job.has_ended()
+        {
+            run.interrupt(py);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Py<PyAny>> {
+        if !matches!(self.ready.front(), Some(Some(_))) {
+            return None;
+        }
+        self.n_returned = self.n_returned.wrapping_add(1);
+        self.ready.pop_front().flatten()
+    }
+
+    fn advance(&mut self, py: Python<'_>, is_closed: &AtomicBool) -> PyResult<Option<Py<PyAny>>> {
+        loop {
+            if self.failure.is_none() {
+                self.refill(py)?;
+            }
+            if is_closed.load(Ordering::Acquire) {
+                self.end(py, true);
+                return Ok(None);
+            }
+            if let Some(value) = self.pop() {
+                return Ok(Some(value));
+            }
+            let Some(run) = &self.run else {
+                return Ok(None);
+            };
+            if let Some(failure) = &self.failure {
+                return Err(run.exception(py, failure, &self.scheduler));
+            }
+            if self.is_complete && run.n_sent() == self.n_returned {
+                return self.source_error.take().map_or(Ok(None), Err);
+            }
+            let news = run.wait(py, SIGNAL_PAUSE, false)?;
+            py.check_signals()?;
+            let (ready, n_returned, is_ordered) =
+                (&mut self.ready, self.n_returned, self.is_ordered);
+            run.take(py, &news.delivered, |index, value| {
+                if !is_ordered {
+                    ready.push_back(Some(value));
+                    return;
+                }
+                let at = index.wrapping_sub(n_returned) as usize;
+                if at >= ready.len() {
+                    ready.resize_with(at + 1, || None);
+                }
+                ready[at] = Some(value);
+            })?;
+            self.failure = news.failure;
+        }
+    }
+
+    /// Submits more once half of the window has been used up. An interrupt is raised here and now; it is
+    /// only errors that wait for the results of what came before.
+    fn refill(&mut self, py: Python<'_>) -> PyResult<()> {
+        let Some(run) = &mut self.run else {
+            return Ok(());
+        };
+        let n_out = run.n_sent().wrapping_sub(self.n_returned) as usize;
+        if self.is_complete || n_out * 2 > self.n_in_window {
+            return Ok(());
+        }
+        if !self.is_fixed && run.n_sent() > 0 {
+            let elapsed = self.refilled.elapsed();
+            if elapsed < WINDOW_FAST {
+                self.n_in_window = (2 * self.n_in_window).min(N_IN_WINDOW_MAX);
+            } else if elapsed > WINDOW_SLOW {
+                self.n_in_window = (self.n_in_window / 2).max(self.n_in_window_min);
+            }
+        }
+        self.refilled = Instant::now();
+        let n_wanted = self.n_in_window.saturating_sub(n_out);
+        // One slow call among many fast ones, whose results have been returned, holds their records.
+        let is_full = run.n_held() > N_HELD_MAX || run.n_bytes_waiting() > WAITING_BYTES_MAX / 4;
+        if !is_full || n_out == 0 {
+            let fed = run.feed(py, &mut self.items, n_wanted);
+            self.source_error = match fed {
+                Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
+                fed => fed.err(),
+            };
+        }
+        if self.items.is_exhausted() || self.source_error.is_some() {
+            run.job.close();
+            self.is_complete = true;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,679 @@
+//! A map under way: takes arguments from iterators, submits them in blocks, gathers results.
+
+use crate::call::{Callee, decode_call, encode_one_scalar, encode_plain};
+use crate::codec::{Pickler, decode_value, write_varint};
+use crate::forked::{ForkPool, Forking, Inherited};
+use crate::interpreter::{Turns, detached, raise_in_thread};
+use crate::mapped::{Arguments, LocalMap, RemoteMap, Slot};
+use crate::payload::{Block, Outcome};
+use crate::pools::{AnyPool, ProcessPool};
+use crate::raising::{Evidence, TaskName, exception};
+use crate::shared::functions::PickledFunction;
+use crate::shared::receiving::{NoViews, OwnViews};
+use crate::shared::sending::Sink;
+use crate::shared::stock::own;
+use manyhands_executor::{Failure, Job, News, Stock, coarse_tick};
+use manyhands_graph::{Graph, TaskIndex};
+use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyIterator, PyList, PyRange, PyTuple};
+use std::convert::Infallible;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+const N_TASKS_PER_BLOCK_MAX: usize = 4096;
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// After how many items that come at once to look at the clock.
+const N_BETWEEN_LOOKS: u32 = 32;
+
+/// Where arguments come from.
+pub(crate) struct Items {
+    iterators: Vec<Py<PyIterator>>,
+    is_exhausted: bool,
+    /// Whether none of the caller's code runs while the next arguments are fetched.
+    is_quiet: bool,
+    /// Until the next look at the clock: asking a list for its next item takes less.
+    n_until_look: u32,
+}
+
+impl Items {
+    pub(crate) fn new(iterables: &Bound<'_, PyTuple>) -> PyResult<Items> {
+        let iterators = iterables
+            .iter()
+            .map(|iterable| Ok(iterable.try_iter()?.unbind()));
+        Ok(Items {
+            iterators: iterators.collect::<PyResult<_>>()?,
+            is_exhausted: false,
+            is_quiet: iterables.iter().all(|iterable| is_quiet(&iterable)),
+            n_until_look: 0,
+        })
+    }
+
+    /// Whether the clock still shows this tick, so that more items can be taken before those there
+    /// are begun.
+    #[inline]
+    fn is_prompt(&mut self, tick: u64) -> bool {
+        if self.n_until_look > 0 {
+            self.n_until_look -= 1;
+            return true;
+        }
+        self.n_until_look = if self.is_quiet {
+            N_BETWEEN_LOOKS - 1
+        } else {
+            0
+        };
+        coarse_tick() == tick
+    }
+
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.is_exhausted
+    }
+
+    /// All arguments, at once.
+    pub(crate) fn list(&mut self, py: Python<'_>) -> PyResult<Vec<Arguments>> {
+        let mut listed = Vec::new();
+        let mut turns = Turns::begin();
+        while let Some(args) = self.next(py)? {
+            listed.push(args);
+            turns.give_way(py)?;
+        }
+        Ok(listed)
+    }
+
+    /// The next arguments: one of each iterable, until the shortest ends.
+    fn next(&mut self, py: Python<'_>) -> PyResult<Option<Arguments>> {
+        let next = self.try_next(py);
+        self.is_exhausted = !matches!(next, Ok(Some(_)));
+        next
+    }
+
+    fn try_next(&mut self, py: Python<'_>) -> PyResult<Option<Arguments>> {
+        if let [only] = &self.iterators[..] {
+            let item = only.bind_borrowed(py).to_owned().next();
+            return Ok(item.transpose()?.map(|item| Arguments::One(item.unbind())));
+        }
+        let mut items = Vec::with_capacity(self.iterators.len());
+        for iterator in &self.iterators {
+            match iterator.bind(py).clone().next() {
+                Some(item) => items.push(item?),
+                None => return Ok(None),
+            }
+        }
+        match items.len() {
+            0 => Ok(None),
+            _ => Ok(Some(Arguments::Many(PyTuple::new(py, items)?.unbind()))),
+        }
+    }
+}
+
+/// Whether iterating runs none of the caller's code.
+fn is_quiet(iterable: &Bound<'_, PyAny>) -> bool {
+    iterable.is_exact_instance_of::<PyList>()
+        || iterable.is_exact_instance_of::<PyTuple>()
+        || iterable.is_exact_instance_of::<PyRange>()
+}
+
+/// The side of a map that depends on where it runs.
+enum Side {
+    Local(Arc<LocalMap>),
+    Remote {
+        program: Arc<RemoteMap>,
+        pickler: Pickler,
+        callee: Callee,
+    },
+}
+
+/// One function over many arguments, submitted as an open job.
+pub(crate) struct MapRun {
+    side: Side,
+    pub(crate) job: Job,
+    n_sent: u32,
+    /// Whether the caller waits for all results, so that none of its code runs meanwhile.
+    is_blocking: bool,
+    /// What the last block took, as a guess for the next.
+    block_like: (usize, usize),
+    function: Py<PyAny>,
+    /// Where its workers are forked, if they are.
+    forking: Option<Arc<Forking>>,
+    /// Whether there is one task only, so that its number says nothing.
+    is_single: bool,
+}
+
+/// A kind for a function that has no number: by its address. Where two functions meet in one kind,
+/// their batches follow the mean of their costs, and nothing worse happens.
+pub(crate) fn kind_of(function: &Py<PyAny>) -> KindId {
+    const N_KINDS: usize = 4096;
+    KindId((function.as_ptr() as usize / 16 % N_KINDS) as u32)
+}
+
+fn open_spec(kind: KindId, batch_size: Option<u32>) -> JobSpec {
+    JobSpec {
+        graph: Graph::independent(0),
+        wanted: Wanted::All,
+        kinds: Kinds::One(kind),
+        batch_size: batch_size.and_then(NonZeroU32::new),
+        is_open: true,
+    }
+}
+
+fn single_spec(kind: KindId) -> JobSpec {
+    JobSpec {
+        graph: Graph::independent(1),
+        is_open: false,
+        ..open_spec(kind, None)
+    }
+}
+
+/// What one job pickles with, and the memory it shares.
+fn sharing(py: Python<'_>) -> PyResult<(Pickler, Arc<Stock>)> {
+    let own = own(py)?;
+    let stock = Arc::clone(&own.stock);
+    let sink = Py::new(py, Sink::of_parent(own))?;
+    Ok((Pickler::with_sink(sink), stock))
+}
+
+fn number_of(
+    py: Python<'_>,
+    processes: &ProcessPool,
+    pickle: Option<&Bound<'_, PickledFunction>>,
+) -> u32 {
+    match pickle {
+        Some(pickle) => pickle.get().number(py, &processes.pool),
+        None => processes.pool.function(&[], &[], None),
+    }
+}
+
+/// Adds a task to a block, without inputs.
+fn encode(
+    args: &Bound<'_, PyTuple>,
+    kwargs: Option<&Bound<'_, PyDict>>,
+    callee: &Callee,
+    pickler: &Pickler,
+    block: &mut Block,
+) -> PyResult<()> {
+    block.push(|out| {
+        out.push(0);
+        encode_plain(args, kwargs, callee, out, pickler)
+    })
+}
+
+/// Adds a task that is called with one scalar to a block; `false` if the argument is none.
+#[inline]
+fn encode_one(arg: &Bound<'_, PyAny>, block: &mut Block) -> bool {
+    let pushed = block.push(|out| {
+        out.push(0);
+        encode_one_scalar(arg, out).then_some(()).ok_or(())
+    });
+    pushed.is_ok()
+}
+
+impl MapRun {
+    /// Submits an empty open job for a function; for processes, with its pickle.
+    pub(crate) fn open(
+        py: Python<'_>,
+        pool: &AnyPool<'_>,
+        function: Py<PyAny>,
+        pickle: Option<&Bound<'_, PickledFunction>>,
+        batch_size: Option<u32>,
+        is_blocking: bool,
+    ) -> PyResult<MapRun> {
+        let (side, job) = match pool {
+            AnyPool::Threads(threads) => {
+                let program = Arc::new(LocalMap::new(function.clone_ref(py), None));
+                let own = Arc::clone(&program);
+                let spec = open_spec(kind_of(&function), batch_size);
+                (Side::Local(program), threads.get().pool.submit(spec, own))
+            }
+            AnyPool::Processes(processes) => {
+                Self::open_remote(py, processes.get(), &function, pickle, batch_size)?
+            }
+            AnyPool::Fork(fork) => {
+                let inherited = Inherited::Stream(function.clone_ref(py));
+                let fork = fork.get();
+                return Self::open_forked(py, fork, function, inherited, batch_size, is_blocking);
+            }
+        };
+        Ok(MapRun {
+            side,
+            job,
+            n_sent: 0,
+            is_blocking,
+            block_like: (0, 0),
+            function,
+            forking: None,
+            is_single: false,
+        })
+    }
+
+    /// Submits an empty open job for workers that inherit what they need.
+    fn open_forked(
+        py: Python<'_>,
+        fork: &ForkPool,
+        function: Py<PyAny>,
+        inherited: Inherited,
+        batch_size: Option<u32>,
+        is_blocking: bool,
+    ) -> PyResult<MapRun> {
+        let forking = fork.forking(py, inherited)?;
+        let (pickler, stock) = sharing(py)?;
+        let kind = kind_of(&function);
+        let program = Arc::new(RemoteMap::new(kind.0, stock));
+        let own = Arc::clone(&program);
+        let job = (fork.pool).submit(open_spec(kind, batch_size), own, Vec::new());
+        let side = Side::Remote {
+            program,
+            pickler,
+            callee: Callee::Function(function.clone_ref(py)),
+        };
+        Ok(MapRun {
+            side,
+            job,
+            n_sent: 0,
+            is_blocking,
+            block_like: (0, 0),
+            function,
+            forking: Some(forking),
+            is_single: false,
+        })
+    }
+
+    /// Submits tasks whose arguments forked workers find by their numbers.
+    pub(crate) fn of_list(
+        py: Python<'_>,
+        fork: &ForkPool,
+        function: Py<PyAny>,
+        items: Vec<Arguments>,
+        batch_size: Option<u32>,
+    ) -> PyResult<MapRun> {
+        let n_tasks = items.len() as u32;
+        let inherited = Inherited::Map {
+            function: function.clone_ref(py),
+            kwargs: None,
+            items,
+        };
+        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, true)?;
+        run.send_numbers(n_tasks);
+        Ok(run)
+    }
+
+    fn send_numbers(&mut self, n_tasks: u32) {
+        while self.n_sent < n_tasks {
+            let mut block = Block::like(self.n_sent, 0, 0);
+            let end = n_tasks.min(self.n_sent + N_TASKS_PER_BLOCK_MAX as u32);
+            for number in self.n_sent..end {
+                let written: Result<(), Infallible> = block.push(|out| {
+                    // No inputs.
+                    out.push(0);
+                    write_varint(out, u64::from(number));
+                    Ok(())
+                });
+                written.unwrap_or_else(|never| match never {});
+            }
+            self.send_remote(block);
+        }
+    }
+
+    /// Submits a job of one task: a call.
+    pub(crate) fn single(
+        py: Python<'_>,
+        pool: &AnyPool<'_>,
+        function: Py<PyAny>,
+        pickle: Option<&Bound<'_, PickledFunction>>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<MapRun> {
+        let (side, job) = match pool {
+            AnyPool::Threads(threads) => {
+                let kwargs = kwargs.map(|kwargs| kwargs.clone().unbind());
+                let program = Arc::new(LocalMap::new(function.clone_ref(py), kwargs));
+                program.push([Arguments::Many(args.clone().unbind())]);
+                let own = Arc::clone(&program);
+                let spec = single_spec(kind_of(&function));
+                (Side::Local(program), threads.get().pool.submit(spec, own))
+            }
+            AnyPool::Processes(processes) => {
+                let processes = processes.get();
+                let (pickler, stock) = sharing(py)?;
+                let callee = Callee::Function(function.clone_ref(py));
+                let mut block = Block::like(0, 64, 1);
+                encode(args, kwargs, &callee, &pickler, &mut block)?;
+                block.keep(pickler.take_keeps());
+                let number = number_of(py, processes, pickle);
+                let program = Arc::new(RemoteMap::new(number, stock));
+                program.push(block);
+                let own = Arc::clone(&program);
+                let spec = single_spec(KindId(number));
+                let job = processes.pool.submit(spec, own, vec![number]);
+                let side = Side::Remote {
+                    program,
+                    pickler,
+                    callee,
+                };
+                (side, job)
+            }
+            AnyPool::Fork(fork) => {
+                return Self::single_forked(py, fork.get(), function, args, kwargs);
+            }
+        };
+        Ok(MapRun {
+            side,
+            job,
+            n_sent: 1,
+            is_blocking: false,
+            block_like: (0, 0),
+            function,
+            forking: None,
+            is_single: true,
+        })
+    }
+
+    /// Forks a worker for one call, at once: the call sees everything as it is now.
+    fn single_forked(
+        py: Python<'_>,
+        fork: &ForkPool,
+        function: Py<PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<MapRun> {
+        let inherited = Inherited::Map {
+            function: function.clone_ref(py),
+            kwargs: kwargs.map(|kwargs| kwargs.clone().unbind()),
+            items: vec![Arguments::Many(args.clone().unbind())],
+        };
+        fork.hold(py)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, None, false)?;
+        run.is_single = true;
+        run.send_numbers(1);
+        run.job.close();
+        if let Some(forking) = &run.forking {
+            fork.leave_alone(py, &run.job, forking)?;
+        }
+        Ok(run)
+    }
+
+    fn open_remote(
+        py: Python<'_>,
+        processes: &ProcessPool,
+        function: &Py<PyAny>,
+        pickle: Option<&Bound<'_, PickledFunction>>,
+        batch_size: Option<u32>,
+    ) -> PyResult<(Side, Job)> {
+        let (pickler, stock) = sharing(py)?;
+        let number = number_of(py, processes, pickle);
+        let program = Arc::new(RemoteMap::new(number, stock));
+        let spec = open_spec(KindId(number), batch_size);
+        let own = Arc::clone(&program);
+        let job = processes.pool.submit(spec, own, vec![number]);
+        let callee = Callee::Function(function.clone_ref(py));
+        let side = Side::Remote {
+            program,
+            pickler,
+            callee,
+        };
+        Ok((side, job))
+    }
+
+    /// How many tasks have been submitted.
+    pub(crate) fn n_sent(&self) -> u32 {
+        self.n_sent
+    }
+
+    /// Whether tasks run in worker processes: these can be ended, and results come without keeping anybody who
+    /// computes from it.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.side, Side::Remote { .. })
+    }
+
+    /// How many tasks there are from the first that is not done and taken on.
+    pub(crate) fn n_held(&self) -> usize {
+        match &self.side {
+            Side::Local(program) => program.n_held(),
+            Side::Remote { program, .. } => program.n_held(),
+        }
+    }
+
+    /// How many bytes of arguments wait for their tasks.
+    pub(crate) fn n_bytes_waiting(&self) -> usize {
+        match &self.side {
+            Side::Local(_) => 0,
+            Side::Remote { program, .. } => program.n_bytes_waiting(),
+        }
+    }
+
+    /// Submits up to `n_max` tasks: those whose arguments arrive within one tick of the clock. What
+    /// came before an error is submitted all the same.
+    pub(crate) fn feed(&mut self, py: Python<'_>, items: &mut Items, n_max: usize) -> PyResult<()> {
+        let n_max = n_max.min(N_TASKS_PER_BLOCK_MAX);
+        match &self.side {
+            Side::Local(_) => self.feed_local(py, items, n_max),
+            Side::Remote { .. } => self.feed_remote(py, items, n_max),
+        }
+    }
+
+    fn feed_local(&mut self, py: Python<'_>, items: &mut Items, n_max: usize) -> PyResult<()> {
+        let tick = coarse_tick();
+        let mut block = Vec::new();
+        let mut outcome = Ok(());
+        while block.len() < n_max && items.is_prompt(tick) {
+            match items.next(py) {
+                Ok(Some(args)) => block.push(args),
+                Ok(None) => break,
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        self.send_local(block);
+        outcome
+    }
+
+    fn send_local(&mut self, block: Vec<Arguments>) {
+        let n_tasks = block.len() as u32;
+        if let Side::Local(program) = &self.side
+            && n_tasks > 0
+        {
+            program.push(block);
+            self.job.extend(n_tasks);
+            self.n_sent = self.n_sent.wrapping_add(n_tasks);
+        }
+    }
+
+    fn feed_remote(&mut self, py: Python<'_>, items: &mut Items, n_max: usize) -> PyResult<()> {
+        let Side::Remote { pickler, .. } = &self.side else {
+            return Ok(());
+        };
+        if !self.is_blocking {
+            pickler.begin_epoch();
+        }
+        let tick = coarse_tick();
+        let (n_bytes_like, n_tasks_like) = self.block_like;
+        let mut block = Block::like(self.n_sent, n_bytes_like, n_tasks_like);
+        let mut outcome = Ok(());
+        while block.n_tasks() < n_max
+            && block.n_bytes() + pickler.n_bytes_copied() < BLOCK_BYTES
+            && items.is_prompt(tick)
+        {
+            let args = match items.next(py) {
+                Ok(Some(args)) => args,
+                Ok(None) => break,
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            };
+            if !items.is_quiet {
+                pickler.begin_epoch();
+            }
+            outcome = self.encode(py, &args, &mut block);
+            if outcome.is_err() {
+                break;
+            }
+        }
+        block.keep(pickler.take_keeps());
+        self.send_remote(block);
+        outcome
+    }
+
+    fn encode(&self, py: Python<'_>, args: &Arguments, block: &mut Block) -> PyResult<()> {
+        match &self.side {
+            Side::Remote {
+                pickler, callee, ..
+            } => {
+                if let Arguments::One(arg) = args
+                    && encode_one(arg.bind(py), block)
+                {
+                    return Ok(());
+                }
+                encode(&args.tuple(py)?, None, callee, pickler, block)
+            }
+            Side::Local(_) => Ok(()),
+        }
+    }
+
+    fn send_remote(&mut self, block: Block) {
+        let n_tasks = block.n_tasks() as u32;
+        if let Side::Remote { program, .. } = &self.side
+            && n_tasks > 0
+        {
+            self.block_like = (block.n_bytes(), block.n_tasks());
+            program.push(block);
+            self.job.extend(n_tasks);
+            self.n_sent = self.n_sent.wrapping_add(n_tasks);
+            if let Some(forking) = &self.forking {
+                forking.expect(self.n_sent as usize);
+            }
+        }
+    }
+
+    /// Turns delivered tasks into objects, each with its number.
+    pub(crate) fn take(
+        &self,
+        py: Python<'_>,
+        delivered: &[TaskIndex],
+        mut put: impl FnMut(u32, Py<PyAny>),
+    ) -> PyResult<()> {
+        match &self.side {
+            Side::Local(program) => {
+                for (index, slot) in program.take(delivered) {
+                    if let Slot::Returned(value) = slot {
+                        put(index, value);
+                    }
+                }
+            }
+            Side::Remote { program, .. } => {
+                for (index, outcome) in program.take(delivered) {
+                    if let Outcome::Returned(payload) = outcome {
+                        put(index, decode_value(py, &payload, &NoViews)?.unbind());
+                    } else if let Outcome::Shared(result) = outcome {
+                        put(index, result.decode(py, program.stock())?);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The exception for how the job failed.
+    pub(crate) fn exception(&self, py: Python<'_>, failure: &Failure, scheduler: &str) -> PyErr {
+        let (Failure::Task(task) | Failure::WorkerDied(task, _)) = failure else {
+            let nobody = || TaskName {
+                text: String::new(),
+                key: None,
+            };
+            return exception(py, failure, Evidence::None, nobody, scheduler);
+        };
+        let (evidence, args) = self.evidence(py, *task);
+        let name = || TaskName {
+            text: self.describe(py, task.0, args),
+            key: None,
+        };
+        exception(py, failure, evidence, name, scheduler)
+    }
+
+    /// What is known of how a task failed, and its arguments where they are at hand.
+    fn evidence(&self, py: Python<'_>, task: TaskIndex) -> (Evidence, Option<Args>) {
+        match &self.side {
+            Side::Local(program) => match program.take(&[task]).pop() {
+                Some((_, Slot::Failed(failed))) => {
+                    let (error, args) = *failed;
+                    let args = args.tuple(py).ok().map(Bound::unbind);
+                    let kwargs = program.kwargs.as_ref().map(|kwargs| kwargs.clone_ref(py));
+                    (Evidence::Raised(error), args.map(|args| (args, kwargs)))
+                }
+                _ => (Evidence::None, None),
+            },
+            Side::Remote { program, .. } => {
+                let args = self.inherited_args(py, task.0).or_else(|| {
+                    let bytes = program.task_bytes(task.0)?;
+                    let mut none = |_| Ok(py.None());
+                    let views = OwnViews(Arc::clone(program.stock()));
+                    let call = decode_call(py, bytes.get(1..)?, &mut none, &views).ok()?;
+                    Some((call.args.unbind(), call.kwargs.map(Bound::unbind)))
+                });
+                let evidence = match program.take(&[task]).pop() {
+                    Some((_, Outcome::Failed(payload))) => Evidence::Packed(payload.to_vec()),
+                    _ => Evidence::None,
+                };
+                (evidence, args)
+            }
+        }
+    }
+
+    fn inherited_args(&self, py: Python<'_>, index: u32) -> Option<Args> {
+        let inherited = &self.forking.as_ref()?.inherited;
+        let kwargs = inherited.kwargs().map(|kwargs| kwargs.clone_ref(py));
+        let args = inherited.args(index)?.tuple(py).ok()?;
+        Some((args.unbind(), kwargs))
+    }
+
+    fn describe(&self, py: Python<'_>, index: u32, args: Option<Args>) -> String {
+        let describe = || {
+            let helpers = py.import(intern!(py, "manyhands._raising"))?;
+            let (args, kwargs) = match args {
+                Some((args, kwargs)) => (Some(args), kwargs),
+                None => (None, None),
+            };
+            let index = (!self.is_single).then_some(index);
+            helpers
+                .call_method1(
+                    intern!(py, "describe_call"),
+                    (&self.function, args, kwargs, index),
+                )?
+                .extract()
+        };
+        describe().unwrap_or_else(|_: PyErr| format!("task {index}"))
+    }
+
+    /// Ends the job now, as far as it can be ended.
+    pub(crate) fn interrupt(&self, py: Python<'_>) {
+        if let Side::Local(program) = &self.side {
+            for thread in program.threads() {
+                raise_in_thread(py, thread);
+            }
+        }
+        py.detach(|| self.job.cancel(Duration::ZERO));
+    }
+
+    /// News, waiting without the interpreter's lock.
+    pub(crate) fn wait(&self, py: Python<'_>, timeout: Duration, for_end: bool) -> PyResult<News> {
+        if let Some(forking) = &self.forking {
+            forking.attend(py)?;
+        }
+        if timeout.is_zero() {
+            return Ok(self.job.wait(timeout));
+        }
+        Ok(detached(py, || {
+            if for_end {
+                self.job.wait_for_end(timeout)
+            } else {
+                self.job.wait(timeout)
+            }
+        }))
+    }
+}
+
+type Args = (Py<PyTuple>, Option<Py<PyDict>>);

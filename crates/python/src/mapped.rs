@@ -1,0 +1,292 @@
+//! The tasks of a map, a stream or a submitted call: one function over many arguments.
+//!
+//! [`LocalMap`] keeps objects, for threads; [`RemoteMap`] keeps bytes, for processes. Both forget
+//! arguments once a task is done, and results once they are taken.
+
+use crate::interpreter::{InTask, OnList, StayAtEnd, Turns};
+use crate::payload::{Block, Blocks, Outcome, Window};
+use manyhands_executor::{Feed, Program, RemoteProgram, Stock};
+use manyhands_graph::TaskIndex;
+use manyhands_store::SegmentId;
+use manyhands_wire::{TaskKey, TasksWriter};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half done under these locks: a panic elsewhere does not spoil them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The arguments of a call. One needs no tuple.
+#[derive(Debug)]
+pub(crate) enum Arguments {
+    One(Py<PyAny>),
+    Many(Py<PyTuple>),
+}
+
+impl Arguments {
+    pub(crate) fn tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        match self {
+            Arguments::One(item) => PyTuple::new(py, [item]),
+            Arguments::Many(items) => Ok(items.bind(py).clone()),
+        }
+    }
+
+    fn clone_ref(&self, py: Python<'_>) -> Arguments {
+        match self {
+            Arguments::One(item) => Arguments::One(item.clone_ref(py)),
+            Arguments::Many(items) => Arguments::Many(items.clone_ref(py)),
+        }
+    }
+
+    pub(crate) fn call<'py>(
+        &self,
+        function: &Bound<'py, PyAny>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = function.py();
+        match (self, kwargs) {
+            (Arguments::One(item), None) => function.call1((item.bind_borrowed(py),)),
+            (Arguments::One(_), Some(_)) => function.call(self.tuple(py)?, kwargs),
+            (Arguments::Many(items), _) => function.call(items.bind(py), kwargs),
+        }
+    }
+}
+
+/// A task of a [`LocalMap`].
+#[derive(Debug)]
+pub(crate) enum Slot {
+    Waiting(Arguments),
+    Returned(Py<PyAny>),
+    /// The exception, and the arguments to name.
+    Failed(Box<(PyErr, Arguments)>),
+    Gone,
+}
+
+// There is one for each task of a map.
+const _: () = assert!(size_of::<Slot>() <= 16);
+
+/// A function over arguments, in this process.
+pub(crate) struct LocalMap {
+    pub(crate) function: Py<PyAny>,
+    pub(crate) kwargs: Option<Py<PyDict>>,
+    slots: Mutex<Window<Slot>>,
+    /// Threads that are running tasks of this map, by the interpreter's numbers.
+    threads: Mutex<Vec<u64>>,
+}
+
+impl LocalMap {
+    pub(crate) fn new(function: Py<PyAny>, kwargs: Option<Py<PyDict>>) -> LocalMap {
+        LocalMap {
+            function,
+            kwargs,
+            slots: Mutex::default(),
+            threads: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn push(&self, args: impl IntoIterator<Item = Arguments>) {
+        let mut slots = lock(&self.slots);
+        args.into_iter()
+            .for_each(|args| slots.push(Slot::Waiting(args)));
+    }
+
+    /// Takes how tasks have ended, in the order asked.
+    pub(crate) fn take(&self, tasks: &[TaskIndex]) -> Vec<(u32, Slot)> {
+        let mut slots = lock(&self.slots);
+        let taken = tasks.iter().map(|task| {
+            let slot = slots.get_mut(task.0);
+            let taken = slot.map_or(Slot::Gone, |slot| std::mem::replace(slot, Slot::Gone));
+            (task.0, taken)
+        });
+        let taken = taken.collect();
+        slots.trim(|slot| matches!(slot, Slot::Gone));
+        taken
+    }
+
+    /// How many tasks there are from the first that is not done and taken on.
+    pub(crate) fn n_held(&self) -> usize {
+        lock(&self.slots).len()
+    }
+
+    pub(crate) fn threads(&self) -> Vec<u64> {
+        lock(&self.threads).clone()
+    }
+
+    fn run_one(&self, py: Python<'_>, index: u32) -> bool {
+        let args = match lock(&self.slots).get_mut(index) {
+            Some(Slot::Waiting(args)) => args.clone_ref(py),
+            _ => return true,
+        };
+        let kwargs = self.kwargs.as_ref().map(|kwargs| kwargs.bind(py));
+        let outcome = {
+            let _stay = StayAtEnd;
+            args.call(self.function.bind(py), kwargs)
+        };
+        let is_ok = outcome.is_ok();
+        let ended = match outcome {
+            Ok(value) => Slot::Returned(value.unbind()),
+            Err(error) => Slot::Failed(Box::new((error, args))),
+        };
+        let replaced = lock(&self.slots)
+            .get_mut(index)
+            .map(|slot| std::mem::replace(slot, ended));
+        // Dropped without the lock: an argument's destructor may run any code.
+        drop(replaced);
+        is_ok
+    }
+}
+
+impl Program for LocalMap {
+    fn run(&self, feed: &mut dyn Feed) {
+        Python::attach(|py| {
+            let _in_task = InTask::enter();
+            let _on_list = OnList::enter(py, &self.threads);
+            let mut turns = Turns::begin();
+            while let Some(index) = feed.next() {
+                // A thread of a pool hears of no signals.
+                let _ = turns.give_way(py);
+                let is_ok = self.run_one(py, index.0);
+                feed.ended(is_ok);
+            }
+        });
+    }
+
+    fn release(&self, _tasks: &[TaskIndex]) {
+        // All results are wanted, and taken by their reader.
+    }
+}
+
+struct Tables {
+    blocks: Blocks,
+    outcomes: Window<Outcome>,
+}
+
+/// A function over arguments, as bytes.
+pub(crate) struct RemoteMap {
+    function: u32,
+    stock: Arc<Stock>,
+    tables: Mutex<Tables>,
+}
+
+impl RemoteMap {
+    pub(crate) fn new(function: u32, stock: Arc<Stock>) -> RemoteMap {
+        RemoteMap::beginning(0, function, stock)
+    }
+
+    /// One whose first task has this number.
+    pub(crate) fn beginning(first: u32, function: u32, stock: Arc<Stock>) -> RemoteMap {
+        let tables = Tables {
+            blocks: Blocks::default(),
+            outcomes: Window::beginning(first),
+        };
+        RemoteMap {
+            function,
+            stock,
+            tables: Mutex::new(tables),
+        }
+    }
+
+    pub(crate) fn stock(&self) -> &Arc<Stock> {
+        &self.stock
+    }
+
+    /// Adds tasks. Their bytes begin with the number of inputs, which is none.
+    pub(crate) fn push(&self, block: Block) {
+        let mut tables = lock(&self.tables);
+        tables.outcomes.push_new(block.n_tasks());
+        tables.blocks.push(block);
+    }
+
+    /// Takes how tasks have ended, in the order asked.
+    pub(crate) fn take(&self, tasks: &[TaskIndex]) -> Vec<(u32, Outcome)> {
+        let mut tables = lock(&self.tables);
+        let taken = tasks.iter().map(|task| {
+            let outcome = tables.outcomes.get_mut(task.0);
+            let gone = || Outcome::Gone;
+            let taken = outcome.map_or_else(gone, |outcome| std::mem::replace(outcome, gone()));
+            (task.0, taken)
+        });
+        let taken = taken.collect();
+        tables
+            .outcomes
+            .trim(|outcome| matches!(outcome, Outcome::Gone));
+        taken
+    }
+
+    /// How many tasks there are from the first that is not done and taken on.
+    pub(crate) fn n_held(&self) -> usize {
+        lock(&self.tables).outcomes.len()
+    }
+
+    /// The bytes of a task that is not done.
+    pub(crate) fn task_bytes(&self, index: u32) -> Option<Vec<u8>> {
+        lock(&self.tables).blocks.get(index).map(<[u8]>::to_vec)
+    }
+
+    /// How many bytes of arguments wait for their tasks to be done.
+    pub(crate) fn n_bytes_waiting(&self) -> usize {
+        lock(&self.tables).blocks.n_bytes()
+    }
+}
+
+impl RemoteProgram for RemoteMap {
+    fn function(&self, _task: TaskIndex) -> u32 {
+        self.function
+    }
+
+    fn write(
+        &self,
+        job: u32,
+        tasks: &[TaskIndex],
+        writer: &mut TasksWriter<'_>,
+        segments: &mut Vec<SegmentId>,
+    ) {
+        let mut tables = lock(&self.tables);
+        // Numbers begin anew after the last: there a run ends.
+        for run in tasks.chunk_by(|a, b| a.0.checked_add(1) == Some(b.0)) {
+            let (mut index, end) = (run[0].0, run[run.len() - 1].0);
+            loop {
+                let n_left = (end - index) as usize + 1;
+                let (n_tasks, bytes) = tables.blocks.run(index, n_left);
+                let key = TaskKey { job, index };
+                if n_tasks == 0 {
+                    // A task that has no bytes fails in the worker, by its name.
+                    writer.task(key, self.function, |_| {});
+                } else {
+                    writer.counted_tasks(key, n_tasks as u32, self.function, bytes);
+                }
+                for segment in tables.blocks.segments(index) {
+                    if !segments.contains(segment) {
+                        segments.push(*segment);
+                    }
+                }
+                match index.checked_add(n_tasks.max(1) as u32) {
+                    Some(next) if next <= end => index = next,
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>) {
+        let tables = &mut *lock(&self.tables);
+        for (task, is_ok, bytes) in results {
+            // Made in any case: what comes with it must be taken over to be given back.
+            let ended = Outcome::new(is_ok, bytes, &self.stock);
+            let Some(outcome) = tables.outcomes.get_mut(task.0) else {
+                continue;
+            };
+            *outcome = ended;
+            // The arguments of a failed task are to be named in the error.
+            if is_ok {
+                tables.blocks.done(task.0);
+            }
+        }
+    }
+
+    fn release(&self, _task: TaskIndex) {
+        // All results are wanted, and taken by their reader.
+    }
+}

@@ -1,0 +1,390 @@
+//! `compute`: from Delayed objects to a job and back to results.
+
+use crate::call::{Call, Callee, rebuild};
+use crate::codec::{Pickler, decode_value, write_varint};
+use crate::collect::{Collected, collect};
+use crate::delayed::{Delayed, describe};
+use crate::forked::{ForkPool, Forking, Inherited};
+use crate::graphed::{LocalGraph, RemoteGraph};
+use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, raise_in_thread};
+use crate::map_run::kind_of;
+use crate::payload::Outcome;
+use crate::pools::{AnyPool, ProcessPool, ThreadPool};
+use crate::raising::{Evidence, TaskName, exception};
+use crate::shared::functions::PickledFunction;
+use crate::shared::receiving::NoViews;
+use crate::shared::sending::{Keeps, Sink};
+use crate::shared::stock::{Own, own};
+use manyhands_executor::{Failure, Job, inline};
+use manyhands_graph::{Graph, TaskIndex};
+use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Computes every Delayed in `args` and returns `args` with the results in their places.
+#[pyfunction]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler))]
+pub(crate) fn compute<'py>(
+    py: Python<'py>,
+    args: &Bound<'py, PyTuple>,
+    traverse: bool,
+    pool: Option<AnyPool<'py>>,
+    chunksize: Option<u32>,
+    scheduler: &str,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let plan = Plan::new(collect(args, traverse)?, chunksize, scheduler);
+    let results = plan.run(py, pool)?;
+    plan.rebuild(py, &results)
+}
+
+/// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
+/// key, in their places.
+#[pyfunction]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler))]
+pub(crate) fn persist<'py>(
+    py: Python<'py>,
+    args: &Bound<'py, PyTuple>,
+    traverse: bool,
+    pool: Option<AnyPool<'py>>,
+    chunksize: Option<u32>,
+    scheduler: &str,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let plan = Plan::new(collect(args, traverse)?, chunksize, scheduler);
+    let results = plan.run(py, pool)?;
+    let native = py.import(intern!(py, "manyhands._native"))?;
+    let delayed = native.getattr(intern!(py, "_delayed"))?;
+    let kept = plan.outputs.iter().zip(results).map(|(task, result)| {
+        let key = Delayed::key(plan.nodes[task.as_usize()].bind(py))?;
+        let leaf = delayed.call1((result, key, false, py.None(), false))?;
+        Ok(leaf.unbind())
+    });
+    let kept = kept.collect::<PyResult<Vec<_>>>()?;
+    plan.rebuild(py, &kept)
+}
+
+struct Plan<'a> {
+    graph: Arc<Graph>,
+    calls: Arc<Vec<Call>>,
+    nodes: Vec<Py<Delayed>>,
+    outputs: Vec<TaskIndex>,
+    shape: Vec<crate::call::Arg>,
+    batch_size: Option<NonZeroU32>,
+    scheduler: &'a str,
+}
+
+impl<'a> Plan<'a> {
+    fn new(collected: Collected, chunksize: Option<u32>, scheduler: &'a str) -> Plan<'a> {
+        Plan {
+            graph: Arc::new(collected.graph),
+            calls: Arc::new(collected.calls),
+            nodes: collected.nodes,
+            outputs: collected.outputs,
+            shape: collected.shape,
+            batch_size: chunksize.and_then(NonZeroU32::new),
+            scheduler,
+        }
+    }
+
+    fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
+        match pool {
+            _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
+            None => self.run_inline(py),
+            Some(AnyPool::Threads(threads)) => self.run_in_threads(py, threads.get()),
+            Some(AnyPool::Processes(processes)) => self.run_in_processes(py, processes.get()),
+            Some(AnyPool::Fork(fork)) => self.run_in_forks(py, fork.get()),
+        }
+    }
+
+    /// The arguments with `results` in the places of the wanted tasks.
+    fn rebuild<'py>(
+        &self,
+        py: Python<'py>,
+        results: &[Py<PyAny>],
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let mut result = |k: u32| Ok(results[k as usize].clone_ref(py));
+        let rebuilt = self.shape.iter().map(|arg| rebuild(py, arg, &mut result));
+        PyTuple::new(py, rebuilt.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    fn spec(&self, kinds: Vec<KindId>) -> JobSpec {
+        JobSpec {
+            graph: Graph::clone(&self.graph),
+            wanted: Wanted::Tasks(self.outputs.clone()),
+            kinds: Kinds::Each(kinds),
+            batch_size: self.batch_size,
+            is_open: false,
+        }
+    }
+
+    fn kinds(&self) -> Vec<KindId> {
+        let kind = |call: &Call| match &call.func {
+            Callee::Function(function) => kind_of(function),
+            Callee::Input(_) => KindId(0),
+        };
+        self.calls.iter().map(kind).collect()
+    }
+
+    fn local(&self) -> Arc<LocalGraph> {
+        let calls = Arc::clone(&self.calls);
+        Arc::new(LocalGraph::new(Arc::clone(&self.graph), calls))
+    }
+
+    fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+        let program = self.local();
+        match inline::run(self.spec(self.kinds()), &*program) {
+            Ok(()) => self.take_local(&program),
+            Err(failure) => Err(self.local_exception(py, &failure, &program)),
+        }
+    }
+
+    fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Py<PyAny>>> {
+        let program = self.local();
+        let own = Arc::clone(&program);
+        let job = threads.pool.submit(self.spec(self.kinds()), own);
+        match wait_for_end(py, &job, None) {
+            Ok(None) => self.take_local(&program),
+            Ok(Some(failure)) => Err(self.local_exception(py, &failure, &program)),
+            Err(interrupt) => {
+                for thread in program.threads() {
+                    raise_in_thread(py, thread);
+                }
+                py.detach(|| job.cancel(Duration::ZERO));
+                Err(interrupt)
+            }
+        }
+    }
+
+    fn run_in_processes(
+        &self,
+        py: Python<'_>,
+        processes: &ProcessPool,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        let mut numbers = Numbers::new(py, processes)?;
+        let (program, kinds) = match self.encode(py, &mut numbers) {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                processes.pool.forget_functions(&numbers.acquired);
+                return Err(error);
+            }
+        };
+        let own = Arc::clone(&program);
+        let spec = self.spec(kinds);
+        let job = processes.pool.submit(spec, own, numbers.acquired);
+        self.finish_remote(py, &job, &program, None)
+    }
+
+    /// Each worker has the calls already: a task's bytes are its number.
+    fn run_in_forks(&self, py: Python<'_>, fork: &ForkPool) -> PyResult<Vec<Py<PyAny>>> {
+        let n_tasks = self.calls.len();
+        let kinds = self.kinds();
+        let mut bytes = Vec::with_capacity(2 * n_tasks);
+        let mut ends = Vec::with_capacity(n_tasks);
+        for number in 0..n_tasks {
+            write_varint(&mut bytes, number as u64);
+            ends.push(bytes.len());
+        }
+        let functions = kinds.iter().map(|kind| kind.0).collect();
+        let graph = Arc::clone(&self.graph);
+        let program = Arc::new(RemoteGraph::new(
+            graph,
+            functions,
+            bytes,
+            ends,
+            Keeps::default(),
+            Arc::clone(&own(py)?.stock),
+        ));
+        let forking = fork.forking(py, Inherited::Graph(Arc::clone(&self.calls)))?;
+        forking.expect(n_tasks);
+        let own = Arc::clone(&program);
+        let job = fork.pool.submit(self.spec(kinds), own, Vec::new());
+        self.finish_remote(py, &job, &program, Some(&forking))
+    }
+
+    /// Waits for the end of a job in other processes; its results.
+    fn finish_remote(
+        &self,
+        py: Python<'_>,
+        job: &Job,
+        program: &RemoteGraph,
+        forking: Option<&Forking>,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        match wait_for_end(py, job, forking) {
+            Ok(None) => self.take_remote(py, program),
+            Ok(Some(failure)) => Err(self.remote_exception(py, &failure, program)),
+            Err(interrupt) => {
+                py.detach(|| job.cancel(Duration::ZERO));
+                Err(interrupt)
+            }
+        }
+    }
+
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        numbers: &mut Numbers<'_, 'py>,
+    ) -> PyResult<(Arc<RemoteGraph>, Vec<KindId>)> {
+        // A million of them take a second: Ctrl-C must not wait for the last.
+        let mut turns = Turns::begin();
+        let mut functions = Vec::with_capacity(self.calls.len());
+        for call in self.calls.iter() {
+            turns.give_way(py)?;
+            functions.push(numbers.of(py, &call.func)?);
+        }
+        // Made after the functions were pickled: that may find out about local modules.
+        let pickler = Pickler::with_sink(numbers.sink.clone().unbind());
+        let mut bytes = Vec::new();
+        let mut ends = Vec::with_capacity(self.calls.len());
+        for (at, call) in self.calls.iter().enumerate() {
+            turns.give_way(py)?;
+            call.encode(py, &mut bytes, &pickler)
+                .map_err(|error| self.name_in(py, error, TaskIndex(at as u32)))?;
+            ends.push(bytes.len());
+        }
+        let kinds = functions.iter().map(|&number| KindId(number)).collect();
+        let graph = Arc::clone(&self.graph);
+        let keeps = pickler.take_keeps();
+        let stock = Arc::clone(&numbers.own.stock);
+        let program = RemoteGraph::new(graph, functions, bytes, ends, keeps, stock);
+        Ok((Arc::new(program), kinds))
+    }
+
+    /// Adds to an error before the run which task it is about.
+    fn name_in(&self, py: Python<'_>, error: PyErr, task: TaskIndex) -> PyErr {
+        let TaskName { text, .. } = self.name(py, task);
+        let noted = py
+            .import(intern!(py, "manyhands._raising"))
+            .and_then(|helpers| {
+                helpers.call_method1(intern!(py, "not_sent"), (error.value(py), text))
+            });
+        noted.map_or_else(|worse| worse, PyErr::from_value)
+    }
+
+    fn take_local(&self, program: &LocalGraph) -> PyResult<Vec<Py<PyAny>>> {
+        let take = |task: &TaskIndex| program.take(*task).unwrap_or_else(|| Err(missing(*task)));
+        self.outputs.iter().map(take).collect()
+    }
+
+    fn take_remote(&self, py: Python<'_>, program: &RemoteGraph) -> PyResult<Vec<Py<PyAny>>> {
+        let take = |task: &TaskIndex| match program.take(*task) {
+            Outcome::Returned(payload) => Ok(decode_value(py, &payload, &NoViews)?.unbind()),
+            Outcome::Shared(result) => result.decode(py, program.stock()),
+            _ => Err(missing(*task)),
+        };
+        self.outputs.iter().map(take).collect()
+    }
+
+    fn name(&self, py: Python<'_>, task: TaskIndex) -> TaskName {
+        let node = self.nodes[task.as_usize()].bind(py);
+        TaskName {
+            text: describe(node),
+            key: Delayed::key(node).ok().map(|key| key.to_string()),
+        }
+    }
+
+    fn local_exception(&self, py: Python<'_>, failure: &Failure, program: &LocalGraph) -> PyErr {
+        let evidence = match failure {
+            Failure::Task(task) => match program.take(*task) {
+                Some(Err(error)) => Evidence::Raised(error),
+                _ => Evidence::None,
+            },
+            _ => Evidence::None,
+        };
+        self.exception(py, failure, evidence)
+    }
+
+    fn remote_exception(&self, py: Python<'_>, failure: &Failure, program: &RemoteGraph) -> PyErr {
+        let evidence = match failure {
+            Failure::Task(task) => match program.take(*task) {
+                Outcome::Failed(payload) => Evidence::Packed(payload.to_vec()),
+                _ => Evidence::None,
+            },
+            _ => Evidence::None,
+        };
+        self.exception(py, failure, evidence)
+    }
+
+    fn exception(&self, py: Python<'_>, failure: &Failure, evidence: Evidence) -> PyErr {
+        let name = || match failure {
+            Failure::Task(task) | Failure::WorkerDied(task, _) => self.name(py, *task),
+            Failure::NoWorkers(_) | Failure::Cancelled => TaskName {
+                text: String::new(),
+                key: None,
+            },
+        };
+        exception(py, failure, evidence, name, self.scheduler)
+    }
+}
+
+fn missing(task: TaskIndex) -> PyErr {
+    PyRuntimeError::new_err(format!("task {} is done and has no result", task.0))
+}
+
+/// Waits for the end of a job, looking up for signals and for workers to fork; how it failed, if it did.
+fn wait_for_end(py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<Option<Failure>> {
+    loop {
+        if let Some(forking) = forking {
+            forking.attend(py)?;
+        }
+        let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
+        py.check_signals()?;
+        if news.failure.is_some() || news.is_done {
+            return Ok(news.failure);
+        }
+    }
+}
+
+/// The numbers of the functions of one job; each function is pickled once.
+struct Numbers<'a, 'py> {
+    processes: &'a ProcessPool,
+    own: Arc<Own>,
+    sink: Bound<'py, Sink>,
+    by_address: HashMap<usize, u32>,
+    acquired: Vec<u32>,
+}
+
+impl<'a, 'py> Numbers<'a, 'py> {
+    fn new(py: Python<'py>, processes: &'a ProcessPool) -> PyResult<Numbers<'a, 'py>> {
+        let own = own(py)?;
+        Ok(Numbers {
+            processes,
+            sink: Bound::new(py, Sink::of_parent(Arc::clone(&own)))?,
+            own,
+            by_address: HashMap::new(),
+            acquired: Vec::new(),
+        })
+    }
+
+    fn of(&mut self, py: Python<'py>, callee: &Callee) -> PyResult<u32> {
+        let function = match callee {
+            Callee::Function(function) => function.clone_ref(py),
+            // The function comes as an input; None stands in its place.
+            Callee::Input(_) => py.None(),
+        };
+        // The plan keeps the functions alive, so an address means one function.
+        let address = function.as_ptr() as usize;
+        if let Some(&number) = self.by_address.get(&address) {
+            return Ok(number);
+        }
+        let number = match callee {
+            Callee::Function(function) => {
+                let pickled = PickledFunction::with_sink(function.bind(py), &self.sink)?;
+                pickled.number(py, &self.processes.pool)
+            }
+            Callee::Input(_) => {
+                let pickling = py.import(intern!(py, "manyhands._pickling"))?;
+                let pickle = pickling.call_method1(intern!(py, "dumps"), (function,))?;
+                let pickle = pickle.cast::<PyBytes>()?.as_bytes();
+                self.processes.pool.function(pickle, &[], None)
+            }
+        };
+        self.acquired.push(number);
+        self.by_address.insert(address, number);
+        Ok(number)
+    }
+}

@@ -1,0 +1,206 @@
+//! A job: what is common to loose tasks and graphs, and what their counts are.
+
+use crate::graphed::Graphed;
+use crate::loose::Loose;
+use crate::run::{Limits, Taken};
+use crate::{Commands, JobSpec, KindId, Kinds, TaskIndex, TaskRun, TimeNs, Wanted};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+/// Whether a job is still being worked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    Running,
+    /// Failed or cancelled; waits for its tasks to come back. Workers that still hold one at this
+    /// time are ended.
+    Draining {
+        kill_at_ns: TimeNs,
+    },
+}
+
+/// How often workers were lost with a task.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Casualty {
+    /// How many died while they ran it.
+    pub(crate) n_crashes: u8,
+    /// How many died with it next in their queue but not, as far as known, running.
+    pub(crate) n_losses: u8,
+}
+
+/// The tasks.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Loose(Loose),
+    Graphed(Box<Graphed>),
+    /// The job has ended early: which task is where does not matter any more.
+    Abandoned,
+}
+
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) work: Work,
+    pub(crate) batch_size: Option<NonZeroU32>,
+    pub(crate) phase: Phase,
+    pub(crate) is_open: bool,
+    /// Whether the job stands in the rotation of jobs with ready tasks.
+    pub(crate) is_listed: bool,
+    /// Tasks that are not finished. None, for a draining job.
+    pub(crate) n_unfinished: usize,
+    /// Tasks that some worker holds.
+    pub(crate) n_in_flight: usize,
+    /// Tasks that workers died with.
+    casualties: BTreeMap<u32, Casualty>,
+}
+
+impl Job {
+    pub(crate) fn new(spec: JobSpec) -> Job {
+        let n_tasks = spec.graph.n_tasks();
+        if let Kinds::Each(kinds) = &spec.kinds {
+            assert_eq!(kinds.len(), n_tasks, "one kind for each task");
+        }
+        let work = match one_kind(&spec.kinds) {
+            Some(kind) if spec.graph.n_edges() == 0 && wants_all(&spec.wanted, n_tasks) => {
+                Work::Loose(Loose::new(kind, n_tasks as u32))
+            }
+            _ => {
+                assert!(!spec.is_open, "an open job has no edges and one kind");
+                let graphed = Graphed::new(spec.graph, spec.kinds, &spec.wanted);
+                Work::Graphed(Box::new(graphed))
+            }
+        };
+        Job {
+            work,
+            batch_size: spec.batch_size,
+            phase: Phase::Running,
+            is_open: spec.is_open,
+            is_listed: false,
+            n_unfinished: n_tasks,
+            n_in_flight: 0,
+            casualties: BTreeMap::new(),
+        }
+    }
+
+    /// Adds tasks to an open job.
+    pub(crate) fn extend(&mut self, n_more: u32) {
+        assert!(self.is_open, "only an open job can be extended");
+        let Work::Loose(loose) = &mut self.work else {
+            unreachable!("an open job's tasks are loose");
+        };
+        loose.extend(n_more);
+        self.n_unfinished += n_more as usize;
+    }
+
+    /// How many tasks are ready, suspects aside.
+    #[inline]
+    pub(crate) fn n_ready(&self) -> usize {
+        match &self.work {
+            Work::Loose(loose) => loose.n_ready(),
+            Work::Graphed(graphed) => graphed.n_ready(),
+            Work::Abandoned => 0,
+        }
+    }
+
+    /// Takes ready tasks to be sent: one, or some with consecutive numbers.
+    #[inline]
+    pub(crate) fn take<C: Fn(KindId) -> u64>(&mut self, limits: &Limits<C>) -> Option<Taken> {
+        match &mut self.work {
+            Work::Loose(loose) => loose.take(limits),
+            Work::Graphed(graphed) => graphed.take(limits),
+            Work::Abandoned => None,
+        }
+    }
+
+    /// Tasks that a worker held are ready again, but for suspects, which are set aside.
+    pub(crate) fn put_back(&mut self, run: TaskRun) {
+        match &mut self.work {
+            Work::Loose(loose) => loose.put_back(run),
+            Work::Graphed(graphed) => graphed.put_back(run),
+            Work::Abandoned => {}
+        }
+    }
+
+    /// A suspect that a worker held is to be tried alone.
+    pub(crate) fn set_aside(&mut self, index: TaskIndex) {
+        if let Work::Graphed(graphed) = &mut self.work {
+            graphed.set_aside(index);
+        }
+    }
+
+    /// A task that was set aside is sent.
+    pub(crate) fn take_aside(&mut self, index: TaskIndex) {
+        if let Work::Graphed(graphed) = &mut self.work {
+            graphed.mark_sent(index);
+        }
+    }
+
+    /// Whether a worker died that may have been running this task.
+    #[inline]
+    pub(crate) fn is_suspect(&self, index: TaskIndex) -> bool {
+        !self.casualties.is_empty() && self.casualties.contains_key(&index.0)
+    }
+
+    /// Whether any worker died that may have been running one of these.
+    #[inline]
+    pub(crate) fn has_suspect(&self, run: TaskRun) -> bool {
+        !self.casualties.is_empty() && run.indices().any(|index| self.is_suspect(index))
+    }
+
+    /// How often workers were lost with a task, to be counted up.
+    pub(crate) fn casualty_mut(&mut self, index: TaskIndex) -> &mut Casualty {
+        self.casualties.entry(index.0).or_default()
+    }
+
+    /// Marks tasks finished; tells which results are to be delivered and which nobody reads any
+    /// more. Returns how many tasks have become ready.
+    #[inline]
+    pub(crate) fn finish(&mut self, run: TaskRun, commands: &mut Commands) -> usize {
+        self.n_unfinished -= run.n_tasks as usize;
+        if !self.casualties.is_empty() {
+            run.indices().for_each(|index| {
+                self.casualties.remove(&index.0);
+            });
+        }
+        match &mut self.work {
+            Work::Loose(_) => {
+                commands.deliver(run);
+                0
+            }
+            Work::Graphed(graphed) => {
+                let finished = run.indices();
+                finished
+                    .map(|index| graphed.finish(run.job, index, commands))
+                    .sum()
+            }
+            Work::Abandoned => 0,
+        }
+    }
+
+    /// Forgets everything but how many tasks workers hold: the job is ending.
+    pub(crate) fn abandon(&mut self) {
+        self.work = Work::Abandoned;
+        self.casualties.clear();
+        self.is_open = false;
+        self.n_unfinished = 0;
+    }
+}
+
+/// The kind that all tasks are of, if they are of one.
+fn one_kind(kinds: &Kinds) -> Option<KindId> {
+    match kinds {
+        Kinds::One(kind) => Some(*kind),
+        Kinds::Each(kinds) => {
+            let first = *kinds.first()?;
+            kinds.iter().all(|kind| *kind == first).then_some(first)
+        }
+    }
+}
+
+fn wants_all(wanted: &Wanted, n_tasks: usize) -> bool {
+    match wanted {
+        Wanted::All => true,
+        Wanted::Tasks(tasks) => {
+            let is_next = |(at, task): (usize, &TaskIndex)| task.as_usize() == at;
+            tasks.len() == n_tasks && tasks.iter().enumerate().all(is_next)
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Reading frames from bytes as they arrive.
+
+use crate::{
+    BODY_BYTES_MAX, HEADER_BYTES, PlaceBytes, ResultEntries, TaskEntries, TaskKey, WireError, kind,
+};
+
+/// Gathers bytes from a connection and gives whole messages out of them.
+#[derive(Default, Debug)]
+pub struct FrameReader {
+    /// Cleared when it grows and never again: reading must not cost more than what is read.
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that have arrived.
+    n_filled: usize,
+    /// Bytes of these that have been given out.
+    n_used: usize,
+}
+
+/// A buffer that one large message has grown beyond this is given up afterwards.
+const BUFFER_BYTES_KEPT_MAX: usize = 1 << 22;
+/// Room for a large message is made in steps of so many bytes: its length is only a claim until the
+/// bytes have come.
+const BUFFER_STEP_BYTES: usize = 1 << 24;
+
+impl FrameReader {
+    /// Room for at least `n_bytes` more; fill it and call [`FrameReader::filled`].
+    pub fn room(&mut self, n_bytes: usize) -> &mut [u8] {
+        self.forget_used();
+        // The next frame's length is known as soon as its header is: make room for all of it.
+        let n_missing = self.n_missing().unwrap_or(0).min(BUFFER_STEP_BYTES);
+        let n_needed = self.n_filled + n_bytes.max(n_missing);
+        if self.buffer.len() < n_needed {
+            self.buffer.resize(n_needed, 0);
+        }
+        &mut self.buffer[self.n_filled..]
+    }
+
+    /// Says how many bytes of the `n_room` from [`FrameReader::room`] were filled.
+    pub fn filled(&mut self, n_room: usize, n_bytes: usize) {
+        assert!(n_bytes <= n_room, "more filled than there was room");
+        self.n_filled += n_bytes;
+    }
+
+    /// Adds bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let room = self.room(bytes.len());
+        let n_room = room.len();
+        room[..bytes.len()].copy_from_slice(bytes);
+        self.filled(n_room, bytes.len());
+    }
+
+    fn forget_used(&mut self) {
+        if self.n_used > 0 {
+            self.buffer.copy_within(self.n_used..self.n_filled, 0);
+            self.n_filled -= self.n_used;
+            self.n_used = 0;
+        }
+        if self.n_filled == 0 && self.buffer.len() > BUFFER_BYTES_KEPT_MAX {
+            self.buffer = Vec::new();
+        }
+    }
+
+    /// How many bytes the frame that has begun still lacks.
+    fn n_missing(&self) -> Option<usize> {
+        let rest = &self.buffer[self.n_used..self.n_filled];
+        let length = rest.get(..8)?.try_into().ok().map(u64::from_le_bytes)?;
+        let length = length.min(BODY_BYTES_MAX) as usize;
+        (length + HEADER_BYTES).checked_sub(rest.len())
+    }
+
+    /// The next whole message, if all of it has arrived.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not a message; the connection is of no use any more.
+    pub fn next_message(&mut self) -> Result<Option<Message<'_>>, WireError> {
+        let rest = &self.buffer[self.n_used..self.n_filled];
+        let Some(header) = rest.get(..HEADER_BYTES) else {
+            return Ok(None);
+        };
+        let mut length = [0; 8];
+        length.copy_from_slice(&header[..8]);
+        let body_bytes = u64::from_le_bytes(length);
+        if body_bytes > BODY_BYTES_MAX {
+            return Err(WireError::TooLong(body_bytes));
+        }
+        let end = HEADER_BYTES + body_bytes as usize;
+        if rest.len() < end {
+            return Ok(None);
+        }
+        let start = self.n_used;
+        self.n_used += end;
+        let kind = self.buffer[start + 8];
+        Message::read(kind, &self.buffer[start + HEADER_BYTES..start + end]).map(Some)
+    }
+}
+
+/// A message, borrowed from the bytes it came in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message<'a> {
+    /// The surroundings in which tasks run from now on.
+    Context(&'a [u8]),
+    /// A function and its number.
+    Function(u32, &'a [u8]),
+    /// Tasks to run, in this order.
+    Tasks(TaskEntries<'a>),
+    /// Give back those of these tasks that have not started.
+    TakeBack(TaskKeys<'a>),
+    /// Functions that may be forgotten.
+    Forget(Vec<u32>),
+    /// A memory segment that later messages refer to, whose descriptor has come with this one.
+    Segment(u64),
+    /// Places in the worker's own memory that nobody reads any more.
+    Release(PlaceEntries<'a>),
+    /// Nothing refers to the segments of this owner any more, and its process is gone.
+    OwnerGone(u32),
+    /// End.
+    Stop,
+    /// The worker speaks this version and can take tasks.
+    Ready(u32),
+    /// Results of tasks.
+    Results(ResultEntries<'a>),
+    /// Tasks that will not be run.
+    TakenBack(TaskKeys<'a>),
+    /// Functions of which nothing is left in the worker.
+    Forgotten(Vec<u32>),
+}
+
+impl<'a> Message<'a> {
+    fn read(kind: u8, body: &'a [u8]) -> Result<Message<'a>, WireError> {
+        let truncated = WireError::Truncated(kind);
+        let mut cursor = Cursor { rest: body };
+        Ok(match kind {
+            kind::CONTEXT => Message::Context(body),
+            kind::FUNCTION => Message::Function(cursor.u32().ok_or(truncated)?, cursor.rest),
+            kind::TASKS => Message::Tasks(TaskEntries::checked(body).ok_or(truncated)?),
+            kind::TAKE_BACK => Message::TakeBack(TaskKeys::checked(kind, body)?),
+            kind::FORGET => Message::Forget(cursor.all_u32().ok_or(truncated)?),
+            kind::FORGOTTEN => Message::Forgotten(cursor.all_u32().ok_or(truncated)?),
+            kind::SEGMENT => Message::Segment(u64::from_le_bytes(cursor.array().ok_or(truncated)?)),
+            kind::RELEASE => Message::Release(PlaceEntries::checked(body)?),
+            kind::OWNER_GONE => Message::OwnerGone(cursor.u32().ok_or(truncated)?),
+            kind::STOP => Message::Stop,
+            kind::READY => Message::Ready(cursor.u32().ok_or(truncated)?),
+            kind::RESULTS => Message::Results(ResultEntries::checked(body).ok_or(truncated)?),
+            kind::TAKEN_BACK => Message::TakenBack(TaskKeys::checked(kind, body)?),
+            _ => return Err(WireError::UnknownKind(kind)),
+        })
+    }
+}
+
+/// Reads numbers off the front of a slice; `None` when it is too short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.rest.split_first_chunk::<N>()?;
+        self.rest = rest;
+        Some(*head)
+    }
+
+    #[inline]
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    /// All that is left, as numbers.
+    fn all_u32(mut self) -> Option<Vec<u32>> {
+        let is_whole = self.rest.len().is_multiple_of(4);
+        is_whole.then(|| std::iter::from_fn(|| self.u32()).collect())
+    }
+
+    #[inline]
+    fn key(&mut self) -> Option<TaskKey> {
+        Some(TaskKey {
+            job: self.u32()?,
+            index: self.u32()?,
+        })
+    }
+}
+
+/// The tasks of a request to take back, or of its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TaskKeys<'a>(Cursor<'a>);
+
+impl<'a> TaskKeys<'a> {
+    fn checked(kind: u8, rest: &'a [u8]) -> Result<TaskKeys<'a>, WireError> {
+        if !rest.len().is_multiple_of(8) {
+            return Err(WireError::Truncated(kind));
+        }
+        Ok(TaskKeys(Cursor { rest }))
+    }
+}
+
+impl Iterator for TaskKeys<'_> {
+    type Item = TaskKey;
+
+    fn next(&mut self) -> Option<TaskKey> {
+        self.0.key()
+    }
+}
+
+/// The places of a release.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PlaceEntries<'a>(Cursor<'a>);
+
+impl<'a> PlaceEntries<'a> {
+    fn checked(rest: &'a [u8]) -> Result<PlaceEntries<'a>, WireError> {
+        if !rest.len().is_multiple_of(size_of::<PlaceBytes>()) {
+            return Err(WireError::Truncated(kind::RELEASE));
+        }
+        Ok(PlaceEntries(Cursor { rest }))
+    }
+}
+
+impl Iterator for PlaceEntries<'_> {
+    type Item = PlaceBytes;
+
+    fn next(&mut self) -> Option<PlaceBytes> {
+        self.0.array()
+    }
+}

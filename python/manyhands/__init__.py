@@ -1,0 +1,92 @@
+"""Plain Python functions in parallel: lazy graphs, maps and futures on a Rust engine.
+
+You say what may run in parallel; one line, or one environment variable, says where: in this thread, in threads, in
+processes. The code never changes.
+
+>>> import manyhands as mh
+>>> @mh.delayed
+... def square(x):
+...     return x * x
+>>> mh.compute([square(i) for i in range(4)])
+([0, 1, 4, 9],)
+>>> mh.map(abs, [-1, 2, -3])
+[1, 2, 3]
+
+Only what every program needs is imported here; the rest comes when it is first used.
+"""
+
+from __future__ import annotations
+
+from manyhands import config
+from manyhands._native import Delayed, cpu_count
+from manyhands._native import __version__ as __version__
+from manyhands._pools import shutdown
+from manyhands._run import compute, map, persist, stream, submit  # noqa: A004 - the builtins' meaning, in parallel
+from manyhands.delayed import delayed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from manyhands import shared
+    from manyhands._future import Future
+    from manyhands.errors import (
+        ConfigError,
+        Error,
+        ForkError,
+        PicklingError,
+        RemoteTraceback,
+        TaskError,
+        WorkerDied,
+    )
+    from manyhands.graph import Graph
+
+__all__ = [
+    "ConfigError",
+    "Delayed",
+    "Error",
+    "ForkError",
+    "Future",
+    "Graph",
+    "PicklingError",
+    "RemoteTraceback",
+    "TaskError",
+    "WorkerDied",
+    "compute",
+    "config",
+    "cpu_count",
+    "delayed",
+    "map",
+    "persist",
+    "shared",
+    "shutdown",
+    "stream",
+    "submit",
+]
+
+_LAZY = {
+    "ConfigError": "manyhands.errors",
+    "Error": "manyhands.errors",
+    "ForkError": "manyhands.errors",
+    "Future": "manyhands._future",
+    "Graph": "manyhands.graph",
+    "PicklingError": "manyhands.errors",
+    "RemoteTraceback": "manyhands.errors",
+    "TaskError": "manyhands.errors",
+    "WorkerDied": "manyhands.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    module = _LAZY.get(name)
+    if module is None and name != "shared":
+        raise AttributeError(f"module 'manyhands' has no attribute {name!r}")
+    from importlib import import_module
+
+    if module is None:
+        return import_module(f"manyhands.{name}")
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,350 @@
+"""The worker pools of this process: made on first use, kept warm, ended at exit.
+
+Nothing is started at import. After a fork the child begins without pools: the parent's threads do not exist there, and
+the parent's workers are not its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import RLock, _local
+from _weakref import ref
+
+from manyhands import _reloads, config
+from manyhands._native import (
+    ForkPool,
+    ProcessPool,
+    ThreadPool,
+    _set_sharing,
+    after_fork,
+    begin_exit,
+    cpu_count,
+    in_task,
+    shutdown_forked,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_threads: ThreadPool | None = None
+_n_threads = 0
+_processes: ProcessPool | None = None
+_n_processes = 0
+_idle_timeout: float | None = None
+# Stands for the settings that the pool has been told of.
+_settings: object = None
+_context: tuple[Any, ...] | None = None
+# From how many bytes on buffers travel through shared memory, if they do.
+_sharing: int | None = None
+_is_registered = False
+# Held while a pool is made or taken away; those that exist are used without it.
+_lock = RLock()
+# Pools that are no longer used and may still have something to finish.
+_retired: list[ProcessPool] = []
+
+
+class _Nested:
+    """The threads that a thread asked for which is itself running a task; they end when it does.
+
+    They are its alone: if tasks waited for tasks behind them in one pool, its threads could all be waiting.
+    """
+
+    __slots__ = ("__weakref__", "n_threads", "pool")
+
+    def __init__(self, pool: ThreadPool, n_threads: int) -> None:
+        self.pool: ThreadPool | None = pool
+        self.n_threads = n_threads
+
+
+# What `own` of this is, each thread has for itself.
+_nested = _local()
+# Those of all threads.
+_all_nested: set[ref[_Nested]] = set()
+# Pools that belong to the process this one was forked from: never dropped, which would wait for threads that are gone.
+_inherited: list[object] = []
+
+# Workers share the CPUs; libraries that would start a thread per CPU in each of them are held back, unless the person
+# who runs the program has decided otherwise.
+_THREAD_LIMITS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+def pool(scheduler: str, num_workers: int) -> ThreadPool | ProcessPool | ForkPool:
+    """The pool for a scheduler, with so many workers."""
+    if scheduler == "processes":
+        return processes(num_workers)
+    if scheduler == "fork":
+        from manyhands import _forked
+
+        return _forked.pool(num_workers)
+    return nested_threads(num_workers) if in_task() else threads(num_workers)
+
+
+def threads(num_workers: int) -> ThreadPool:
+    """The pool of threads."""
+    global _n_threads
+    pool = _threads
+    if pool is None:
+        pool = _new_threads(num_workers)
+    if num_workers != _n_threads:
+        pool.resize(num_workers)
+        _n_threads = num_workers
+    return pool
+
+
+def _new_threads(num_workers: int) -> ThreadPool:
+    """The pool of threads, made by whichever thread comes first."""
+    global _threads, _n_threads
+    with _lock:
+        if _threads is None:
+            register()
+            _n_threads = num_workers
+            _threads = ThreadPool(num_workers)
+        return _threads
+
+
+def nested_threads(num_workers: int) -> ThreadPool:
+    """A pool of threads for the task that the calling thread is running."""
+    own: _Nested | None = getattr(_nested, "own", None)
+    if own is None or own.pool is None:
+        register()
+        pool = ThreadPool(num_workers)
+        own = _nested.own = _Nested(pool, num_workers)
+        _all_nested.add(ref(own, _all_nested.discard))
+        return pool
+    if num_workers != own.n_threads:
+        own.pool.resize(num_workers)
+        own.n_threads = num_workers
+    return own.pool
+
+
+def processes(num_workers: int) -> ProcessPool:
+    """The pool of processes, told of the present import path and working directory."""
+    global _n_processes, _idle_timeout, _settings
+    if _reloads.any_since_last_call():
+        _retire_processes()
+    pool = _processes
+    if pool is None:
+        pool = _new_processes(num_workers)
+    settings = config.generation()
+    if settings is not _settings:
+        _settings = settings
+        share()
+        idle_timeout = config.get("idle_timeout")
+        if idle_timeout != _idle_timeout:
+            pool.set_idle_timeout(idle_timeout)
+        _idle_timeout = idle_timeout
+    if num_workers != _n_processes:
+        pool.set_environment(list(_thread_limits(num_workers).items()))
+        pool.resize(num_workers)
+        _n_processes = num_workers
+    _tell_context(pool, num_workers)
+    return pool
+
+
+def share() -> None:
+    """Have the engine know what is to travel through shared memory."""
+    global _sharing
+    _sharing = config.get("shared_memory_threshold") if config.get("shared_memory_enabled") else None
+    _set_sharing(_sharing)
+
+
+def _new_processes(num_workers: int) -> ProcessPool:
+    """The pool of processes, made by whichever thread comes first."""
+    global _processes, _n_processes, _idle_timeout
+    with _lock:
+        if _processes is None:
+            register()
+            _idle_timeout = config.get("idle_timeout")
+            _n_processes = num_workers
+            _processes = _start_processes(num_workers, _idle_timeout)
+        return _processes
+
+
+def _retire_processes() -> None:
+    """Have the next call start new workers; the old ones finish what they were given."""
+    global _processes, _context
+    with _lock:
+        pool = _processes
+        _processes = _context = None
+        _retired[:] = [old for old in _retired if not old.is_empty()]
+        if pool is not None:
+            pool.set_idle_timeout(0.0)
+            _retired.append(pool)
+
+
+def _start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPool:
+    """A pool whose workers are started with SIGINT blocked, as they inherit it from the pool's own thread.
+
+    So Ctrl-C does not end a worker in the moment before it can say what it wants to happen then.
+    """
+    import _signal
+
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGINT])
+    try:
+        limits = list(_thread_limits(num_workers).items())
+        return ProcessPool(_command(), limits, num_workers, idle_timeout)
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+def forget_command() -> None:
+    """After workers could not be started: the next call finds out anew how to."""
+    _retire_processes()
+
+
+def interrupted(scheduler: str) -> None:
+    """After Ctrl-C: no worker of this kind goes on computing, whoever it computes for; the next job finds new ones."""
+    if scheduler == "fork":
+        shutdown_forked()
+    pool = {"processes": _processes, "threads": _threads}.get(scheduler)
+    if pool is not None:
+        pool.kill_workers()
+
+
+def shutdown() -> None:
+    """End all workers now, rather than at exit; what is under way is cancelled.
+
+    The next parallel call starts new ones.
+
+    Examples
+    --------
+    >>> import manyhands as mh
+    >>> mh.map(abs, [-1, 2])
+    [1, 2]
+    >>> mh.shutdown()
+    """
+    global _threads, _processes, _context
+    with _lock:
+        threads, processes = _threads, _processes
+        _threads = _processes = _context = None
+    shutdown_forked()
+    if processes is not None:
+        processes.shutdown()
+    while _retired:
+        _retired.pop().shutdown()
+    ending = [threads] if threads is not None else []
+    for own in [found() for found in list(_all_nested)]:
+        if own is not None and own.pool is not None:
+            ending.append(own.pool)
+            own.pool = None
+    # All begin to end before anybody waits, for all of them at once.
+    while ending:
+        ending.pop().shutdown(wait=not ending)
+
+
+# What a worker runs. In a folder that has been removed, Python 3.13.0 cannot import extension modules.
+_START = """\
+import os, sys
+sys.path[:] = sys.argv[2:]
+try:
+    os.getcwd()
+except OSError:
+    os.chdir("/")
+from manyhands._worker import main
+main(int(sys.argv[1]))
+"""
+
+
+def _command() -> list[str]:
+    if not sys.executable:
+        from manyhands.errors import Error
+
+        raise Error(
+            "sys.executable is empty, so there is no interpreter to start workers with (an embedded Python?). "
+            'Set sys.executable to one, or use scheduler="threads".'
+        )
+    return [sys.executable, *_interpreter_options(), "-c", _START, str(os.getpid()), *map(str, sys.path)]
+
+
+def _interpreter_options() -> list[str]:
+    """The options this interpreter was started with, as far as they change how code runs."""
+    flags = sys.flags
+    options = []
+    if flags.isolated:
+        options.append("-I")
+    else:
+        options += ["-E"] * bool(flags.ignore_environment) + ["-s"] * bool(flags.no_user_site)
+    options += ["-S"] * bool(flags.no_site) + ["-B"] * bool(sys.dont_write_bytecode)
+    if flags.optimize:
+        options.append("-" + "O" * flags.optimize)
+    if flags.bytes_warning:
+        options.append("-" + "b" * flags.bytes_warning)
+    options += [f"-W{option}" for option in sys.warnoptions]
+    for name, value in sys._xoptions.items():
+        # Not those that make the interpreter report on itself: each worker would.
+        if name not in ("importtime", "showrefcount"):
+            options += ["-X", name if value is True else f"{name}={value}"]
+    return options
+
+
+def _thread_limits(num_workers: int) -> dict[str, str]:
+    n_each = max(1, cpu_count() // num_workers)
+    return {name: str(n_each) for name in _THREAD_LIMITS if name not in os.environ}
+
+
+def _tell_context(pool: ProcessPool, num_workers: int) -> None:
+    global _context
+    try:
+        directory: str | None = os.getcwd()
+    except OSError:  # it has been removed
+        directory = None
+    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing)
+    if context != _context:
+        import _pickle as pickle
+
+        path = [str(entry) for entry in sys.path]
+        argv = [str(argument) for argument in sys.argv]
+        pool.set_context(pickle.dumps((path, directory, argv, _thread_limits(num_workers), _sharing)))
+        _context = context
+
+
+def register() -> None:
+    """Have the pools end with the program, and forked processes leave them alone."""
+    global _is_registered
+    if not _is_registered:
+        _is_registered = True
+        end_with_the_program()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_forget)
+
+
+def end_with_the_program() -> None:
+    """Have the pools end when the other exit handlers run; again where those there were have been dropped."""
+    import atexit
+
+    atexit.register(_exit)
+
+
+def _exit() -> None:
+    """At the end of the program."""
+    begin_exit()
+    shutdown()
+
+
+def leave_alone(inherited: object) -> None:
+    """Keep what belongs to the parent of this forked process for as long as it lives."""
+    _inherited.append(inherited)
+
+
+def _forget() -> None:
+    """In a forked child: leave the parent's pools alone."""
+    global _threads, _processes, _context, _lock, _nested
+    _lock = RLock()
+    _inherited.extend(_retired)
+    _retired.clear()
+    after_fork()
+    _inherited.extend(pool for pool in (_threads, _processes) if pool is not None)
+    _inherited.extend((_nested, [found() for found in _all_nested]))
+    _nested = _local()
+    _all_nested.clear()
+    _threads = _processes = _context = None

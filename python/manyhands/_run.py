@@ -1,0 +1,370 @@
+"""Running things: `compute`, `persist`, `map`, `stream` and `submit`."""
+
+from __future__ import annotations
+
+from _thread import RLock
+
+from manyhands import _native, _pools, _worker, config
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+    from typing import Any, TypeVar
+
+    from manyhands._future import Future
+
+    T = TypeVar("T")
+
+# Imported with the first submitted call: it takes concurrent.futures along.
+_Future: type[Future[Any]] | None = None
+
+
+def _where(
+    scheduler: str | None, num_workers: int | None, chunksize: int | None
+) -> tuple[str, int, int | None, _native.ThreadPool | _native.ProcessPool | _native.ForkPool | None]:
+    """Where a call runs: the scheduler's name, the number of workers, the forced batch size, the pool."""
+    if scheduler is None and (_native.in_task() or _worker.is_worker):
+        # All workers are busy with tasks such as the one that calls; more would only get in their way.
+        scheduler = "synchronous"
+        config.resolve(None, num_workers, chunksize)
+        return scheduler, 1, None, None
+    name, n_workers, batch_size = config.resolve(scheduler, num_workers, chunksize)
+    if name == "synchronous":
+        return name, n_workers, batch_size, None
+    # What was printed so far appears before what tasks print.
+    _worker.flush_streams()
+    return name, n_workers, batch_size, _pools.pool(name, n_workers)
+
+
+def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
+    """Ends the workers after Ctrl-C; not for an exception of that kind that a task raised of its own accord."""
+    notes = getattr(error, "__notes__", ())
+    if not any(isinstance(note, str) and note.startswith("Raised by the task ") for note in notes):
+        _pools.interrupted(scheduler)
+
+
+def _require_callable(function: object, name: str) -> None:
+    if not callable(function):
+        raise TypeError(f"{name}() needs a function to call, not {type(function).__name__} {function!r:.80}")
+
+
+def compute(
+    *args: Any,
+    traverse: bool = True,
+    optimize_graph: bool = True,
+    scheduler: str | None = None,
+    num_workers: int | None = None,
+    chunksize: int | None = None,
+) -> tuple[Any, ...]:
+    """Compute Delayed objects, all together, and return their results.
+
+    What several of them share is computed once.
+
+    Parameters
+    ----------
+    *args : object
+        Delayed objects; lists, tuples, sets, dicts, dataclasses and slices that hold some, nested as deep as you like;
+        anything else is returned as it is.
+    traverse : bool
+        Whether to look for Delayed objects inside of collections.
+    optimize_graph : bool
+        Accepted for programs written for Dask; changes nothing.
+    scheduler : str, optional
+        ``"processes"``, ``"threads"``, ``"fork"`` or ``"synchronous"``; by default the configured one.
+    num_workers : int, optional
+        How many workers; by default the configured number, else `cpu_count()`.
+    chunksize : int, optional
+        Exactly so many tasks at a time to each worker. Never needed: batches follow the measured time of the tasks.
+
+    Returns
+    -------
+    tuple
+        One entry for each argument, of the same shape.
+
+    Raises
+    ------
+    Exception
+        What a task raised, with a note that names the task, and the worker's traceback as its cause. The other tasks
+        are cancelled.
+    PicklingError
+        If a function, an argument or a result cannot be sent to or from a worker process; with ``"fork"``, a result.
+    WorkerDied
+        If a task ended its worker process, twice.
+    ForkError
+        With ``"fork"``, if something in this process is known not to survive a fork.
+
+    Examples
+    --------
+    >>> import manyhands as mh
+    >>> total = mh.delayed(sum)([mh.delayed(pow)(i, 2) for i in range(4)])
+    >>> mh.compute(total, {"twice": total * 2}, "as it is")
+    (14, {'twice': 28}, 'as it is')
+    """
+    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    try:
+        return _native.compute(args, traverse, pool, batch_size, name)
+    except KeyboardInterrupt as error:
+        _interrupted(error, name)
+        raise
+
+
+def persist(
+    *args: Any,
+    traverse: bool = True,
+    optimize_graph: bool = True,
+    scheduler: str | None = None,
+    num_workers: int | None = None,
+    chunksize: int | None = None,
+) -> tuple[Any, ...]:
+    """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
+
+    Parameters
+    ----------
+    *args, traverse, optimize_graph, scheduler, num_workers, chunksize
+        As for `compute`.
+
+    Returns
+    -------
+    tuple
+        One entry for each argument, of the same shape, in which every Delayed holds its result under the same key.
+
+    Examples
+    --------
+    >>> import manyhands as mh
+    >>> (square,) = mh.persist(mh.delayed(pow)(3, 2))
+    >>> (square + 1).compute()
+    10
+    """
+    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    try:
+        return _native.persist(args, traverse, pool, batch_size, name)
+    except KeyboardInterrupt as error:
+        _interrupted(error, name)
+        raise
+
+
+def map(  # noqa: A001 - the builtin's meaning, in parallel
+    function: Callable[..., T],
+    /,
+    *iterables: Iterable[Any],
+    scheduler: str | None = None,
+    num_workers: int | None = None,
+    chunksize: int | None = None,
+) -> list[T]:
+    """Call a function with each item of an iterable, in parallel, and return the results in order.
+
+    Parameters
+    ----------
+    function : callable
+        Called with one item of each iterable.
+    *iterables : iterable
+        Lists, ranges, generators, anything that can be iterated over; the shortest decides.
+    scheduler : str, optional
+        ``"processes"``, ``"threads"``, ``"fork"`` or ``"synchronous"``; by default the configured one.
+    num_workers : int, optional
+        How many workers; by default the configured number, else `cpu_count()`.
+    chunksize : int, optional
+        Exactly so many calls at a time to each worker. Never needed: batches follow the measured time of the calls.
+
+    Returns
+    -------
+    list
+        What the calls returned, in the order of the items.
+
+    Raises
+    ------
+    Exception
+        What a call raised, with a note that names the call; the calls that have not started are cancelled.
+    PicklingError, WorkerDied, ForkError
+        As for `compute`.
+
+    Examples
+    --------
+    >>> import manyhands as mh
+    >>> mh.map(pow, [2, 3, 4], [5, 2, 3])
+    [32, 9, 64]
+    """
+    _require_callable(function, "map")
+    if not iterables:
+        raise TypeError("map() needs at least one iterable of arguments after the function")
+    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    if pool is None:
+        # No generator, which would make a RuntimeError of a StopIteration that a call raises.
+        return [_call_here(function, args, index) for index, args in enumerate(zip(*iterables))]
+    try:
+        return _native.map_all(pool, function, _pickled(pool, function), iterables, batch_size, name)
+    except KeyboardInterrupt as error:
+        _interrupted(error, name)
+        raise
+
+
+def stream(
+    function: Callable[..., T],
+    /,
+    *iterables: Iterable[Any],
+    ordered: bool = True,
+    buffersize: int | None = None,
+    scheduler: str | None = None,
+    num_workers: int | None = None,
+    chunksize: int | None = None,
+) -> Iterator[T]:
+    """Call a function with each item of an iterable, in parallel, and give the results one by one.
+
+    Items are taken from the iterables only as results are consumed, so both may be endless: memory stays bounded. With
+    ``"fork"``, workers inherit the function; items, which come later, are pickled.
+    Several threads may consume one stream; each result goes to one of them.
+
+    Parameters
+    ----------
+    function : callable
+        Called with one item of each iterable.
+    *iterables : iterable
+        Where the items come from; the shortest decides.
+    ordered : bool
+        Whether results come in the order of the items, or each as soon as it is there.
+    buffersize : int, optional
+        How many items may be under way or waiting to be consumed, at least 1. By default it follows the speed of the
+        calls.
+    scheduler, num_workers, chunksize
+        As for `map`.
+
+    Returns
+    -------
+    iterator
+        What the calls return. Dropping it, or its ``close()``, cancels what is under way.
+
+    Raises
+    ------
+    Exception
+        From the iterator: what a call raised, with a note that names the call, as soon as it is known, so that results
+        of calls that were under way at that moment are not delivered; or what the iterables raised, after the results
+        for all the items before. Either ends the stream.
+
+    Examples
+    --------
+    >>> import itertools
+    >>> import manyhands as mh
+    >>> squares = mh.stream(pow, itertools.count(), itertools.repeat(2))
+    >>> list(itertools.islice(squares, 5))
+    [0, 1, 4, 9, 16]
+    >>> squares.close()
+    """
+    _require_callable(function, "stream")
+    if not iterables:
+        raise TypeError("stream() needs at least one iterable of arguments after the function")
+    if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int) or buffersize < 1):
+        raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
+    name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    if pool is None:
+        return _SerialStream(_one_by_one(function, zip(*iterables)))
+    pickle = _pickled(pool, function)
+    return _native.Stream(pool, function, pickle, iterables, batch_size, name, bool(ordered), buffersize, n_workers)
+
+
+def submit(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    """Have a function called in the background.
+
+    Parameters
+    ----------
+    function : callable
+        Called with the other arguments.
+    *args, **kwargs
+        Its arguments. Where it runs is a matter of the configuration; with ``"fork"``, in a process of its own, forked
+        at once.
+
+    Returns
+    -------
+    Future
+        A `concurrent.futures.Future`, which can also be awaited. The call runs whether or not anybody keeps
+        it, but no longer than the program.
+
+    Raises
+    ------
+    PicklingError
+        If the function or an argument cannot be sent to a worker process; with ``"fork"`` they need not be. What the
+        call raises is the future's.
+
+    Examples
+    --------
+    >>> import manyhands as mh
+    >>> future = mh.submit(pow, 2, 10)
+    >>> future.result()
+    1024
+    """
+    _require_callable(function, "submit")
+    global _Future
+    if _Future is None:
+        from manyhands._future import Future as _Future
+    assert _Future is not None
+
+    name, _, _, pool = _where(None, None, None)
+    if pool is None:
+        return _Future._of_call(function, args, kwargs)
+    pickle = _pickled(pool, function)
+    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name))
+
+
+def _pickled(
+    pool: _native.ThreadPool | _native.ProcessPool | _native.ForkPool, function: Callable[..., Any]
+) -> _native.PickledFunction | None:
+    """The function for its way to worker processes; threads and forked workers have it."""
+    return _native.PickledFunction(function) if isinstance(pool, _native.ProcessPool) else None
+
+
+class _SerialStream:
+    """A stream that runs in the threads that consume it; they may share it, and any of them may close it."""
+
+    __slots__ = ("_is_closed", "_is_inside", "_lock", "_results")
+
+    def __init__(self, results: Generator[Any, None, None]) -> None:
+        self._results = results
+        self._lock = RLock()
+        self._is_inside = False
+        self._is_closed = False
+
+    def __iter__(self) -> _SerialStream:
+        return self
+
+    def __next__(self) -> Any:
+        with self._lock:
+            if self._is_inside:
+                raise ValueError("the stream is asked for its next result from inside of itself")
+            if not self._is_closed:
+                self._is_inside = True
+                try:
+                    result = next(self._results)
+                finally:
+                    self._is_inside = False
+                if not self._is_closed:
+                    return result
+            self._results.close()
+            raise StopIteration
+
+    def close(self) -> None:
+        """End the stream."""
+        # A consumer that is inside sees this when it has its result.
+        self._is_closed = True
+        with self._lock:
+            if not self._is_inside:
+                self._results.close()
+
+
+def _one_by_one(function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Generator[T, None, None]:
+    """A stream in this thread, with errors told as elsewhere."""
+    for index, args in enumerate(arguments):
+        try:
+            result = _call_here(function, args, index)
+        except StopIteration as error:
+            # From an iterator it would pass for the end of the results.
+            raise RuntimeError("a task of the stream raised StopIteration") from error
+        yield result
+
+
+def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int) -> T:
+    """One call of a map in this thread, with errors told as elsewhere."""
+    try:
+        return _native.call_as_task(function, args, None)
+    except Exception as error:
+        from manyhands._raising import describe_call, raised
+
+        raise raised(error, describe_call(function, args, None, index), None, "synchronous")  # noqa: B904

@@ -1,0 +1,205 @@
+"""The main module of a worker process, and what its engine is better told in Python.
+
+A worker is started as ``python -c`` with an empty ``__main__``: the user's script is not run again, so it needs no
+guard, and what it defines arrives by value.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from manyhands import _native
+
+#: Whether this process is a worker.
+is_worker = False
+# Processes forked from a worker have its handlers, too.
+_is_watching = False
+
+
+def main(parent: int) -> None:
+    """Serve the parent at the other end of standard input until it says stop or is gone.
+
+    Parameters
+    ----------
+    parent : int
+        The parent's process id.
+    """
+    global is_worker
+    is_worker = True
+    from manyhands import _native
+
+    socket = _take_connection()
+    ignore_interrupts()
+    report_crashes()
+    watch_forks()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            # Whole lines at once, also where Python was told not to buffer: they do not mix with others'.
+            stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
+
+    _native.serve_parent(socket, parent, sys.modules[__name__])
+    end()
+    # Tearing down an interpreter full of modules takes long, and nothing is left that would need it.
+    os._exit(0)
+
+
+def end() -> None:
+    """Run the exit handlers that tasks have registered, and send on what they have printed."""
+    import atexit
+
+    atexit._run_exitfuncs()
+    flush_output()
+
+
+def _take_connection() -> int:
+    """Move the connection away from standard input, which tasks may read: they find it empty."""
+    socket = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return socket
+
+
+def watch_forks() -> None:
+    """Have it noted in processes that tasks fork that they are not this one."""
+    global _is_watching
+    if not _is_watching:
+        from manyhands import _native
+
+        _is_watching = True
+        os.register_at_fork(after_in_child=_native.note_fork)
+
+
+def ignore_interrupts() -> None:
+    """Leave the terminal to the parent, which ends its workers itself.
+
+    A handler that does nothing, rather than ``SIG_IGN``: programs started by tasks get the default back. Until now
+    the signal was blocked, as the worker inherited it from the thread that started it.
+    """
+    import _signal
+
+    _signal.signal(_signal.SIGINT, lambda *_: None)
+    # Workers are in the background of the terminal. A program that a task has started and that asks there for a
+    # password gets an error, rather than being stopped without a word.
+    _signal.signal(_signal.SIGTTIN, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGTTOU, _signal.SIG_IGN)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])
+
+
+def report_crashes() -> None:
+    """Have the Python stack written to standard error when compiled code crashes."""
+    import faulthandler
+
+    if sys.stderr is not None:
+        faulthandler.enable()
+
+
+# Called by the engine
+
+
+def set_context(context: bytes) -> None:
+    """Take over what tasks run with.
+
+    That is the parent's import path, working directory and arguments, limits for libraries that start threads, and from
+    what size on buffers travel through shared memory.
+
+    Raises
+    ------
+    OSError
+        If the directory cannot be entered.
+    """
+    import _pickle as pickle
+
+    from manyhands import _native
+
+    path, directory, argv, thread_limits, sharing = pickle.loads(context)
+    _native._set_sharing(sharing)
+    sys.path[:] = path
+    sys.argv[:] = argv
+    _limit_threads(thread_limits)
+    if directory is not None:
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            text = f"a worker process cannot enter the program's working directory: {error.strerror}"
+            raise OSError(error.errno, text, directory) from None
+
+
+_thread_limits: dict[str, str] | None = None
+
+
+def _limit_threads(limits: dict[str, str]) -> None:
+    """Have libraries use so many threads from now on: those not loaded yet, and others where that can be done."""
+    global _thread_limits
+    before: dict[str, str | None] = {name: os.environ.get(name) for name in limits}
+    if _thread_limits is not None:
+        before = {**_thread_limits}  # what a task has set since is its own affair
+    _thread_limits = limits
+    if limits == before:
+        return
+    os.environ.update(limits)
+    if "numpy" in sys.modules and limits:
+        try:
+            from threadpoolctl import threadpool_limits
+        except ImportError:  # then what is loaded keeps its threads
+            return
+        apis = {"blas": "OPENBLAS_NUM_THREADS", "openmp": "OMP_NUM_THREADS"}
+        threadpool_limits({api: int(limits[name]) for api, name in apis.items() if name in limits})
+
+
+def load_function(
+    data: bytes | memoryview, buffers: Iterable[_native.SharedBuffer | bytearray] = ()
+) -> Callable[..., Any]:
+    """The function that the parent pickled, with the buffers that travelled apart."""
+    import _pickle as pickle
+
+    function: Callable[..., Any] = pickle.loads(data, buffers=buffers)
+    return function
+
+
+def unpicklable_result(function: Callable[..., Any], result: object, cause: BaseException) -> BaseException:
+    """The error for a result that cannot be sent."""
+    from manyhands._pickling import fail
+
+    name = getattr(function, "__qualname__", None) or type(function).__name__
+    return fail(f"the result of {name!r}", result, cause)
+
+
+def pack(exc: BaseException) -> bytes:
+    """An exception as bytes."""
+    from manyhands._failures import pack as pack_exception
+
+    return pack_exception(exc, None)
+
+
+def flush_output() -> None:
+    """Send on what was printed, by Python and by compiled code."""
+    from manyhands._native import flush_stdio
+
+    flush_streams()
+    flush_stdio()
+
+
+def flush_streams() -> None:
+    """Write out what Python has printed and still keeps."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):  # None, closed, or its reader is gone: not our concern
+            pass
+
+
+def leave_fork(error: BaseException | None) -> None:
+    """End a process that a task has forked and that has come out of the task."""
+    if error is not None:
+        import traceback
+
+        traceback.print_exception(type(error), error, error.__traceback__)
+    flush_output()
+    os._exit(0 if error is None else 1)

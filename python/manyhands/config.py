@@ -1,0 +1,560 @@
+"""The settings, and which of their sources wins.
+
+======================= =================== ==================================== =================================
+key                     default             accepted                             environment
+======================= =================== ==================================== =================================
+scheduler               ``"processes"``     ``"synchronous"``, ``"threads"``,    MANYHANDS_SCHEDULER
+                                            ``"processes"``, ``"fork"``
+num_workers             what `cpu_count`    an integer from 1 to 10 000          MANYHANDS_NUM_WORKERS
+                        gives
+chunksize               measured            an integer of at least 1             MANYHANDS_CHUNKSIZE
+idle_timeout            300 (seconds)       a positive number, or ``"never"``    MANYHANDS_IDLE_TIMEOUT
+shared_memory.enabled   True                True or False: whether large buffers MANYHANDS_SHARED_MEMORY_ENABLED
+                                            travel through shared memory
+shared_memory.threshold 65536 (bytes)       an integer of at least 1: from what  MANYHANDS_SHARED_MEMORY_THRESHOLD
+                                            size on they do
+======================= =================== ==================================== =================================
+
+From the weakest to the strongest: the defaults; the user's file ``~/.config/manyhands/config.toml``; ``manyhands.toml``
+in the working directory; the file that MANYHANDS_CONFIG names; the environment; `set`; the keyword of a call. With
+MANYHANDS_FORCE=1 the files and the environment win over `set` and keywords: the person who runs a program has the last
+word over the one who wrote it.
+
+Files and environment are read at first use, and again at `refresh`. In a name ``-``, ``.`` and ``_`` are the same.
+This module is read at ``import manyhands``, so it imports nothing that costs time.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import RLock
+from _weakref import ref
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from manyhands.errors import ConfigError
+
+__all__ = ["describe", "get", "refresh", "resolve", "set", "to_dict"]
+
+NUM_WORKERS_MAX = 10_000
+CHUNKSIZE_MAX = 2**31 - 1
+
+_SCHEDULERS = {
+    "synchronous": "synchronous",
+    "sync": "synchronous",
+    "single-threaded": "synchronous",
+    "threads": "threads",
+    "threading": "threads",
+    "processes": "processes",
+    "multiprocessing": "processes",
+    "fork": "fork",
+    "multicore": "fork",
+}
+_SCHEDULERS_ACCEPTED = (
+    '"processes" (or "multiprocessing"), "threads" (or "threading"), "fork" (or "multicore"), '
+    '"synchronous" (or "sync", "single-threaded")'
+)
+_DEFAULTS: dict[str, Any] = {
+    "scheduler": "processes",
+    "num_workers": None,
+    "chunksize": None,
+    "idle_timeout": 300.0,
+    "shared_memory_enabled": True,
+    "shared_memory_threshold": 65536,
+}
+# In the environment, where all is text.
+_YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_YES_OR_NO_ACCEPTED = ", ".join(_YES_OR_NO)
+_OTHER_VARIABLES = ("MANYHANDS_CONFIG", "MANYHANDS_FORCE")
+_UNSET = object()
+
+
+# The values
+
+
+def _error(message: str) -> ConfigError:
+    from manyhands.errors import ConfigError
+
+    return ConfigError(message)
+
+
+def _did_you_mean(name: str, names: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name.lower(), names, 1)
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def _scheduler(value: object, name: str) -> str:
+    known = _SCHEDULERS.get(value.lower()) if isinstance(value, str) else None
+    if known is None:
+        hint = _did_you_mean(value, list(_SCHEDULERS)) if isinstance(value, str) else "."
+        raise _error(f"{name}={value!r} is not a scheduler{hint} Accepted: {_SCHEDULERS_ACCEPTED}.")
+    return known
+
+
+def _integer(value: object, name: str, highest: int) -> int:
+    index = None
+    if not isinstance(value, bool):
+        try:
+            index = value.__index__()  # type: ignore[attr-defined]
+        except (AttributeError, TypeError):
+            index = None
+    if index is None or not 1 <= index <= highest:
+        raise _error(f"{name}={value!r} is not accepted. Accepted: an integer from 1 to {highest}.")
+    return int(index)
+
+
+def _num_workers(value: object, name: str) -> int | None:
+    if value is None:
+        return None
+    try:
+        return _integer(value, name, NUM_WORKERS_MAX)
+    except ValueError as error:
+        raise _error(f"{error} Leave it out to use every CPU that this process may use.") from None
+
+
+def _chunksize(value: object, name: str) -> int | None:
+    if value is None:
+        return None
+    try:
+        return _integer(value, name, CHUNKSIZE_MAX)
+    except ValueError as error:
+        raise _error(f"{error} Leave it out to have batches follow the measured time of the tasks.") from None
+
+
+def _idle_timeout(value: object, name: str) -> float | None:
+    if value is None or value == "never":
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"):
+        return float(value)
+    raise _error(
+        f'{name}={value!r} is not accepted. Accepted: a number of seconds above 0, or "never" to keep idle workers '
+        f"until the program ends."
+    )
+
+
+def _shared_memory_enabled(value: object, name: str) -> bool:
+    if value is None:
+        value = _DEFAULTS["shared_memory_enabled"]
+    if isinstance(value, bool):
+        return value
+    raise _error(
+        f"{name}={value!r} is not accepted. Accepted: True or False (in the environment: {_YES_OR_NO_ACCEPTED})."
+    )
+
+
+def _shared_memory_threshold(value: object, name: str) -> int:
+    if value is None:
+        value = _DEFAULTS["shared_memory_threshold"]
+    return _integer(value, name, 2**62)
+
+
+_CHECKS: dict[str, Callable[[object, str], Any]] = {
+    "scheduler": _scheduler,
+    "num_workers": _num_workers,
+    "chunksize": _chunksize,
+    "idle_timeout": _idle_timeout,
+    "shared_memory_enabled": _shared_memory_enabled,
+    "shared_memory_threshold": _shared_memory_threshold,
+}
+
+
+def _key(name: object, where: str) -> str:
+    """The key that a name stands for."""
+    key = name.replace("-", "_").replace(".", "_") if isinstance(name, str) else ""
+    if key not in _CHECKS:
+        hint = _did_you_mean(key, list(_CHECKS)) if key else "."
+        raise _error(f"{where}{name!r} is not a setting{hint} Accepted: {', '.join(_CHECKS)}.")
+    return key
+
+
+# The sources
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    import sys
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise _error(f"the configuration file {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise _error(f"the configuration file {path} is not valid TOML: {error}.") from error
+    settings = {}
+    for name, value in _flat(content):
+        key = _key(name, f"{path}: ")
+        settings[key] = _CHECKS[key](value, f"{path}: {name}")
+    return settings
+
+
+def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a file says, a table's entries under its name and theirs."""
+    for name, value in content.items():
+        if isinstance(value, dict) and any(key.startswith(f"{name}_") for key in _CHECKS):
+            yield from ((f"{name}.{inner}", inside) for inner, inside in value.items())
+        else:
+            yield name, value
+
+
+def _files() -> list[str]:
+    """The configuration files that there are, the weakest first."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    paths = [os.path.join(home, "manyhands", "config.toml"), "manyhands.toml"]
+    paths = [path for path in paths if os.path.isfile(path)]
+    named = os.environ.get("MANYHANDS_CONFIG")
+    return [*paths, named] if named else paths
+
+
+def _from_text(key: str, text: str) -> object:
+    """The value that the text of an environment variable stands for."""
+    try:
+        if key in ("num_workers", "chunksize", "shared_memory_threshold"):
+            return int(text)
+        if key == "shared_memory_enabled":
+            return _YES_OR_NO.get(text.lower(), text)
+        if key == "idle_timeout":
+            return float(text)
+    except ValueError:
+        pass  # the check that follows says what is accepted
+    return text
+
+
+def _read_environment() -> dict[str, tuple[Any, str]]:
+    settings: dict[str, tuple[Any, str]] = {}
+    for variable, text in sorted(os.environ.items()):
+        if not variable.startswith("MANYHANDS_") or variable in _OTHER_VARIABLES or not text.strip():
+            continue
+        key = variable[len("MANYHANDS_") :].lower()
+        if key not in _CHECKS:
+            import warnings
+
+            known = [f"MANYHANDS_{name.upper()}" for name in _CHECKS] + list(_OTHER_VARIABLES)
+            warnings.warn(
+                f"the environment variable {variable} is not known to manyhands and has no effect; "
+                f"known: {', '.join(known)}",
+                stacklevel=4,
+            )
+            continue
+        settings[key] = (_CHECKS[key](_from_text(key, text.strip()), variable), f"environment {variable}")
+    return settings
+
+
+def _is_forced() -> bool:
+    text = os.environ.get("MANYHANDS_FORCE", "").strip().lower()
+    if not text:
+        return False
+    if text not in _YES_OR_NO:
+        raise _error(f"MANYHANDS_FORCE={text!r} is not accepted. Accepted: {_YES_OR_NO_ACCEPTED}.")
+    return _YES_OR_NO[text]
+
+
+class _Layer:
+    """What one use of `set` chose.
+
+    A use is a statement until it enters a ``with``; then it is a block. A statement belongs to the block that was the
+    innermost when it was made, and ends with it. Its settings are folded into the layer below once nobody can enter
+    it any more, so that a program with a million statements keeps one layer.
+    """
+
+    __slots__ = ("block", "settings", "statement")
+
+    def __init__(self, settings: dict[str, Any], statement: ref[set] | None, block: _Layer | None) -> None:
+        self.settings = settings
+        # Set for statements only: the object that may still be entered, and the block it belongs to.
+        self.statement = statement
+        self.block = block
+
+    def is_settled(self) -> bool:
+        return self.statement is None or self.statement() is None
+
+
+class _State:
+    """All sources of this process, and what they come to. Changed under its lock only."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        # Value and source of each key that the person who runs the program chose; None: not read yet.
+        self.outside: dict[str, tuple[Any, str]] | None = None
+        self.forced = False
+        # The strongest last; the first is the block that is the whole process.
+        self.layers = [_Layer({}, None, None)]
+        # What `resolve` needs, ready; None: to be merged again.
+        self.merged: tuple[str, int, int | None] | None = None
+        self.forced_keys: tuple[str, ...] = ()
+        self.n_cpus: int | None = None
+
+    def read(self) -> dict[str, tuple[Any, str]]:
+        if self.outside is None:
+            outside: dict[str, tuple[Any, str]] = {}
+            for path in _files():
+                outside.update({key: (value, f"file {path}") for key, value in _read_file(path).items()})
+            outside.update(_read_environment())
+            self.forced = _is_forced()
+            self.forced_keys = tuple(outside) if self.forced else ()
+            self.outside = outside
+        return self.outside
+
+    def find(self, key: str) -> tuple[Any, str]:
+        """The value of a key and where it comes from."""
+        outside = self.read()
+        if self.forced and key in outside:
+            return outside[key]
+        for layer in reversed(self.layers):
+            if key in layer.settings:
+                return layer.settings[key], "config.set"
+        return outside.get(key) or (_DEFAULTS[key], "default")
+
+    def add_statement(self, statement: set, settings: dict[str, Any]) -> _Layer:
+        with self.lock:
+            while len(self.layers) > 1 and self.layers[-1].statement is not None:
+                if not (self.layers[-1].is_settled() and self.layers[-2].is_settled()):
+                    break
+                below = self.layers[-2]
+                below.settings = {**below.settings, **self.layers.pop().settings}
+            block = next(layer for layer in reversed(self.layers) if layer.statement is None)
+            layer = _Layer(settings, ref(statement), block)
+            self.layers.append(layer)
+            self.merged = None
+            return layer
+
+    def enter_block(self, statement: _Layer) -> _Layer:
+        with self.lock:
+            block = _Layer(statement.settings, None, None)
+            self.layers[:] = [layer for layer in self.layers if layer is not statement]
+            self.layers.append(block)
+            self.merged = None
+            return block
+
+    def exit_block(self, block: _Layer) -> None:
+        """By identity and from anywhere in the list: blocks of several threads may end in any order."""
+        with self.lock:
+            self.layers[:] = [layer for layer in self.layers if layer is not block and layer.block is not block]
+            self.merged = None
+
+    def cpus(self) -> int:
+        if self.n_cpus is None:
+            from manyhands._native import cpu_count
+
+            self.n_cpus = cpu_count()
+        return self.n_cpus
+
+    def merge(self) -> tuple[str, int, int | None]:
+        with self.lock:
+            n_workers = self.find("num_workers")[0]
+            self.merged = (
+                self.find("scheduler")[0],
+                self.cpus() if n_workers is None else n_workers,
+                self.find("chunksize")[0],
+            )
+            return self.merged
+
+
+_state = _State()
+
+
+def _after_fork() -> None:
+    """A thread that held the lock does not exist in the child."""
+    _state.lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+# What programs call
+
+
+class set:
+    """Change settings: for good as a statement, for a block in a ``with``.
+
+    Both act on the whole process, on every thread. What a statement inside a block sets ends with the block. A value
+    of ``None`` means the default behaviour, also where a file or the environment says otherwise.
+
+    Parameters
+    ----------
+    mapping : mapping of str to object, optional
+        Settings by name.
+    **keywords
+        The same as keywords.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown key or a value that is not accepted; nothing is changed then.
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> with config.set(scheduler="sync", num_workers=2):
+    ...     config.get("scheduler"), config.get("num-workers")
+    ('synchronous', 2)
+    """
+
+    def __init__(self, mapping: Mapping[str, object] | None = None, **keywords: object) -> None:
+        settings: dict[str, Any] = {}
+        for name, value in [*(mapping.items() if mapping is not None else ()), *keywords.items()]:
+            key = _key(name, "")
+            checked = _DEFAULTS[key] if value is None and key == "scheduler" else _CHECKS[key](value, str(name))
+            settings[key] = checked
+        self._statement = _state.add_statement(self, settings)
+        self._blocks: list[_Layer] = []
+
+    def __enter__(self) -> dict[str, Any]:
+        self._blocks.append(_state.enter_block(self._statement))
+        return to_dict()
+
+    def __exit__(self, *exc_info: object) -> None:
+        _state.exit_block(self._blocks.pop())
+
+
+def get(key: str, default: Any = _UNSET) -> Any:
+    """The present value of a setting.
+
+    Parameters
+    ----------
+    key : str
+        Its name; ``-`` and ``.`` count as ``_``.
+    default : object, optional
+        What to return where nobody chose a value, or where the key is not known.
+
+    Returns
+    -------
+    object
+        ``scheduler``: one of ``"synchronous"``, ``"threads"``, ``"processes"``, ``"fork"``. ``num_workers``,
+        ``chunksize``: an integer, or None where the library is to choose. ``idle_timeout``: seconds, or None for never.
+        ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown key without a `default`, and for a wrong value in the environment or a file.
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> with config.set(idle_timeout="never"):
+    ...     print(config.get("idle_timeout"))
+    None
+    >>> config.get("no_such_key", default=3)
+    3
+    """
+    if default is not _UNSET and (not isinstance(key, str) or key.replace("-", "_").replace(".", "_") not in _CHECKS):
+        return default
+    with _state.lock:
+        value, source = _state.find(_key(key, ""))
+    return default if source == "default" and default is not _UNSET else value
+
+
+def to_dict() -> dict[str, Any]:
+    """The present value of every setting.
+
+    Returns
+    -------
+    dict of str to object
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> sorted(config.to_dict())
+    ['chunksize', 'idle_timeout', 'num_workers', 'scheduler', 'shared_memory_enabled', 'shared_memory_threshold']
+    """
+    with _state.lock:
+        return {key: _state.find(key)[0] for key in _CHECKS}
+
+
+def describe() -> str:
+    """Every setting with its value and where it comes from, one to a line.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> with config.set(num_workers=2):
+    ...     print(config.describe().splitlines()[1])
+    num_workers = 2 (config.set)
+    """
+    with _state.lock:
+        found = {key: _state.find(key) for key in _CHECKS}
+        lines = [f"{key} = {value!r} ({source})" for key, (value, source) in found.items()]
+        if _state.forced:
+            lines.append("MANYHANDS_FORCE: files and environment win over config.set and keywords")
+    return "\n".join(lines)
+
+
+def refresh() -> None:
+    """Read the files, the environment and the number of CPUs again; what `set` chose stays.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong value in the environment or a file.
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> config.refresh()
+    """
+    with _state.lock:
+        _state.outside = _state.merged = _state.n_cpus = None
+        _state.read()
+
+
+def generation() -> object:
+    """An object that is another one once any setting may have changed; for those who remember settings."""
+    return _state.merged or _state.merge()
+
+
+def resolve(
+    scheduler: str | None = None, num_workers: int | None = None, chunksize: int | None = None
+) -> tuple[str, int, int | None]:
+    """What holds for one call with these keywords.
+
+    Parameters
+    ----------
+    scheduler, num_workers, chunksize : optional
+        The keywords of the call; None where it does not give them.
+
+    Returns
+    -------
+    tuple of (str, int, int or None)
+        Scheduler, number of workers, chunk size or None for measured batches.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong value, in the call or in any source.
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> config.resolve("sync", 2, 10)
+    ('synchronous', 2, 10)
+    """
+    merged = _state.merged or _state.merge()
+    if scheduler is None and num_workers is None and chunksize is None:
+        return merged
+    name, n_workers, size = merged
+    forced = _state.forced_keys
+    if scheduler is not None:
+        checked = _scheduler(scheduler, "scheduler")
+        name = name if "scheduler" in forced else checked
+    if num_workers is not None:
+        wanted = _num_workers(num_workers, "num_workers")
+        n_workers = n_workers if wanted is None or "num_workers" in forced else wanted
+    if chunksize is not None:
+        given = _chunksize(chunksize, "chunksize")
+        size = size if "chunksize" in forced else given
+    return name, n_workers, size

@@ -1,0 +1,57 @@
+"""The executors: every test of this folder runs on each of them, through the settings alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import manyhands as mh
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """An executor under test."""
+
+    scheduler: str
+    num_workers: int
+
+    @property
+    def is_processes(self) -> bool:
+        return self.scheduler == "processes"
+
+    @property
+    def is_fork(self) -> bool:
+        return self.scheduler == "fork"
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether tasks run in other processes, to which results at least must be pickled."""
+        return self.is_processes or self.is_fork
+
+    @property
+    def is_synchronous(self) -> bool:
+        return self.scheduler == "synchronous"
+
+    def __str__(self) -> str:
+        return self.scheduler if self.is_synchronous else f"{self.scheduler}-{self.num_workers}"
+
+
+PLACES = [
+    Where("synchronous", 1),
+    *(Where(scheduler, n) for scheduler in ("threads", "processes") for n in (1, 2, 3)),
+    Where("fork", 2),
+]
+
+
+# Of the module, so that pytest runs all tests of a file in one place before it goes to the next.
+@pytest.fixture(scope="module", params=PLACES, ids=str)
+def where(request) -> Where:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def run_there(where):
+    """Have everything run on the executor under test, without any test saying so."""
+    with mh.config.set(scheduler=where.scheduler, num_workers=where.num_workers):
+        yield

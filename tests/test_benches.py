@@ -1,0 +1,104 @@
+"""The benchmarks run, at a size that says nothing about speed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripts import is_alive, start, until
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+PATIENCE_S = 900
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that ends what it has started when it is asked to end."""
+    words = [sys.executable, *command]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.terminate()
+    return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
+
+
+@pytest.mark.timeout(PATIENCE_S + 30)
+def test_every_case_of_ours_runs_and_gives_a_row():
+    ended = run("-m", "benches.ours", "--quick")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for group in ("graph", "map", "latency", "start", "shared", "results", "metg", "makespan", "shapes"):
+        assert f"\n{group}: " in ended.stdout
+    assert "could not be measured" not in ended.stdout
+
+
+CASES = """
+import os, sys, time
+from benches.supervise import Reporter
+
+CASES = {
+    "good": lambda: [{"figure": 1}],
+    "wrong": lambda: [{"figure": 2}, {"figure": 1 // 0}],
+    "dead": lambda: os._exit(3),
+    "endless": lambda: time.sleep(1000),
+    "last": lambda: [{"figure": 4}],
+}
+reporter = Reporter()
+for name in sys.argv[1:]:
+    print("a line that is not ours")
+    reporter.run(name, CASES[name])
+"""
+
+
+def test_who_ends_a_benchmark_ends_what_it_has_started(tmp_path):
+    source = f"""
+        import os, sys, time
+        sys.path.insert(0, {str(ROOT)!r})
+        os.environ["PYTHONPATH"] = {str(ROOT)!r}
+        from benches.supervise import supervise
+        case = (
+            "import os, subprocess, time\\n"
+            "program = subprocess.Popen(['sleep', '3600'])\\n"
+            "open('pids-', 'w').write(f'{{os.getpid()}} {{program.pid}}')\\n"
+            "os.rename('pids-', 'pids')\\n"
+            "time.sleep(3600)\\n"
+        )
+        command = [sys.executable, "-c", case]
+        list(supervise(command, ["endless"], lambda name: 3600.0, time.monotonic() + 3600))
+    """
+    with start(tmp_path, source, cwd=tmp_path) as program:
+        path = tmp_path / "pids"
+        until(path.exists, "the case has begun")
+        pids = [int(word) for word in path.read_text().split()]
+        program.process.terminate()
+        until(lambda: not any(map(is_alive, pids)), "nothing of it is left")
+        assert program.wait().returncode == 128 + signal.SIGTERM
+
+
+def test_a_case_that_fails_dies_or_hangs_costs_its_row_only(tmp_path):
+    program = tmp_path / "cases.py"
+    program.write_text(CASES)
+    watch = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import os
+os.environ["PYTHONPATH"] = {str(ROOT)!r}
+from benches.supervise import supervise
+names = ["good", "wrong", "dead", "endless", "last"]
+command = [sys.executable, {str(program)!r}]
+limits = {{"endless": 2.0}}
+for name, found in supervise(command, names, lambda name: limits.get(name, 60.0), time.monotonic() + 200):
+    print(name, found.get("figure") or found["failed"])
+"""
+    ended = run("-c", watch)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "good 1"
+    assert lines[1].startswith("wrong ZeroDivisionError")
+    assert lines[2].startswith("dead the process ended with status 3")
+    assert lines[3].startswith("endless stopped after")
+    assert lines[4] == "last 4"
