@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -309,3 +310,27 @@ def test_objects_are_let_go():
                 return [reference for reference in references if reference() is not None]
 
             until(lambda: not alive(), f"nothing is left with {scheduler}: {alive()}")
+
+
+@pytest.mark.parametrize("scheduler", ["processes", "threads", "fork"])
+def test_what_the_engine_lets_go_of_last_is_let_go_of(scheduler):
+    """A call that nobody waits for ends in a thread of the engine's. After that nobody calls the engine."""
+    import weakref
+
+    class Thing:
+        def __init__(self, path):
+            self.path = path
+
+    def wait_for_file(thing):
+        while not os.path.exists(thing.path):
+            time.sleep(0.01)
+
+    with tempfile.TemporaryDirectory() as folder, mh.config.set(scheduler=scheduler):
+        things = [Thing(os.path.join(folder, "begin")) for _ in range(3)]
+        references = [weakref.ref(thing) for thing in things]
+        for thing in things:
+            mh.submit(wait_for_file, thing)
+        del things, thing
+        gc.collect()
+        Path(folder, "begin").touch()
+        until(lambda: not any(reference() for reference in references), f"nothing is left with {scheduler}")

@@ -5,7 +5,7 @@
 use crate::call::{Call, TaskInputs, decode_call};
 use crate::codec::Reader;
 use crate::host::{PythonHost, is_original};
-use crate::interpreter::InTask;
+use crate::interpreter::{DropsSoon, InTask};
 use crate::mapped::{Arguments, lock};
 use crate::rota::Rota;
 use crate::shared::receiving::Views;
@@ -143,6 +143,7 @@ impl ForkPool {
             inherited: Arc::new(inherited),
             n_workers_max: self.n_workers_max,
             helpers: py.import(intern!(py, "manyhands._forked"))?.unbind().into(),
+            _drops_soon: DropsSoon::default(),
         }))
     }
 
@@ -235,6 +236,8 @@ pub(crate) struct Forking {
     n_workers_max: usize,
     /// The module with what is better said in Python.
     helpers: Py<PyAny>,
+    /// The pool's own thread may be the last to let go.
+    _drops_soon: DropsSoon,
 }
 
 thread_local! {

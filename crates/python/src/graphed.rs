@@ -3,7 +3,7 @@
 
 use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
-use crate::interpreter::{InTask, OnList, Turns};
+use crate::interpreter::{DropsSoon, InTask, OnList, Turns};
 use crate::mapped::lock;
 use crate::payload::Outcome;
 use crate::shared::sending::Keeps;
@@ -21,6 +21,8 @@ pub(crate) struct LocalGraph {
     calls: Arc<Vec<Call>>,
     results: Mutex<Vec<Option<PyResult<Py<PyAny>>>>>,
     threads: Mutex<Vec<u64>>,
+    /// A thread of the pool may be the last to let go.
+    _drops_soon: DropsSoon,
 }
 
 impl LocalGraph {
@@ -31,6 +33,7 @@ impl LocalGraph {
             calls,
             results: Mutex::new(std::iter::repeat_with(|| None).take(n_tasks).collect()),
             threads: Mutex::default(),
+            _drops_soon: DropsSoon::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! [`LocalMap`] keeps objects, for threads; [`RemoteMap`] keeps bytes, for processes. Both forget
 //! arguments once a task is done, and results once they are taken.
 
-use crate::interpreter::{InTask, OnList, StayAtEnd, Turns};
+use crate::interpreter::{DropsSoon, InTask, OnList, StayAtEnd, Turns};
 use crate::payload::{Block, Blocks, Outcome, Window};
 use manyhands_executor::{Feed, Program, RemoteProgram, Stock};
 use manyhands_graph::TaskIndex;
@@ -74,6 +74,8 @@ pub(crate) struct LocalMap {
     slots: Mutex<Window<Slot>>,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
+    /// A thread of the pool may be the last to let go.
+    _drops_soon: DropsSoon,
 }
 
 impl LocalMap {
@@ -83,6 +85,7 @@ impl LocalMap {
             kwargs,
             slots: Mutex::default(),
             threads: Mutex::default(),
+            _drops_soon: DropsSoon::default(),
         }
     }
 
