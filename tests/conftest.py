@@ -25,14 +25,16 @@ def no_settings_from_outside(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def interrupts_are_heard():
-    """Let Ctrl-C reach the programs that tests start, also where the tests run in the background of a shell."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def signals_are_heard():
+    """Let signals reach the programs that tests start, also where the tests run in the background or under nohup."""
+    # What is ignored is inherited; what is handled is not.
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: lambda *_: None}
+    ignored = [number for number in handlers if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, handlers[number])
     yield
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="module", autouse=True)

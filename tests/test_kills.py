@@ -22,10 +22,11 @@ N_KILLS_EACH = 6
 
 # Arrays come from the parent, from closures, from other tasks and from other workers, and go back; all the time.
 PROGRAM = """
+    import sys
     import numpy as np
     import manyhands as mh
 
-    mh.config.set(scheduler="processes", num_workers=3)
+    mh.config.set(scheduler="processes", num_workers=3, memory_limit=sys.argv[1])
     n = 60_000
     fixed = np.arange(n, dtype=float)
 
@@ -135,7 +136,9 @@ def test_nothing_remains_of_processes_killed_at_random(seed, tmp_path):
     home.mkdir()
     temporary.mkdir()
     environment = {**os.environ, "HOME": str(home), "TMPDIR": str(temporary)}
-    with start(tmp_path, PROGRAM, env=environment) as program:
+    # Every other program has next to no memory for results, so that they are on disk.
+    memory_limit = ["unlimited", "1 MiB"][seed % 2]
+    with start(tmp_path, PROGRAM, memory_limit, env=environment) as program:
         program.wait_for("good")
         files = set()
         for _ in range(N_KILLS_EACH - 1):
@@ -158,7 +161,7 @@ def test_memory_of_dead_workers_is_let_go(tmp_path):
     n_workers = 3
     # A page each in which workers say what they run, the parent's own memory, and each worker's.
     n_files = n_workers + 1 + n_workers
-    with start(tmp_path, PROGRAM) as program:
+    with start(tmp_path, PROGRAM, "unlimited") as program:
         program.wait_for("good")
         for _ in range(n_files):
             kill(until(program.workers, "there are workers")[0])

@@ -69,8 +69,8 @@ def dumps_function(function: Callable[..., Any], sink: _native.Sink | None = Non
             _note_if_local(module_name)
     try:
         data = _dumps(function, sink)
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise no_memory(f"function {_name_of(function)!r}", None, error)  # noqa: B904 - it is the same
     except Exception as error:
         raise fail(f"function {_name_of(function)!r}", function, error) from error
     if not is_by_value_registered:
@@ -326,6 +326,15 @@ def _name_of(function: object) -> str:
 def _or_fork(what: str) -> str:
     """The other scheduler that would do: it pickles results only."""
     return "" if "result" in what else ', or scheduler="fork" (Linux), where functions and arguments are not'
+
+
+def no_memory(what: str, function: Callable[..., Any] | None, cause: MemoryError) -> MemoryError:
+    """The error for something that there is no memory to send, as it is raised; it is no fault of the thing's."""
+    from manyhands._failures import _add_note
+
+    where = "" if function is None else f" of {_name_of(function)!r}"
+    _add_note(cause, f"While preparing {what}{where} for a worker process.")
+    return cause
 
 
 def fail(what: str, obj: object, cause: BaseException) -> PicklingError:

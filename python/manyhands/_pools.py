@@ -17,6 +17,7 @@ from manyhands._native import (
     ProcessPool,
     ThreadPool,
     _set_sharing,
+    _set_spilling,
     after_fork,
     begin_exit,
     cpu_count,
@@ -38,6 +39,8 @@ _settings: object = None
 _context: tuple[Any, ...] | None = None
 # From how many bytes on buffers travel through shared memory, if they do.
 _sharing: int | None = None
+# How much results may take, and where they go beyond that, as the engine was told.
+_spilling: tuple[int | float, str | None] | None = None
 _is_registered = False
 # Held while a pool is made or taken away; those that exist are used without it.
 _lock = RLock()
@@ -153,9 +156,16 @@ def processes(num_workers: int) -> ProcessPool:
 
 def share() -> None:
     """Have the engine know what is to travel through shared memory."""
-    global _sharing
+    global _sharing, _spilling
     _sharing = config.get("shared_memory_threshold") if config.get("shared_memory_enabled") else None
     _set_sharing(_sharing)
+    spilling = (config.get("memory_limit"), config.get("spill_directory"))
+    if spilling != _spilling:
+        _spilling = spilling
+        limit, directory = spilling
+        is_share = isinstance(limit, float)
+        share = limit if is_share and limit <= 1 else None
+        _set_spilling(None if is_share else limit, share, directory)
 
 
 def _new_processes(num_workers: int) -> ProcessPool:

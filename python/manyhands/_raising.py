@@ -52,6 +52,38 @@ def worker_died(
     return WorkerDied(task, key, pid, exitcode, signal, output)
 
 
+def no_room(
+    task: str,
+    key: str | None,
+    scheduler: str,
+    n_bytes: int,
+    n_bytes_waiting: int,
+    n_bytes_max: int,
+    directory: str,
+    reason: str,
+) -> BaseException:
+    """The error for a result that has room neither in memory nor on disk."""
+    from manyhands._failures import annotate
+
+    error = MemoryError(
+        f"There is no room for the result of the task {task}, which takes {_size(n_bytes)}. Results that wait for "
+        f"their readers take {_size(n_bytes_waiting)} of memory, of {_size(n_bytes_max)} that they may take (the "
+        f"setting memory_limit); and this one could not be written to {directory!r} (the setting spill_directory): "
+        f"{reason}. Make room there, choose another directory, or raise the limit."
+    )
+    annotate(error, task, key, scheduler)
+    return error
+
+
+def _size(n_bytes: float) -> str:
+    """A number of bytes, in words."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.4g} TiB"
+
+
 def no_workers(text: str) -> BaseException:
     """The error for a job that cannot run because no worker can be started."""
     from manyhands import _pools

@@ -165,6 +165,8 @@ def load_function(
 
 def unpicklable_result(function: Callable[..., Any], result: object, cause: BaseException) -> BaseException:
     """The error for a result that cannot be sent."""
+    if isinstance(cause, MemoryError):
+        return cause
     from manyhands._pickling import fail
 
     name = getattr(function, "__qualname__", None) or type(function).__name__

@@ -13,6 +13,12 @@ shared_memory.enabled   True                True or False: whether large buffers
                                             travel through shared memory
 shared_memory.threshold 65536 (bytes)       an integer of at least 1: from what  MANYHANDS_SHARED_MEMORY_THRESHOLD
                                             size on they do
+memory_limit            0.6                 how much memory results may take     MANYHANDS_MEMORY_LIMIT
+                                            that wait for their readers: bytes,
+                                            ``"4 GiB"``, a share of what is free
+                                            (0.6, ``"60%"``), ``"unlimited"``
+spill_directory         the system's for    an existing folder: where they go    MANYHANDS_SPILL_DIRECTORY
+                        temporary files     beyond that
 ======================= =================== ==================================== =================================
 
 From the weakest to the strongest: the defaults; the user's file ``~/.config/manyhands/config.toml``; ``manyhands.toml``
@@ -64,6 +70,8 @@ _DEFAULTS: dict[str, Any] = {
     "idle_timeout": 300.0,
     "shared_memory_enabled": True,
     "shared_memory_threshold": 65536,
+    "memory_limit": 0.6,
+    "spill_directory": None,
 }
 # In the environment, where all is text.
 _YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -153,6 +161,67 @@ def _shared_memory_threshold(value: object, name: str) -> int:
     return _integer(value, name, 2**62)
 
 
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+
+
+def _memory_limit(value: object, name: str) -> int | float:
+    """Bytes as an integer, a share as a float; infinity for no limit."""
+    if value is None:
+        value = _DEFAULTS["memory_limit"]
+    amount = _amount(value) if isinstance(value, str) else value
+    if isinstance(amount, float) and (0 < amount <= 1 or amount == float("inf")):
+        return amount
+    if isinstance(amount, int) and not isinstance(amount, bool) and 1 <= amount <= 2**62:
+        return amount
+    raise _error(
+        f"{name}={value!r} is not accepted. Accepted: a number of bytes (an integer from 1 on), a size such as "
+        f'"4 GiB" or "500 MB", a share of the memory that is free (a number above 0.0 and up to 1.0, or "60%"), or '
+        f'"unlimited".'
+    )
+
+
+def _amount(text: str) -> object:
+    """The number of bytes, or the share, that a text stands for; the text itself if it stands for none."""
+    words = text.strip().lower()
+    if words == "unlimited":
+        return float("inf")
+    number = words.rstrip("%abcdefghijklmnopqrstuvwxyz ")
+    unit = words[len(number) :].strip()
+    try:
+        if unit == "%":
+            return float(number) / 100
+        if not unit and "." in number:
+            return float(number)
+        n_bytes = float(number) * _UNITS[unit]
+        # Large integers are exact, not rounded to what a float can hold.
+        return int(number) * _UNITS[unit] if number.isdigit() else int(n_bytes)
+    except (KeyError, OverflowError, ValueError):
+        return text
+
+
+def _spill_directory(value: object, name: str) -> str | None:
+    if value is None:
+        return None
+    try:
+        path = os.path.abspath(os.fspath(value))  # type: ignore[call-overload]
+    except TypeError:
+        path = b""
+    if isinstance(path, str) and os.path.isdir(path):
+        return path
+    raise _error(f"{name}={value!r} is not accepted. Accepted: the path of a folder that exists.")
+
+
 _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "scheduler": _scheduler,
     "num_workers": _num_workers,
@@ -160,6 +229,8 @@ _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "idle_timeout": _idle_timeout,
     "shared_memory_enabled": _shared_memory_enabled,
     "shared_memory_threshold": _shared_memory_threshold,
+    "memory_limit": _memory_limit,
+    "spill_directory": _spill_directory,
 }
 
 
@@ -465,8 +536,8 @@ def to_dict() -> dict[str, Any]:
     Examples
     --------
     >>> from manyhands import config
-    >>> sorted(config.to_dict())
-    ['chunksize', 'idle_timeout', 'num_workers', 'scheduler', 'shared_memory_enabled', 'shared_memory_threshold']
+    >>> sorted(config.to_dict())[:3]
+    ['chunksize', 'idle_timeout', 'memory_limit']
     """
     with _state.lock:
         return {key: _state.find(key)[0] for key in _CHECKS}

@@ -179,6 +179,12 @@ class Info(NamedTuple):
     """Bytes that are free, and kept for what comes next."""
     n_bytes_of_results: int
     """Bytes of workers' memory in which results lie that this process still has."""
+    n_bytes_waiting: int
+    """Bytes of memory that large results take which nobody has read yet; ``memory_limit`` is about these."""
+    n_bytes_on_disk: int
+    """Bytes of results that were put on disk, as there was no room for them in memory, and are there still."""
+    n_bytes_spilled: int
+    """Bytes that were put there since the program began."""
     n_copies_made: int
     """How often a large buffer of an argument, a function or a result was copied into shared memory."""
     n_bytes_copied: int

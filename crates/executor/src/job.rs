@@ -4,6 +4,7 @@ use crate::program::Death;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Event, JobId, TimeNs};
 use rustix::process::Pid;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,10 +24,27 @@ pub enum Failure {
     Task(TaskIndex),
     /// Workers died under this task.
     WorkerDied(TaskIndex, Death),
+    /// There is room for this task's result neither in memory nor on disk.
+    NoRoom(TaskIndex, Box<Shortage>),
     /// No worker could be started.
     NoWorkers(String),
     /// The job was cancelled, or its pool was shut down.
     Cancelled,
+}
+
+/// Why there was no room for a result.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shortage {
+    /// How large the result is.
+    pub n_bytes: u64,
+    /// How much memory all results take that wait for their readers.
+    pub n_bytes_waiting: u64,
+    /// How much they may take.
+    pub n_bytes_max: u64,
+    /// Where it was to be written.
+    pub folder: PathBuf,
+    /// Why it could not.
+    pub reason: String,
 }
 
 /// What has happened to a job since the last look.

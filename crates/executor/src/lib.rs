@@ -22,6 +22,7 @@ pub mod inline;
 mod job;
 pub mod processes;
 mod program;
+mod shelf;
 pub mod simulated;
 mod status;
 mod stock;
@@ -29,9 +30,10 @@ pub mod threads;
 pub mod worker;
 
 pub use clock::coarse_tick;
-pub use job::{Failure, Job, News};
-pub use program::{Death, Feed, Program, RemoteProgram, ThreadGuard, ThreadHook};
-pub use stock::{Adopted, Stock, WorkerStock};
+pub use job::{Failure, Job, News, Shortage};
+pub use program::{Death, Feed, Program, RemoteProgram, Spilled, ThreadGuard, ThreadHook};
+pub use shelf::{MemoryLimit, SpillOptions, SpillStats, Waiting};
+pub use stock::{Adopted, DiskPart, Stock, WorkerStock};
 
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ pub trait Feed {
 
 /// The tasks of a job, for executors that run them elsewhere, as bytes.
 ///
-/// All methods are called under the executor's lock: they must be quick and must not wait.
+/// All methods but `spill` are called under the executor's lock: they must be quick and must not wait.
 pub trait RemoteProgram: Send + Sync {
     /// The number of a task's function, from [`crate::processes::ProcessPool::function`].
     fn function(&self, task: TaskIndex) -> u32;
@@ -54,6 +54,25 @@ pub trait RemoteProgram: Send + Sync {
 
     /// Drops the result of a task: nobody will read it.
     fn release(&self, task: TaskIndex);
+
+    /// Puts results on disk, those that are needed last first, until so many bytes of memory are free or
+    /// nothing is left that can go there: a result cannot that a task has been sent and may be reading.
+    ///
+    /// Called by the pool's own thread, which is the one that stores results, and without the executor's
+    /// lock: it takes as long as the disk takes.
+    fn spill(&self, n_bytes: u64) -> Spilled {
+        let _ = n_bytes;
+        Spilled::default()
+    }
+}
+
+/// What has been put on disk.
+#[derive(Debug, Default)]
+pub struct Spilled {
+    /// How much memory is free now that was not.
+    pub n_bytes: u64,
+    /// The first result that could not be written, how large it is, and why.
+    pub failure: Option<(TaskIndex, u64, std::io::Error)>,
 }
 
 /// How a worker died.

@@ -4,17 +4,26 @@
 //! nobody reads it any more. [`Adopted`] stands for the right to read it; dropping it queues that
 //! message with the pool of the worker, whose reactor sends it.
 //!
+//! A file on disk is like a dead worker: what it has delivered can be read until nobody needs it.
+//!
 //! Locks here are leaves: nothing else is locked and nothing is called back while one is held. So an
-//! [`Adopted`] may be dropped in any thread and under any lock.
+//! [`Adopted`] may be dropped in any thread and under any lock. Two are not, and are only taken by a pool
+//! that puts results on disk and holds no other: `spilling` first, then `filling`.
 
 use crate::job::{Owner, lock};
 use crate::processes::Wake;
-use manyhands_store::{Arena, ArenaOptions, Foreign, Pin, Pins, Place, SegmentId};
+use crate::program::RemoteProgram;
+use crate::shelf::{Shelf, SpillOptions, SpillStats, Strain, Waiting};
+use manyhands_store::{
+    Arena, ArenaOptions, Foreign, Pin, Pins, Place, SegmentId, SpillFile, SpillPart,
+};
 use rustix::fd::OwnedFd;
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// The shared memory of a process that has workers. It is one for all of its pools, which number their
 /// workers through it. A process forked from this one needs a stock of its own.
@@ -27,11 +36,34 @@ pub struct Stock {
     next_owner: AtomicU32,
     table: Mutex<Table>,
     process: Owner,
+    shelf: Shelf,
+    /// The file that results are written to at present.
+    filling: Mutex<Option<Filling>>,
+    /// Held while results are put on disk, by one pool at a time: no other would find anything else to do.
+    spilling: Mutex<()>,
+    /// Jobs that have ended while results waited, which may be theirs.
+    ended: Mutex<Vec<Weak<dyn RemoteProgram>>>,
+}
+
+/// A file that results are written to.
+struct Filling {
+    file: SpillFile,
+    folder: PathBuf,
+    lender: Arc<Lender>,
+}
+
+/// A part of a result that is to be put on disk.
+#[derive(Clone, Copy, Debug)]
+pub enum DiskPart<'a> {
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// What lies there.
+    Place(Place),
 }
 
 #[derive(Default)]
 struct Table {
-    /// The workers that are alive.
+    /// The workers that are alive, and the file that is being filled.
     lenders: HashMap<u32, Arc<Lender>>,
     pools: Vec<Weak<Returns>>,
     /// Rights that have ended here, but perhaps not in a process that was forked from this one.
@@ -44,17 +76,23 @@ struct Claim {
     lender: Arc<Lender>,
 }
 
-/// A worker whose memory may be read here.
+/// A worker whose memory may be read here, or a file.
 struct Lender {
     owner: u32,
-    returns: Arc<Returns>,
+    source: Source,
     claims: Mutex<Claims>,
+}
+
+enum Source {
+    /// With how to tell it.
+    Worker(Arc<Returns>),
+    File(Arc<OwnedFd>),
 }
 
 #[derive(Default)]
 struct Claims {
     n_adopted: usize,
-    /// Whether the worker is dead.
+    /// Whether nothing more will come: the worker is dead, the file full.
     is_gone: bool,
 }
 
@@ -116,7 +154,36 @@ impl Stock {
             next_owner: AtomicU32::new(owner + 1),
             table: Mutex::default(),
             process: Owner::current(),
+            shelf: Shelf::default(),
+            filling: Mutex::default(),
+            spilling: Mutex::default(),
+            ended: Mutex::default(),
         }
+    }
+
+    /// Changes what is done about results that pile up.
+    pub fn set_spill_options(&self, options: SpillOptions) {
+        self.shelf.set_options(options);
+    }
+
+    /// Counts a result of so many bytes as waiting in memory for its readers.
+    pub fn waiting(&self, n_bytes: u64) -> Waiting {
+        self.shelf.waiting(n_bytes)
+    }
+
+    /// What results take and have taken.
+    pub fn spill_stats(&self) -> SpillStats {
+        self.shelf.stats()
+    }
+
+    /// How it stands with the results that wait.
+    pub(crate) fn strain(&self) -> Strain {
+        self.shelf.strain()
+    }
+
+    /// Where results go that there is no memory for.
+    pub(crate) fn spill_folder(&self) -> PathBuf {
+        self.shelf.options().folder
     }
 
     /// Takes over a place in a worker's memory that the worker has given away: once for each time.
@@ -137,6 +204,124 @@ impl Stock {
         }
     }
 
+    /// Waits until no other pool puts results on disk.
+    pub(crate) fn begin_spilling(&self) -> MutexGuard<'_, ()> {
+        lock(&self.spilling)
+    }
+
+    /// Before more work is begun that no pool could hold back: waits while results are put on disk, where
+    /// they take more than they may.
+    pub fn wait_for_room(&self) {
+        if self.strain().is_over() {
+            drop(self.begin_spilling());
+        }
+    }
+
+    /// A job has ended; its results may not have been taken yet.
+    pub(crate) fn job_ended(&self, program: &Arc<dyn RemoteProgram>) {
+        if self.shelf.stats().n_bytes_waiting == 0 {
+            return;
+        }
+        let mut ended = lock(&self.ended);
+        if ended.len() == ended.capacity() {
+            ended.retain(|program| program.strong_count() > 0);
+        }
+        ended.push(Arc::downgrade(program));
+    }
+
+    /// Jobs that have ended and whose results somebody may still take.
+    pub(crate) fn ended(&self) -> Vec<Arc<dyn RemoteProgram>> {
+        lock(&self.ended).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Writes the parts of a result to disk, all or none; the right to read each.
+    ///
+    /// # Errors
+    ///
+    /// If the disk is full, the folder not writable, or what else the system says.
+    pub fn put_on_disk(self: &Arc<Self>, parts: &[DiskPart<'_>]) -> io::Result<Vec<Adopted>> {
+        let descriptors = parts.iter().map(|part| match part {
+            DiskPart::Bytes(_) => Ok(None),
+            DiskPart::Place(place) => {
+                let descriptor = self.descriptor(place.segment);
+                descriptor.map(Some).ok_or(io::ErrorKind::NotFound)
+            }
+        });
+        let descriptors = descriptors.collect::<Result<Vec<_>, _>>()?;
+        let sources = parts.iter().zip(&descriptors).map(|pair| match pair {
+            (DiskPart::Place(place), Some(fd)) => SpillPart::Range {
+                fd: fd.as_ref(),
+                offset: place.offset,
+                n_bytes: place.n_bytes,
+            },
+            (DiskPart::Bytes(bytes), _) => SpillPart::Bytes(bytes),
+            (DiskPart::Place(_), None) => unreachable!("its descriptor was found above"),
+        });
+        let sources: Vec<_> = sources.collect();
+        let mut slot = lock(&self.filling);
+        let filling = self.filling(&mut slot, SpillPart::n_bytes_in_file(&sources))?;
+        let offsets = filling.file.append(&sources)?;
+        let segment = SegmentId::new(filling.lender.owner, 0);
+        let adopted = parts.iter().zip(offsets).map(|(part, offset)| {
+            let n_bytes = match part {
+                DiskPart::Bytes(bytes) => bytes.len() as u64,
+                DiskPart::Place(place) => place.n_bytes,
+            };
+            for sum in [&self.shelf.n_bytes_on_disk, &self.shelf.n_bytes_spilled] {
+                sum.fetch_add(n_bytes, Ordering::Relaxed);
+            }
+            self.adopt(Place {
+                segment,
+                offset,
+                n_bytes,
+            })
+        });
+        Ok(adopted.collect())
+    }
+
+    /// A file with room for so much.
+    fn filling<'a>(
+        &self,
+        slot: &'a mut Option<Filling>,
+        n_bytes: u64,
+    ) -> io::Result<&'a mut Filling> {
+        let folder = self.shelf.options().folder;
+        if let Some(filling) = slot {
+            if lock(&filling.lender.claims).n_adopted == 0 {
+                filling.file.rewind();
+            }
+            if filling.folder != folder || !filling.file.has_room(n_bytes) {
+                self.owner_died(filling.lender.owner);
+                *slot = None;
+            }
+        }
+        if slot.is_none() {
+            let file = SpillFile::create(&folder, n_bytes)?;
+            let owner = self.new_owner();
+            let descriptor = Arc::clone(file.descriptor());
+            (self.foreign).adopt(SegmentId::new(owner, 0), Arc::clone(&descriptor));
+            let lender = self.add_lender(owner, Source::File(descriptor));
+            *slot = Some(Filling {
+                file,
+                folder,
+                lender,
+            });
+        }
+        slot.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Reads what was put on disk as bytes.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn read_from_disk(&self, adopted: &Adopted) -> io::Result<Vec<u8>> {
+        let place = adopted.place;
+        let descriptor = self.descriptor(place.segment);
+        let descriptor = descriptor.ok_or(io::ErrorKind::NotFound)?;
+        SpillFile::read(&descriptor, place.offset, place.n_bytes as usize)
+    }
+
     /// Before this process is forked: until what is returned is dropped, no memory that there is now is
     /// used again, neither this process's own nor what workers have given away to it.
     pub(crate) fn pin(self: &Arc<Self>) -> Pinned {
@@ -149,14 +334,21 @@ impl Stock {
 
     /// Ends a right.
     fn end(&self, Claim { place, lender }: Claim) {
+        if let Source::File(file) = &lender.source {
+            // First of all: a file of which nothing is claimed is filled from the front again.
+            SpillFile::discard(file, place.offset, place.n_bytes);
+            (self.shelf.n_bytes_on_disk).fetch_sub(place.n_bytes, Ordering::Relaxed);
+        }
         let mut claims = lock(&lender.claims);
         claims.n_adopted -= 1;
         let (n_adopted, is_gone) = (claims.n_adopted, claims.is_gone);
         drop(claims);
-        match (is_gone, n_adopted) {
-            (false, _) => (lender.returns).queue(|queued| queued.places.push(place)),
-            (true, 0) => self.forget(lender.owner),
-            (true, _) => {}
+        match &lender.source {
+            Source::Worker(returns) if !is_gone => {
+                returns.queue(|queued| queued.places.push(place));
+            }
+            _ if is_gone && n_adopted == 0 => self.forget(lender.owner),
+            _ => {}
         }
     }
 
@@ -186,15 +378,22 @@ impl Stock {
 
     /// Adds a worker whose pool has these returns.
     pub(crate) fn add_owner(&self, owner: u32, returns: &Arc<Returns>) {
-        let lender = Arc::new(Lender {
-            owner,
-            returns: Arc::clone(returns),
-            claims: Mutex::default(),
-        });
-        lock(&self.table).lenders.insert(owner, lender);
+        self.add_lender(owner, Source::Worker(Arc::clone(returns)));
     }
 
-    /// A worker is dead, and all that it has sent has been read. What it delivered stays readable.
+    fn add_lender(&self, owner: u32, source: Source) -> Arc<Lender> {
+        let lender = Arc::new(Lender {
+            owner,
+            source,
+            claims: Mutex::default(),
+        });
+        let listed = Arc::clone(&lender);
+        lock(&self.table).lenders.insert(owner, listed);
+        lender
+    }
+
+    /// A worker is dead, and all that it has sent has been read; or a file is full. What it delivered stays
+    /// readable.
     pub(crate) fn owner_died(&self, owner: u32) {
         let lender = lock(&self.table).lenders.remove(&owner);
         if let Some(lender) = lender {
@@ -228,7 +427,7 @@ impl fmt::Debug for Stock {
     }
 }
 
-/// The right to read a place in a worker's memory. Dropping it ends the right, and tells the worker
+/// The right to read a place in a worker's memory, or on disk. Dropping it ends the right, and tells the worker
 /// soon, unless a forked process may be reading. A worker's death does not end it.
 pub struct Adopted {
     place: Place,
@@ -243,6 +442,12 @@ impl Adopted {
     /// The place.
     pub fn place(&self) -> Place {
         self.place
+    }
+
+    /// Whether it is in a file, rather than in memory.
+    pub fn is_on_disk(&self) -> bool {
+        let source = self.lender.as_ref().map(|lender| &lender.source);
+        matches!(source, Some(Source::File(_)))
     }
 }
 

@@ -36,8 +36,8 @@ pub(crate) fn run(
         None => Ok(Ok(())),
         Some(Failure::Task(index)) => Ok(Err(index)),
         Some(Failure::NoWorkers(reason)) => Err(Error::NoWorkers(reason)),
-        Some(failure @ (Failure::Cancelled | Failure::WorkerDied(..))) => {
-            unreachable!("nobody cancels this job or ends its threads: {failure:?}")
+        Some(failure @ (Failure::Cancelled | Failure::WorkerDied(..) | Failure::NoRoom(..))) => {
+            unreachable!("nobody cancels this job, ends its threads or spills for it: {failure:?}")
         }
     }
 }

@@ -151,6 +151,8 @@ impl ForkPool {
     /// the worker wait for its turn.
     pub(crate) fn hold(&self, py: Python<'_>) -> PyResult<()> {
         self.pool.nursery().hold();
+        let stock = Arc::clone(&own(py)?.stock);
+        py.detach(|| stock.wait_for_room());
         self.rota.get().wait_for_room(py)
     }
 

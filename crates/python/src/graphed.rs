@@ -5,15 +5,16 @@ use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
 use crate::interpreter::{DropsSoon, InTask, OnList, Turns};
 use crate::mapped::lock;
-use crate::payload::Outcome;
+use crate::payload::{Outcome, ToSpill, spill};
 use crate::shared::sending::Keeps;
-use manyhands_executor::{Feed, Program, RemoteProgram, Stock};
-use manyhands_graph::{Graph, TaskIndex};
+use manyhands_executor::{Feed, Program, RemoteProgram, Spilled, Stock};
+use manyhands_graph::{Graph, TaskIndex, depth_first_ranks};
 use manyhands_store::SegmentId;
 use manyhands_wire::{TaskKey, TasksWriter};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use std::sync::{Arc, Mutex};
+use std::cmp::Reverse;
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A graph of calls, in this process.
 pub(crate) struct LocalGraph {
@@ -102,8 +103,17 @@ pub(crate) struct RemoteGraph {
     ends: Vec<usize>,
     /// What those bytes refer to.
     keeps: Keeps,
-    outcomes: Mutex<Vec<Outcome>>,
+    tables: Mutex<Tables>,
     stock: Arc<Stock>,
+    wanted: Vec<TaskIndex>,
+    /// When each task runs, as a rule: the later, the higher. Asked for when results are put on disk.
+    ranks: OnceLock<Vec<u32>>,
+}
+
+struct Tables {
+    outcomes: Vec<Outcome>,
+    /// Whether a worker was given each task and has not said how it ended: it may be reading its inputs.
+    is_sent: Vec<bool>,
 }
 
 impl RemoteGraph {
@@ -115,8 +125,15 @@ impl RemoteGraph {
         ends: Vec<usize>,
         keeps: Keeps,
         stock: Arc<Stock>,
+        wanted: Vec<TaskIndex>,
     ) -> RemoteGraph {
         let n_tasks = graph.n_tasks();
+        let tables = Tables {
+            outcomes: std::iter::repeat_with(Outcome::default)
+                .take(n_tasks)
+                .collect(),
+            is_sent: vec![false; n_tasks],
+        };
         RemoteGraph {
             graph,
             functions,
@@ -124,11 +141,9 @@ impl RemoteGraph {
             ends,
             keeps,
             stock,
-            outcomes: Mutex::new(
-                std::iter::repeat_with(Outcome::default)
-                    .take(n_tasks)
-                    .collect(),
-            ),
+            tables: Mutex::new(tables),
+            wanted,
+            ranks: OnceLock::new(),
         }
     }
 
@@ -138,7 +153,8 @@ impl RemoteGraph {
 
     /// Takes how a task has ended.
     pub(crate) fn take(&self, task: TaskIndex) -> Outcome {
-        std::mem::replace(&mut lock(&self.outcomes)[task.as_usize()], Outcome::Gone)
+        let outcome = &mut lock(&self.tables).outcomes[task.as_usize()];
+        std::mem::replace(outcome, Outcome::Gone)
     }
 
     fn call_bytes(&self, task: TaskIndex) -> &[u8] {
@@ -164,8 +180,9 @@ impl RemoteProgram for RemoteGraph {
         segments: &mut Vec<SegmentId>,
     ) {
         segments.extend(&self.keeps.segments);
-        let outcomes = lock(&self.outcomes);
+        let Tables { outcomes, is_sent } = &mut *lock(&self.tables);
         for &task in tasks {
+            is_sent[task.as_usize()] = true;
             let key = TaskKey { job, index: task.0 };
             writer.task(key, self.function(task), |out| {
                 let dependencies = self.graph.dependencies(task);
@@ -175,7 +192,7 @@ impl RemoteProgram for RemoteGraph {
                     match &outcomes[dependency.as_usize()] {
                         Outcome::Returned(payload) => write_bytes(out, payload),
                         Outcome::Shared(result) => {
-                            write_bytes(out, &result.bytes);
+                            write_bytes(out, &result.bytes(&self.stock));
                             segments.extend(result.segments());
                         }
                         Outcome::Pending | Outcome::Failed(_) | Outcome::Gone => {}
@@ -187,18 +204,88 @@ impl RemoteProgram for RemoteGraph {
     }
 
     fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>) {
-        let mut outcomes = lock(&self.outcomes);
+        let Tables { outcomes, is_sent } = &mut *lock(&self.tables);
         for (task, is_ok, bytes) in results {
             // Made in any case: what comes with it must be taken over to be given back.
             let ended = Outcome::new(is_ok, bytes, &self.stock);
             // A number that no task has is no reason for the engine to stop.
             if let Some(outcome) = outcomes.get_mut(task.as_usize()) {
                 *outcome = ended;
+                is_sent[task.as_usize()] = false;
             }
         }
     }
 
     fn release(&self, task: TaskIndex) {
-        lock(&self.outcomes)[task.as_usize()] = Outcome::Gone;
+        lock(&self.tables).outcomes[task.as_usize()] = Outcome::Gone;
+    }
+
+    fn spill(&self, n_bytes: u64) -> Spilled {
+        let candidates = self.to_spill(n_bytes);
+        spill(&self.stock, n_bytes, candidates, |task, taken, result| {
+            let mut tables = lock(&self.tables);
+            let unneeded = match tables.is_being_read(&self.graph, task) {
+                true => result,
+                false => tables.outcomes[task.as_usize()].replace(taken, result),
+            };
+            drop(tables);
+            // Without the lock: it takes the system some time to have back what a result took.
+            drop(unneeded);
+        })
+    }
+}
+
+impl RemoteGraph {
+    /// Results that take so much memory, those that are needed last first.
+    fn to_spill(&self, n_bytes: u64) -> Vec<(TaskIndex, ToSpill)> {
+        let ranks = (self.ranks).get_or_init(|| depth_first_ranks(&self.graph, &self.wanted));
+        let tables = lock(&self.tables);
+        let needed_at = |task: TaskIndex| {
+            let is_pending = |reader: &&TaskIndex| {
+                matches!(tables.outcomes[reader.as_usize()], Outcome::Pending)
+            };
+            let readers = self.graph.dependents(task).iter().filter(is_pending);
+            // Nobody but the caller, at the end.
+            readers
+                .map(|reader| ranks[reader.as_usize()])
+                .min()
+                .unwrap_or(u32::MAX)
+        };
+        let is_in_memory = |task: &TaskIndex| match &tables.outcomes[task.as_usize()] {
+            Outcome::Shared(result) => result.is_in_memory(),
+            _ => false,
+        };
+        let idle = |task: &TaskIndex| !tables.is_being_read(&self.graph, *task);
+        let mut tasks: Vec<_> = self
+            .graph
+            .tasks()
+            .filter(is_in_memory)
+            .filter(idle)
+            .collect();
+        tasks.sort_by_cached_key(|&task| Reverse(needed_at(task)));
+        let mut n_left = n_bytes;
+        let mut candidates = Vec::new();
+        for task in tasks {
+            if n_left == 0 {
+                break;
+            }
+            if let Outcome::Shared(result) = &tables.outcomes[task.as_usize()]
+                && let Some(taken) = result.to_spill()
+            {
+                n_left = n_left.saturating_sub(taken.n_bytes());
+                candidates.push((task, taken));
+            }
+        }
+        candidates
+    }
+}
+
+impl Tables {
+    /// Whether a task that reads this result may be running.
+    fn is_being_read(&self, graph: &Graph, task: TaskIndex) -> bool {
+        let readers = graph.dependents(task).iter();
+        readers
+            .into_iter()
+            .any(|reader| self.is_sent[reader.as_usize()])
     }
 }

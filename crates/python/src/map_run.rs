@@ -579,7 +579,9 @@ impl MapRun {
 
     /// The exception for how the job failed.
     pub(crate) fn exception(&self, py: Python<'_>, failure: &Failure, scheduler: &str) -> PyErr {
-        let (Failure::Task(task) | Failure::WorkerDied(task, _)) = failure else {
+        let (Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _)) =
+            failure
+        else {
             let nobody = || TaskName {
                 text: String::new(),
                 key: None,

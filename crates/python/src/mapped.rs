@@ -4,8 +4,8 @@
 //! arguments once a task is done, and results once they are taken.
 
 use crate::interpreter::{DropsSoon, InTask, OnList, StayAtEnd, Turns};
-use crate::payload::{Block, Blocks, Outcome, Window};
-use manyhands_executor::{Feed, Program, RemoteProgram, Stock};
+use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, spill};
+use manyhands_executor::{Feed, Program, RemoteProgram, Spilled, Stock};
 use manyhands_graph::TaskIndex;
 use manyhands_store::SegmentId;
 use manyhands_wire::{TaskKey, TasksWriter};
@@ -291,5 +291,39 @@ impl RemoteProgram for RemoteMap {
 
     fn release(&self, _task: TaskIndex) {
         // All results are wanted, and taken by their reader.
+    }
+
+    fn spill(&self, n_bytes: u64) -> Spilled {
+        let candidates = self.to_spill(n_bytes);
+        spill(&self.stock, n_bytes, candidates, |task, taken, result| {
+            let mut tables = lock(&self.tables);
+            let unneeded = match tables.outcomes.get_mut(task.0) {
+                Some(outcome) => outcome.replace(taken, result),
+                None => result,
+            };
+            drop(tables);
+            // Without the lock: it takes the system some time to have back what a result took.
+            drop(unneeded);
+        })
+    }
+}
+
+impl RemoteMap {
+    /// Results that take so much memory, those that are taken last first.
+    fn to_spill(&self, n_bytes: u64) -> Vec<(TaskIndex, ToSpill)> {
+        let mut n_left = n_bytes;
+        let mut candidates = Vec::new();
+        for (index, outcome) in lock(&self.tables).outcomes.iter_back() {
+            if n_left == 0 {
+                break;
+            }
+            if let Outcome::Shared(result) = outcome
+                && let Some(taken) = result.to_spill()
+            {
+                n_left = n_left.saturating_sub(taken.n_bytes());
+                candidates.push((TaskIndex(index), taken));
+            }
+        }
+        candidates
     }
 }

@@ -3,12 +3,15 @@
 use crate::codec::{decode_value, marked_frame};
 use crate::shared::memory::{Held, TALLY};
 use crate::shared::receiving::ResultViews;
-use crate::shared::sending::{Keeps, places};
-use manyhands_executor::Stock;
+use crate::shared::sending::{Keeps, places, with_places};
+use manyhands_executor::{DiskPart, Spilled, Stock, Waiting};
+use manyhands_graph::TaskIndex;
 use manyhands_store::SegmentId;
 use manyhands_wire::{next_in_run, push_counted};
 use pyo3::prelude::*;
+use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -53,7 +56,7 @@ pub(crate) enum Outcome {
     #[default]
     Pending,
     Returned(Payload),
-    /// With memory of the worker's.
+    /// Large: with memory of the worker's, as a rule.
     Shared(Box<SharedResult>),
     Failed(Box<[u8]>),
     /// Taken by its reader, or nobody's business any more.
@@ -63,24 +66,157 @@ pub(crate) enum Outcome {
 // There is one for each task of a map.
 const _: () = assert!(size_of::<Outcome>() <= 24);
 
-/// A result parts of which are in shared memory.
+/// A result that is large: parts of it are in shared memory or on disk, or its own bytes are many.
 #[derive(Debug)]
 pub(crate) struct SharedResult {
-    pub(crate) bytes: Box<[u8]>,
+    bytes: ResultBytes,
     /// In the order in which the bytes name them.
-    pub(crate) adopted: Vec<Held>,
+    adopted: Vec<Held>,
+    /// While it waits in memory.
+    waiting: Option<Arc<Waiting>>,
 }
 
+/// The pickle of a result, with what comes with it.
+#[derive(Clone, Debug)]
+enum ResultBytes {
+    Here(Arc<[u8]>),
+    OnDisk(Held),
+}
+
+/// From so many bytes on it matters where the pickle itself is.
+const N_BYTES_LARGE: usize = 1 << 16;
+
 impl SharedResult {
+    fn new(bytes: &[u8], adopted: Vec<Held>, stock: &Stock) -> SharedResult {
+        let places = adopted.iter().map(|adopted| adopted.place().n_bytes);
+        let n_bytes = places.sum::<u64>() + bytes.len() as u64;
+        SharedResult {
+            bytes: ResultBytes::Here(bytes.into()),
+            adopted,
+            waiting: Some(Arc::new(stock.waiting(n_bytes))),
+        }
+    }
+
     /// The segments that the bytes refer to.
     pub(crate) fn segments(&self) -> impl Iterator<Item = SegmentId> {
         self.adopted.iter().map(|adopted| adopted.place().segment)
     }
 
-    pub(crate) fn decode(self, py: Python<'_>, stock: &Stock) -> PyResult<Py<PyAny>> {
-        let views = ResultViews::new(stock, self.adopted);
-        Ok(decode_value(py, &self.bytes, &views)?.unbind())
+    /// The pickle. None of it where it cannot be read: whoever decodes that hears of it.
+    pub(crate) fn bytes(&self, stock: &Stock) -> Cow<'_, [u8]> {
+        match &self.bytes {
+            ResultBytes::Here(bytes) => Cow::Borrowed(bytes),
+            ResultBytes::OnDisk(held) => {
+                Cow::Owned(stock.read_from_disk(held.adopted()).unwrap_or_default())
+            }
+        }
     }
+
+    pub(crate) fn decode(self, py: Python<'_>, stock: &Stock) -> PyResult<Py<PyAny>> {
+        let bytes = match &self.bytes {
+            ResultBytes::Here(bytes) => Cow::Borrowed(&**bytes),
+            ResultBytes::OnDisk(held) => Cow::Owned(stock.read_from_disk(held.adopted())?),
+        };
+        let views = ResultViews::new(stock, self.adopted);
+        Ok(decode_value(py, &bytes, &views)?.unbind())
+    }
+
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// What there is to put on disk, with claims of its own, so that it can be done without a lock.
+    pub(crate) fn to_spill(&self) -> Option<ToSpill> {
+        let waiting = Arc::clone(self.waiting.as_ref()?);
+        Some(ToSpill {
+            bytes: self.bytes.clone(),
+            adopted: self.adopted.clone(),
+            waiting,
+        })
+    }
+
+    /// Whether it is the one that this was taken from, and waits in memory.
+    pub(crate) fn is_origin_of(&self, taken: &ToSpill) -> bool {
+        let waiting = self.waiting.as_ref();
+        waiting.is_some_and(|waiting| Arc::ptr_eq(waiting, &taken.waiting))
+    }
+}
+
+/// A result to be put on disk.
+pub(crate) struct ToSpill {
+    bytes: ResultBytes,
+    adopted: Vec<Held>,
+    waiting: Arc<Waiting>,
+}
+
+impl ToSpill {
+    /// How much memory it takes.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        self.waiting.n_bytes()
+    }
+
+    /// Writes it; the result as it is from then on.
+    pub(crate) fn spill(&self, stock: &Arc<Stock>) -> io::Result<SharedResult> {
+        let ResultBytes::Here(bytes) = &self.bytes else {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        };
+        let places = self.adopted.iter().map(Held::place).map(DiskPart::Place);
+        let mut adopted: Vec<_> = (stock.put_on_disk(&places.collect::<Vec<_>>())?)
+            .into_iter()
+            .map(Held::new)
+            .collect();
+        let bytes = match marked_frame(bytes) {
+            Some(framed) => {
+                let n_before = bytes.len() - framed.len();
+                let places = adopted.iter().map(Held::place);
+                [&bytes[..n_before], &with_places(framed, places)]
+                    .concat()
+                    .into()
+            }
+            None => Arc::clone(bytes),
+        };
+        let bytes = match bytes.len() < N_BYTES_LARGE {
+            true => ResultBytes::Here(bytes),
+            false => {
+                let whole = stock.put_on_disk(&[DiskPart::Bytes(&bytes)])?.pop();
+                let whole = whole.ok_or(io::ErrorKind::NotFound)?;
+                ResultBytes::OnDisk(Held::new(whole))
+            }
+        };
+        adopted.shrink_to_fit();
+        Ok(SharedResult {
+            bytes,
+            adopted,
+            waiting: None,
+        })
+    }
+}
+
+/// Puts these on disk, in this order, until so much memory is free. `replace` puts a result in the place
+/// of the one it was made from, unless that is no longer there or no longer to be replaced.
+pub(crate) fn spill(
+    stock: &Arc<Stock>,
+    n_bytes: u64,
+    candidates: Vec<(TaskIndex, ToSpill)>,
+    replace: impl Fn(TaskIndex, &ToSpill, SharedResult),
+) -> Spilled {
+    let mut spilled = Spilled::default();
+    for (task, candidate) in candidates {
+        if spilled.n_bytes >= n_bytes {
+            break;
+        }
+        match candidate.spill(stock) {
+            Ok(result) => {
+                replace(task, &candidate, result);
+                spilled.n_bytes += candidate.n_bytes();
+            }
+            Err(error) => {
+                spilled.failure = Some((task, candidate.n_bytes(), error));
+                break;
+            }
+        }
+    }
+    spilled
 }
 
 impl Outcome {
@@ -92,7 +228,8 @@ impl Outcome {
         }
         match marked_frame(bytes) {
             Some(framed) => Outcome::shared(bytes, framed, stock),
-            None => Outcome::Returned(Payload::new(bytes)),
+            None if bytes.len() < N_BYTES_LARGE => Outcome::Returned(Payload::new(bytes)),
+            None => Outcome::Shared(Box::new(SharedResult::new(bytes, Vec::new(), stock))),
         }
     }
 
@@ -108,10 +245,19 @@ impl Outcome {
         let adopted = places
             .iter()
             .map(|&(place, _)| Held::new(stock.adopt(place)));
-        Outcome::Shared(Box::new(SharedResult {
-            bytes: bytes.into(),
-            adopted: adopted.collect(),
-        }))
+        let result = SharedResult::new(bytes, adopted.collect(), stock);
+        Outcome::Shared(Box::new(result))
+    }
+
+    /// Puts a result on disk in the place of the one in memory that it was made from.
+    /// Gives back which of the two is not needed any more.
+    pub(crate) fn replace(&mut self, taken: &ToSpill, result: SharedResult) -> SharedResult {
+        match self {
+            Outcome::Shared(own) if own.is_origin_of(taken) => {
+                std::mem::replace(&mut **own, result)
+            }
+            _ => result,
+        }
     }
 }
 
@@ -158,6 +304,12 @@ impl<T> Window<T> {
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         self.entries
             .get_mut(index.wrapping_sub(self.first) as usize)
+    }
+
+    /// All entries, the last first, each with its number.
+    pub(crate) fn iter_back(&self) -> impl Iterator<Item = (u32, &T)> {
+        let numbered = self.entries.iter().enumerate().rev();
+        numbered.map(|(at, entry)| (self.first.wrapping_add(at as u32), entry))
     }
 
     /// Drops entries from the front for as long as they are done with.

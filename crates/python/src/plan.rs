@@ -198,6 +198,7 @@ impl<'a> Plan<'a> {
             ends,
             Keeps::default(),
             Arc::clone(&own(py)?.stock),
+            self.outputs.clone(),
         ));
         let forking = fork.forking(py, Inherited::Graph(Arc::clone(&self.calls)))?;
         forking.expect(n_tasks);
@@ -250,7 +251,8 @@ impl<'a> Plan<'a> {
         let graph = Arc::clone(&self.graph);
         let keeps = pickler.take_keeps();
         let stock = Arc::clone(&numbers.own.stock);
-        let program = RemoteGraph::new(graph, functions, bytes, ends, keeps, stock);
+        let wanted = self.outputs.clone();
+        let program = RemoteGraph::new(graph, functions, bytes, ends, keeps, stock, wanted);
         Ok((Arc::new(program), kinds))
     }
 
@@ -311,7 +313,9 @@ impl<'a> Plan<'a> {
 
     fn exception(&self, py: Python<'_>, failure: &Failure, evidence: Evidence) -> PyErr {
         let name = || match failure {
-            Failure::Task(task) | Failure::WorkerDied(task, _) => self.name(py, *task),
+            Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) => {
+                self.name(py, *task)
+            }
             Failure::NoWorkers(_) | Failure::Cancelled => TaskName {
                 text: String::new(),
                 key: None,

@@ -73,6 +73,22 @@ pub(crate) fn exception(
                 ),
             ))
         }
+        Failure::NoRoom(_, shortage) => {
+            let TaskName { text, key } = name();
+            from_helper(helpers.call_method1(
+                intern!(py, "no_room"),
+                (
+                    text,
+                    key,
+                    scheduler,
+                    shortage.n_bytes,
+                    shortage.n_bytes_waiting,
+                    shortage.n_bytes_max,
+                    shortage.folder.as_os_str(),
+                    shortage.reason.as_str(),
+                ),
+            ))
+        }
         Failure::NoWorkers(text) => {
             from_helper(helpers.call_method1(intern!(py, "no_workers"), (text,)))
         }

@@ -20,15 +20,30 @@ pub(crate) mod written;
 
 pub(crate) use handler::_begin_sharing as begin_sharing;
 
+use manyhands_executor::{MemoryLimit, SpillOptions};
 use memory::TALLY;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 /// Have buffers of at least so many bytes travel through shared memory; None for none.
 #[pyfunction]
 fn _set_sharing(threshold: Option<usize>) {
     memory::set_threshold(threshold);
+}
+
+/// Have results beyond this limit go to this folder: so many bytes, or a share of what the machine has left;
+/// None for as much as there is, and for the usual folder.
+#[pyfunction]
+fn _set_spilling(n_bytes: Option<u64>, share: Option<f64>, folder: Option<PathBuf>) {
+    let limit = match (n_bytes, share) {
+        (Some(n_bytes), _) => MemoryLimit::Bytes(n_bytes),
+        (None, Some(share)) => MemoryLimit::Share(share),
+        (None, None) => MemoryLimit::None,
+    };
+    let folder = folder.unwrap_or_else(|| SpillOptions::default().folder);
+    stock::set_spill_options(SpillOptions { limit, folder });
 }
 
 /// Have this process be ready to make arrays in shared memory.
@@ -61,6 +76,10 @@ fn _sharing_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     info.set_item("n_bytes", stats.bytes_in_use)?;
     info.set_item("n_bytes_kept", stats.bytes_free_warm)?;
     info.set_item("n_bytes_of_results", memory::n_result_bytes())?;
+    let spilled = stock::spill_stats();
+    info.set_item("n_bytes_waiting", spilled.n_bytes_waiting)?;
+    info.set_item("n_bytes_on_disk", spilled.n_bytes_on_disk)?;
+    info.set_item("n_bytes_spilled", spilled.n_bytes_spilled)?;
     for (name, counter) in [
         ("n_copies_made", &TALLY.n_copies),
         ("n_bytes_copied", &TALLY.n_bytes_copied),
@@ -77,6 +96,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<functions::PickledFunction>()?;
     module.add_class::<strided::Reducers>()?;
     module.add_function(wrap_pyfunction!(_set_sharing, module)?)?;
+    module.add_function(wrap_pyfunction!(_set_spilling, module)?)?;
     module.add_function(wrap_pyfunction!(_prepare_sharing, module)?)?;
     module.add_function(wrap_pyfunction!(_sharing_after_fork, module)?)?;
     module.add_function(wrap_pyfunction!(_is_shared, module)?)?;

@@ -3,7 +3,8 @@
 //! A *segment* is one memory file without a name, and a *block* a range of whole pages in it. The
 //! process that made a segment owns it: only there is memory allocated, in an [`Arena`]. A [`Lease`]
 //! keeps a block from being reused; its [`Place`] is plain data and goes to other processes, which
-//! look at it through [`Foreign`], copy-on-write or not.
+//! look at it through [`Foreign`], copy-on-write or not. What memory is too short for goes to a [`SpillFile`],
+//! which is looked at in the same way.
 
 mod arena;
 mod bits;
@@ -19,6 +20,7 @@ mod memory_file;
 mod options;
 mod pins;
 mod place;
+mod spill_file;
 mod tags;
 mod threads;
 mod view;
@@ -32,4 +34,5 @@ pub use memory::Memory;
 pub use options::{ArenaOptions, ArenaStats};
 pub use pins::Pins;
 pub use place::{Place, SegmentId};
+pub use spill_file::{SpillFile, SpillPart};
 pub use view::{PrivateView, SharedView};

@@ -15,6 +15,7 @@ mod hurry;
 mod outbox;
 mod process;
 mod reactor;
+mod relief;
 mod wake;
 
 pub use child::{WorkerCommand, Workers};
@@ -337,6 +338,9 @@ impl State {
         act(&mut self.core, &mut hands);
         let finished = std::mem::take(&mut hands.finished);
         for entry in finished {
+            if let Some(stock) = &self.options.stock {
+                stock.job_ended(&entry.program);
+            }
             for function in entry.functions {
                 self.release_function(function);
             }

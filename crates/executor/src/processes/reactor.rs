@@ -2,6 +2,7 @@
 
 use super::child::{Child, Workers};
 use super::outbox::Waiting;
+use super::relief::Relief;
 use super::{Descriptor, Line, Shared, Starts, State};
 use crate::connection::{Breach, DESCRIPTORS_PAUSE, Descriptors};
 use crate::job::{Failure, lock};
@@ -55,6 +56,7 @@ struct Reactor {
     peers: Vec<Option<Peer>>,
     reports: Vec<Report>,
     idle_since: Option<Instant>,
+    relief: Relief,
 }
 
 /// The thread's life.
@@ -67,12 +69,14 @@ pub(super) fn run(shared: &Shared) {
         peers: Vec::new(),
         reports: Vec::new(),
         idle_since: None,
+        relief: Relief::default(),
     };
     // A defect here must end in errors, not in everybody waiting for ever.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         while !lock(&shared.state).is_over() {
             reactor.start_missing(shared);
             reactor.wait_and_read(shared);
+            reactor.relief.relieve(shared);
             reactor.keep_time(shared);
         }
         reactor.stop_all(shared);
@@ -200,7 +204,8 @@ impl Reactor {
             let idle_timeout = state.options.idle_timeout?;
             Some(idle_timeout.saturating_sub(since.elapsed()))
         });
-        let timeout = [deadline, idle, pause].into_iter().flatten().min();
+        let relief = self.relief.is_due_in();
+        let timeout = [deadline, idle, pause, relief].into_iter().flatten().min();
         (timeout, is_blocked)
     }
 

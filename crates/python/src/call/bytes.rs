@@ -14,7 +14,7 @@
 use super::{Arg, Args, Call, Callee, Inputs, Kwargs, NESTING_MAX, named_tuple, set_field, slice};
 use crate::codec::{self, Pickler, Reader};
 use crate::shared::receiving::Views;
-use pyo3::exceptions::{PyException, PyValueError};
+use pyo3::exceptions::{PyException, PyMemoryError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyList, PySet, PyString, PyTuple, PyType};
@@ -190,9 +190,19 @@ fn blame<'py>(
             continue;
         };
         let what = name.text(func, py);
+        let function = match func {
+            Callee::Function(function) => Some(function),
+            Callee::Input(_) => None,
+        };
         let built = py
             .import(intern!(py, "manyhands._pickling"))
-            .and_then(|pickling| pickling.call_method1("fail", (what, value, cause.value(py))));
+            .and_then(|pickling| {
+                let cause = cause.value(py);
+                if cause.is_instance_of::<PyMemoryError>() {
+                    return pickling.call_method1("no_memory", (what, function, cause));
+                }
+                pickling.call_method1("fail", (what, value, cause))
+            });
         return match built {
             Ok(exception) => PyErr::from_value(exception),
             Err(error) => error,

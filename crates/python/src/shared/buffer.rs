@@ -14,6 +14,8 @@ pub(crate) enum Memory {
     Private(PrivateView),
     /// Writes reach the memory itself, which this process alone uses; with what keeps it from being reused.
     Shared(SharedView, #[allow(dead_code)] Held),
+    /// Of a file: writes stay in this view, and the file keeps the space for as long as it lives.
+    OnDisk(PrivateView, #[allow(dead_code)] Held),
     /// A block of this process's own that only its pickler sees: it is filled, and sent.
     Own(Arc<Lease>),
 }
@@ -31,7 +33,7 @@ impl SharedBuffer {
 
     pub(crate) fn at(&self) -> *mut u8 {
         match &self.memory {
-            Memory::Private(view) => view.as_ptr(),
+            Memory::Private(view) | Memory::OnDisk(view, _) => view.as_ptr(),
             Memory::Shared(view, _) => view.as_ptr(),
             Memory::Own(lease) => lease.as_ptr().cast_mut(),
         }
@@ -39,7 +41,7 @@ impl SharedBuffer {
 
     pub(crate) fn n_bytes(&self) -> usize {
         match &self.memory {
-            Memory::Private(view) => view.len(),
+            Memory::Private(view) | Memory::OnDisk(view, _) => view.len(),
             Memory::Shared(view, _) => view.len(),
             Memory::Own(lease) => lease.place().n_bytes as usize,
         }
@@ -49,7 +51,7 @@ impl SharedBuffer {
     pub(crate) fn detach(&self) -> std::io::Result<()> {
         match &self.memory {
             Memory::Private(view) => view.detach(),
-            Memory::Shared(..) | Memory::Own(_) => Ok(()),
+            Memory::Shared(..) | Memory::OnDisk(..) | Memory::Own(_) => Ok(()),
         }
     }
 }
@@ -84,7 +86,7 @@ impl SharedBuffer {
 
     fn __repr__(&self) -> String {
         let kind = match self.memory {
-            Memory::Private(_) => "private",
+            Memory::Private(_) | Memory::OnDisk(..) => "private",
             Memory::Shared(..) => "shared",
             Memory::Own(_) => "own",
         };

@@ -4,8 +4,11 @@
 //! changes nothing for its parent. So blocks are freed in whichever arena they come from.
 
 use manyhands_executor::Adopted;
-use manyhands_store::{Arena, Foreign, Place};
+use manyhands_store::{Arena, Foreign, Memory, Place};
+use pyo3::exceptions::PyMemoryError;
+use pyo3::prelude::*;
 use std::ptr::null_mut;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// By default buffers of so many bytes travel through shared memory; smaller ones are copied faster than
@@ -56,6 +59,58 @@ pub(crate) fn is_to_be_shared(n_bytes: usize) -> bool {
     let is_ordinary =
         n_bytes >= HUGE_BYTES && n_bytes <= N_ORDINARY_BYTES_MAX.load(Ordering::Relaxed);
     is_large(n_bytes) && !is_ordinary
+}
+
+/// What lies in no shared memory goes along in a pickle, of which there are so many copies at once, in one
+/// process or the other.
+const N_COPIES_IN_PICKLES: u64 = 3;
+
+/// Whether a buffer can be in memory at all, before all of it is read to find out whether it is there already:
+/// one of a file that is mapped may be larger.
+///
+/// # Errors
+///
+/// MemoryError, where it cannot.
+pub(crate) fn expect_possible(n_bytes: usize) -> PyResult<()> {
+    let memory = (n_bytes >= N_BYTES_POSSIBLE).then(Memory::now).flatten();
+    match memory.filter(|memory| n_bytes as u64 > memory.n_bytes) {
+        Some(_) => expect_room(n_bytes),
+        None => Ok(()),
+    }
+}
+
+/// No machine has less memory than this.
+const N_BYTES_POSSIBLE: usize = 1 << 28;
+
+/// There is no shared memory for a buffer: whether there is memory to have it travel otherwise.
+///
+/// # Errors
+///
+/// MemoryError, where trying would only end in the system's killing somebody.
+pub(crate) fn expect_room(n_bytes: usize) -> PyResult<()> {
+    let memory = (n_bytes >= HUGE_BYTES).then(Memory::now).flatten();
+    match memory.and_then(|memory| lack_of_room(n_bytes as u64, memory)) {
+        Some(text) => Err(PyMemoryError::new_err(text)),
+        None => Ok(()),
+    }
+}
+
+fn lack_of_room(n_bytes: u64, memory: Memory) -> Option<String> {
+    let gib = |n_bytes: u64| n_bytes as f64 / (1u64 << 30) as f64;
+    let Memory {
+        n_bytes: in_all,
+        n_bytes_available: left,
+    } = memory;
+    (n_bytes.saturating_mul(N_COPIES_IN_PICKLES) > left).then(|| {
+        format!(
+            "data of {:.1} GiB has to be copied to reach another process, and of {:.1} GiB of memory {:.1} GiB are \
+             left. Memory from manyhands.shared needs no copy; nor do the schedulers 'threads' and, for arguments, \
+             'fork'.",
+            gib(n_bytes),
+            gib(in_all),
+            gib(left)
+        )
+    })
 }
 
 pub(crate) fn set_threshold(threshold: Option<usize>) {
@@ -157,23 +212,59 @@ pub(crate) fn n_result_bytes() -> u64 {
     N_RESULT_BYTES.load(Ordering::Relaxed)
 }
 
-/// The right to a part of a result, counted while it lives.
+/// The right to a part of a result; what lies in memory is counted while somebody holds it.
+#[derive(Clone, Debug)]
+pub(crate) struct Held(Arc<Counted>);
+
 #[derive(Debug)]
-pub(crate) struct Held(Adopted);
+struct Counted(Adopted);
 
 impl Held {
     pub(crate) fn new(adopted: Adopted) -> Held {
-        N_RESULT_BYTES.fetch_add(adopted.place().n_bytes, Ordering::Relaxed);
-        Held(adopted)
+        if !adopted.is_on_disk() {
+            N_RESULT_BYTES.fetch_add(adopted.place().n_bytes, Ordering::Relaxed);
+        }
+        Held(Arc::new(Counted(adopted)))
+    }
+
+    pub(crate) fn adopted(&self) -> &Adopted {
+        &self.0.0
     }
 
     pub(crate) fn place(&self) -> Place {
-        self.0.place()
+        self.adopted().place()
+    }
+
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.adopted().is_on_disk()
     }
 }
 
-impl Drop for Held {
+impl Drop for Counted {
     fn drop(&mut self) {
-        N_RESULT_BYTES.fetch_sub(self.place().n_bytes, Ordering::Relaxed);
+        if !self.0.is_on_disk() {
+            N_RESULT_BYTES.fetch_sub(self.0.place().n_bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_not_fit_even_once_more_is_refused() {
+        let memory = Memory {
+            n_bytes: 16 << 30,
+            n_bytes_available: 3 << 30,
+        };
+        assert_eq!(lack_of_room(1 << 30, memory), None);
+        let text = lack_of_room((1 << 30) + 1, memory).expect("it has no room");
+        assert!(text.starts_with("data of 1.0 GiB has"), "{text}");
+        assert!(
+            text.contains("of 16.0 GiB of memory 3.0 GiB are left"),
+            "{text}"
+        );
+        assert!(lack_of_room(u64::MAX, memory).is_some());
     }
 }

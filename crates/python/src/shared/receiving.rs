@@ -136,9 +136,13 @@ impl Views for ResultViews<'_> {
         let adopted = adopted.filter(|adopted| adopted.place() == place);
         let adopted = adopted
             .ok_or_else(|| PyValueError::new_err(format!("{place:?} was not taken over")))?;
-        let view = self.stock.foreign.view_shared(place);
-        let view = view.map_err(|error| cannot_map(place, &error))?;
-        let memory = Memory::Shared(view, adopted);
+        let foreign = &self.stock.foreign;
+        let memory = match adopted.is_on_disk() {
+            // What the program writes to its result is nothing for the disk.
+            true => (foreign.view_private(place)).map(|view| Memory::OnDisk(view, adopted)),
+            false => (foreign.view_shared(place)).map(|view| Memory::Shared(view, adopted)),
+        };
+        let memory = memory.map_err(|error| cannot_map(place, &error))?;
         Bound::new(py, SharedBuffer::new(memory))
     }
 }

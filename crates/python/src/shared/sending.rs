@@ -259,6 +259,7 @@ impl Sink {
     /// Finds or makes room for a buffer; `None` if there is none.
     fn place(&self, buffer: &Contents<'_>) -> PyResult<Option<Sent>> {
         let bytes = buffer.bytes();
+        memory::expect_possible(bytes.len())?;
         if let Some(piece) = self.piece(bytes) {
             return Ok(Some(piece));
         }
@@ -441,6 +442,7 @@ impl Sink {
             return Ok(true);
         }
         let Some(sent) = self.place(&buffer)? else {
+            memory::expect_room(buffer.bytes().len())?;
             return Ok(true);
         };
         lock(&self.gathered).sent.push(sent);
@@ -463,7 +465,10 @@ impl Sink {
                     drop(written);
                     lock(&self.gathered).sent.push(sent);
                 }
-                None => written.add_contents(py, contents.bytes()),
+                None => {
+                    memory::expect_room(contents.bytes().len())?;
+                    written.add_contents(py, contents.bytes());
+                }
             }
         } else if let Ok(piece) = data.cast_exact::<PyBytes>() {
             lock(&self.written).add_piece(piece);
@@ -611,6 +616,31 @@ pub(crate) fn read_parts<'a>(reader: &mut Reader<'a>) -> PyResult<Vec<ReadPart<'
         });
     }
     Ok(parts)
+}
+
+/// The same frame with other places, one for each that it names and in their order.
+pub(crate) fn with_places(framed: &[u8], places: impl IntoIterator<Item = Place>) -> Vec<u8> {
+    let mut changed = framed.to_vec();
+    let mut reader = Reader::new(framed);
+    let mut places = places.into_iter();
+    let mut replace = || -> PyResult<()> {
+        reader.byte()?;
+        for _ in 0..reader.count()? {
+            if reader.byte()? == INLINE {
+                reader.counted_bytes()?;
+                continue;
+            }
+            let at = reader.position();
+            reader.take(Place::N_BYTES)?;
+            if let Some(place) = places.next() {
+                changed[at..at + Place::N_BYTES].copy_from_slice(&place.to_bytes());
+            }
+        }
+        Ok(())
+    };
+    // Bytes that no encoder wrote name nothing; whoever decodes them hears of it.
+    drop(replace());
+    changed
 }
 
 /// The places that a frame names, and whether what lies there is a copy.

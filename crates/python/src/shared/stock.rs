@@ -3,7 +3,7 @@
 use super::cache::Cache;
 use super::memory;
 use crate::mapped::lock;
-use manyhands_executor::{Stock, WorkerStock};
+use manyhands_executor::{SpillOptions, SpillStats, Stock, WorkerStock};
 use manyhands_store::{Arena, ArenaOptions};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -20,6 +20,24 @@ pub(crate) struct Own {
 
 /// Locked by threads that are attached only, so that nobody holds this lock while another thread forks.
 static OWN: Mutex<Option<Arc<Own>>> = Mutex::new(None);
+
+/// What is done about results that pile up, once the program has said so. Locked as the one above.
+static SPILL_OPTIONS: Mutex<Option<SpillOptions>> = Mutex::new(None);
+
+/// From here on, in this process and those forked from it.
+pub(crate) fn set_spill_options(options: SpillOptions) {
+    *lock(&SPILL_OPTIONS) = Some(options.clone());
+    if let Some(own) = current() {
+        own.stock.set_spill_options(options);
+    }
+}
+
+/// What results take and have taken.
+pub(crate) fn spill_stats() -> SpillStats {
+    current()
+        .map(|own| own.stock.spill_stats())
+        .unwrap_or_default()
+}
 
 /// The shared memory of this process, made on first use.
 pub(crate) fn own(py: Python<'_>) -> PyResult<Arc<Own>> {
@@ -67,6 +85,9 @@ pub(crate) fn become_worker(own: &WorkerStock) {
 }
 
 fn replace(own: &mut Option<Arc<Own>>, stock: Stock) -> Arc<Own> {
+    if let Some(options) = &*lock(&SPILL_OPTIONS) {
+        stock.set_spill_options(options.clone());
+    }
     let new = Arc::new(Own {
         stock: Arc::new(stock),
         cache: Cache::default(),
