@@ -41,7 +41,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 ];
 
 /// Crates that decide and never do, and what they must not bring in to do it with.
-const PURE: &[&str] = &["graph", "scheduler", "wire"];
+const PURE: &[&str] = &["graph", "random", "scheduler", "wire"];
 const IMPURE_PACKAGES: &[&str] = &[
     "getrandom",
     "libc",
