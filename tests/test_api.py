@@ -18,7 +18,7 @@ import pytest
 import manyhands as mh
 from manyhands import config, errors
 
-CLASSES = [mh.Delayed, mh.Future, mh.Graph, config.set]
+CLASSES = [mh.Delayed, mh.Future, mh.Graph, mh.random.MRG32k3a, config.set]
 FUNCTIONS = [
     mh.compute,
     mh.cpu_count,
@@ -28,6 +28,7 @@ FUNCTIONS = [
     mh.shutdown,
     mh.stream,
     mh.submit,
+    mh.random.streams,
     config.describe,
     config.get,
     config.refresh,
@@ -130,7 +131,12 @@ def test_a_public_object_is_documented_with_an_example(documented):
     assert ">>> " in (inspect.getdoc(documented) or "")
 
 
-NATIVE = {"Delayed": mh.Delayed, "cpu_count": mh.cpu_count, **{n: m for n, m in MEMBERS.items() if "Delayed." in n}}
+NATIVE = {
+    "Delayed": mh.Delayed,
+    "MRG32k3a": mh.random.MRG32k3a,
+    "cpu_count": mh.cpu_count,
+    **{name: member for name, member in MEMBERS.items() if name.startswith(("Delayed.", "MRG32k3a."))},
+}
 
 
 @pytest.mark.parametrize("name", NATIVE)

@@ -68,7 +68,7 @@ def main() -> None:
         jumps = {"SFC64": [(0, 0)], "MT19937": FEW_JUMPS}.get(kind.__name__, JUMPS)
         for entropy, key in SEEDS:
             for n_before, n_jumps in jumps:
-                generator = kind(np.random.SeedSequence(entropy, spawn_key=key))
+                generator: Any = kind(np.random.SeedSequence(entropy, spawn_key=key))
                 for _ in range(n_before):
                     generator.ctypes.next_uint32(generator.ctypes.state)
                 if n_jumps:

@@ -26,7 +26,7 @@ from manyhands.delayed import delayed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from manyhands import shared
+    from manyhands import random, shared
     from manyhands._future import Future
     from manyhands.errors import (
         ConfigError,
@@ -56,6 +56,7 @@ __all__ = [
     "delayed",
     "map",
     "persist",
+    "random",
     "shared",
     "shutdown",
     "stream",
@@ -77,7 +78,7 @@ _LAZY = {
 
 def __getattr__(name: str) -> object:
     module = _LAZY.get(name)
-    if module is None and name != "shared":
+    if module is None and name not in ("random", "shared"):
         raise AttributeError(f"module 'manyhands' has no attribute {name!r}")
     from importlib import import_module
 

@@ -5,6 +5,7 @@
 //! calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
+//! [`random`] has the generators that NumPy lacks.
 
 mod call;
 mod codec;
@@ -24,6 +25,7 @@ mod plan;
 mod pools;
 mod probe;
 mod raising;
+mod random;
 mod rota;
 mod scan;
 mod shared;
@@ -100,6 +102,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(listing::_graph, module)?)?;
     collect::register(module)?;
     delayed::register(module)?;
+    random::register(module)?;
     shared::register(module)?;
     probe::register(module)
 }

@@ -70,8 +70,17 @@ impl Mrg32k3a {
 
     /// In a state drawn from a seed sequence.
     pub fn seeded(seeds: &SeedSequence) -> Mrg32k3a {
-        let words: [u64; 6] = seeds.generate_u64();
-        let mut state = std::array::from_fn(|i| (words[i] % if i < 3 { M1 } else { M2 }) as u32);
+        let mut words = [0; 12];
+        seeds.generate_u32(&mut words);
+        Mrg32k3a::from_words(words)
+    }
+
+    /// In a state made of twelve random words: two for each number, so that all are equally likely.
+    pub fn from_words(words: [u32; 12]) -> Mrg32k3a {
+        let mut state = std::array::from_fn(|i| {
+            let both = u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
+            (both % if i < 3 { M1 } else { M2 }) as u32
+        });
         // Never seen by anybody, as it takes 96 bits of zeros.
         for three in [0, 3] {
             if state[three..three + 3] == [0; 3] {

@@ -1,0 +1,193 @@
+"""Streams of random numbers for code that runs in parallel.
+
+`map` and `compute` give each task a stream of its own where they are given a ``seed``. Here are the same streams for
+code that deals them out itself, and R's generator for streams that R knows.
+
+>>> import manyhands as mh
+>>> rngs = mh.random.streams(4, seed=1)
+>>> mh.map(lambda rng: int(rng.integers(100)), rngs)
+[1, 94, 42, 18]
+
+All generators of NumPy are here as NumPy has them: a stream has the very numbers that NumPy gives for the same seed.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+from manyhands._native import MRG32k3a, _mt19937_jumped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Literal
+
+    import numpy as np
+
+__all__ = ["MRG32k3a", "streams"]
+
+_OF_NUMPY = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+_ACCEPTED = (*_OF_NUMPY, "MRG32k3a")
+
+
+def streams(
+    n: int,
+    seed: Any = None,
+    bit_generator: str = "PCG64",
+    method: Literal["spawn", "jumped"] = "spawn",
+) -> Sequence[np.random.Generator]:
+    """Random number generators for `n` tasks, none of which share a number.
+
+    Parameters
+    ----------
+    n : int
+        How many. They are made when they are first asked for, so a million of them cost nothing yet.
+    seed : int, sequence of int, or numpy.random.SeedSequence, optional
+        Equal seeds give equal streams. By default the system is asked for one. A seed sequence is left as it is.
+    bit_generator : str, default "PCG64"
+        ``"PCG64"``, ``"PCG64DXSM"``, ``"MT19937"``, ``"Philox"``, ``"SFC64"``, each exactly as NumPy's class of that
+        name, or ``"MRG32k3a"``.
+    method : {"spawn", "jumped"}, default "spawn"
+        How stream i is made. ``"spawn"``: ``bit_generator(SeedSequence(seed).spawn(n)[i])``, which every generator can
+        do, and streams can spawn further. ``"jumped"``: ``bit_generator(seed).jumped(i)``, parts of one sequence that
+        are sure not to overlap; SFC64 cannot do it, and of MRG32k3a it is R's i-th next stream.
+
+    Returns
+    -------
+    sequence of numpy.random.Generator
+        Asked twice for one stream, it gives the same object, wherever that is by then.
+
+    Raises
+    ------
+    ValueError
+        For a generator or a method that there is not, and for a negative `n`.
+
+    Examples
+    --------
+    >>> import manyhands as mh
+    >>> import numpy as np
+    >>> rng = mh.random.streams(1_000_000, seed=1)[999_999]
+    >>> same = np.random.default_rng(np.random.SeedSequence(1, spawn_key=(999_999,)))
+    >>> bool(rng.random() == same.random())
+    True
+    """
+    n_streams = operator.index(n)
+    if n_streams < 0:
+        raise ValueError(f"n={n!r} is not accepted: at least 0 streams")
+    if bit_generator not in _ACCEPTED:
+        raise ValueError(f"bit_generator={bit_generator!r} is not known. Accepted: {', '.join(map(repr, _ACCEPTED))}.")
+    if method not in ("spawn", "jumped"):
+        raise ValueError(f"method={method!r} is not known. Accepted: 'spawn', 'jumped'.")
+    make = _spawned(bit_generator, seed) if method == "spawn" else _jumped(bit_generator, seed)
+    return _Streams(n_streams, make)
+
+
+def _kind(bit_generator: str) -> Any:
+    import numpy as np
+
+    return getattr(np.random, bit_generator) if bit_generator in _OF_NUMPY else MRG32k3a
+
+
+def _sequence(seed: Any) -> Any:
+    import numpy as np
+
+    return seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+
+
+def _spawned(bit_generator: str, seed: Any) -> Callable[[int], Any]:
+    kind, root = _kind(bit_generator), _sequence(seed)
+    first, key = root.n_children_spawned, tuple(root.spawn_key)
+
+    def make(index: int) -> Any:
+        # What `root.spawn` would make, without making all those before and without counting.
+        child = type(root)(root.entropy, spawn_key=(*key, first + index), pool_size=root.pool_size)
+        return kind(child)
+
+    return make
+
+
+def _jumped(bit_generator: str, seed: Any) -> Callable[[int], Any]:
+    if bit_generator == "MRG32k3a":
+        return MRG32k3a(seed).next_stream
+    base = _kind(bit_generator)(_sequence(seed))
+    if bit_generator == "MT19937":
+        return lambda index: _twister_jumped(base, index)
+    if not hasattr(base, "jumped"):
+        raise ValueError(f"{bit_generator} has no jumps; use method='spawn', or another bit generator")
+    make: Callable[[int], Any] = base.jumped
+    return make
+
+
+def _twister_jumped(base: Any, index: int) -> Any:
+    """`base.jumped(index)`, for which NumPy takes `index` times as long as for one jump."""
+    import numpy as np
+
+    state = base.state["state"]
+    key, pos = _mt19937_jumped(state["key"].tobytes(), state["pos"], index)
+    # Seeded with what comes first, for seeding with nothing would ask the system for a seed.
+    jumped: Any = np.random.MT19937(0)
+    jumped.state = {"bit_generator": "MT19937", "state": {"key": np.frombuffer(key, np.uint32), "pos": pos}}
+    return jumped
+
+
+class _Streams(Sequence):  # type: ignore[type-arg]
+    """Generators that are made when they are first asked for."""
+
+    def __init__(self, n_streams: int, make: Callable[[int], Any]) -> None:
+        self._n_streams = n_streams
+        self._make = make
+        self._made: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self._n_streams
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(self._n_streams)[index]]
+        try:
+            number = range(self._n_streams)[index]
+        except IndexError:
+            raise IndexError(f"there are {self._n_streams} streams, and none is number {index}") from None
+        made = self._made.get(number)
+        if made is None:
+            made = self._made.setdefault(number, _generator(self._make(number)))
+        return made
+
+    def __repr__(self) -> str:
+        return f"<{self._n_streams} streams of random numbers>"
+
+    def __reduce__(self) -> Any:
+        # In a pickle it is a list, with its generators wherever they are.
+        return list, (list(self),)
+
+
+# Pickles of NumPy's generators around bit generators that are not NumPy's
+
+
+def _generator(bit_generator: Any) -> np.random.Generator:
+    import numpy as np
+
+    return np.random.Generator(bit_generator)
+
+
+def _reduce(generator: Any) -> Any:
+    """How a generator is pickled: NumPy's own way reads back only those around bit generators of NumPy's."""
+    if isinstance(generator.bit_generator, MRG32k3a):
+        return _generator, (generator.bit_generator,)
+    return generator.__reduce__()
+
+
+_are_pickled = False
+
+
+def _have_generators_pickled() -> None:
+    """Have a generator of NumPy's pickled so that it can be read back. Called when there is the first MRG32k3a."""
+    global _are_pickled
+    if not _are_pickled:
+        import copyreg
+
+        import numpy as np
+
+        copyreg.pickle(np.random.Generator, _reduce)
+        _are_pickled = True
