@@ -61,7 +61,7 @@ def names_and_kinds(function):
     return [kinds[p.kind] + p.name for p in inspect.signature(function).parameters.values()]
 
 
-WHERE = ["=scheduler", "=num_workers", "=chunksize"]
+WHERE = ["=scheduler", "=num_workers", "=chunksize", "=seed"]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ WHERE = ["=scheduler", "=num_workers", "=chunksize"]
         (mh.persist, ["*args", "=traverse", "=optimize_graph", *WHERE]),
         (mh.map, ["/function", "*iterables", *WHERE]),
         (mh.stream, ["/function", "*iterables", "=ordered", "=buffersize", *WHERE]),
-        (mh.submit, ["/function", "*args", "**kwargs"]),
+        (mh.submit, ["/function", "*args", "=seed", "**kwargs"]),
         (mh.cpu_count, []),
         (mh.shutdown, []),
         (config.set, ["mapping", "**keywords"]),

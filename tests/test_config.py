@@ -46,6 +46,9 @@ def test_the_defaults():
         "idle_timeout": 300.0,
         "shared_memory_enabled": True,
         "shared_memory_threshold": 65536,
+        "memory_limit": 0.6,
+        "spill_directory": None,
+        "seed": None,
     }
     assert config.get("num_workers", 3) == 3
     assert config.get("idle_timeout", default=1) == 1

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import random
+import signal
 import subprocess
 import sys
 import threading
+import types
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -238,3 +243,188 @@ def test_the_capsule_outlives_its_generator():
 
     del generator
     assert np.random.Generator(Stand()).random(3).tolist() == expected
+
+
+# Seeds. What holds on every scheduler is in conformance/test_random.py.
+
+
+def draw(x, rng):
+    return x, rng.random()
+
+
+def expected(n, seed):
+    return [np.random.default_rng(child).random() for child in np.random.SeedSequence(seed).spawn(n)]
+
+
+def test_any_number_of_workers_and_any_batches_give_the_same():
+    for num_workers in (1, 2, 7):
+        for chunksize in (None, 1, 100):
+            where = {"scheduler": "processes", "num_workers": num_workers, "chunksize": chunksize}
+            assert [value for _, value in mh.map(draw, range(300), seed=5, **where)] == expected(300, 5)
+
+
+@pytest.mark.parametrize("scheduler", ["processes", "fork"])
+def test_a_task_that_is_repeated_draws_the_same_again(tmp_path, scheduler):
+    def draw_or_die(x, rng):
+        marker = tmp_path / str(x)
+        values = (rng.random(), random.random(), np.random.random())
+        if x % 5 == 0 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return values
+
+    undisturbed = mh.map(draw_or_die, range(1, 5), seed=5, scheduler="sync")
+    disturbed = mh.map(draw_or_die, [1, 2, 3, 4, 5, 10, 11], seed=5, scheduler=scheduler, num_workers=2)
+    assert (tmp_path / "5").exists()
+    assert (tmp_path / "10").exists()
+    assert disturbed[:4] == undisturbed
+    assert [values[0] for values in disturbed] == expected(7, 5)
+    calm = mh.map(draw_or_die, [1, 2, 3, 4, 5, 10, 11], seed=5, scheduler="sync")
+    assert disturbed == calm
+
+
+def test_equal_pure_calls_have_the_stream_of_the_first_that_was_made():
+    pure = mh.delayed(draw, pure=True)
+    early, between, late = pure(1), mh.delayed(draw)(2), pure(1)
+    # The later one is met first.
+    results = mh.compute(late, between, early, seed=5, scheduler="sync")
+    assert [value for _, value in results] == [expected(2, 5)[i] for i in (0, 1, 0)]
+
+
+def test_the_order_of_creation_survives_pickling():
+    tasks = [mh.delayed(draw)(x) for x in range(5)]
+    both = mh.delayed(lambda *args: args)(*reversed(tasks))
+    here = both.compute(seed=5, scheduler="sync")
+    assert pickle.loads(cloudpickle.dumps(mh.delayed(list)(both))).compute(seed=5, scheduler="sync") == list(here)
+    assert [value for _, value in reversed(here)] == expected(6, 5)[:5]
+
+
+def test_a_configured_seed_is_that_of_every_call():
+    with mh.config.set(seed=5, scheduler="sync"):
+        assert [value for _, value in mh.map(draw, range(3))] == expected(3, 5)
+        assert [value for _, value in mh.stream(draw, range(3))] == expected(3, 5)
+        assert mh.delayed(draw)(1).compute()[1] == expected(1, 5)[0]
+        assert [value for _, value in mh.map(draw, range(3), seed=6)] == expected(3, 6)
+    with pytest.raises(TypeError, match="rng"):
+        mh.map(draw, range(3), scheduler="sync")
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])
+def test_submitted_calls_under_a_configured_seed_are_numbered(scheduler):
+    for _ in range(2):
+        with mh.config.set(seed=5, scheduler=scheduler):
+            futures = [mh.submit(draw, x) for x in range(4)]
+            assert [future.result()[1] for future in futures] == expected(4, 5)
+
+
+def test_a_submitted_function_with_a_parameter_seed_receives_what_is_given():
+    def simulate(n, seed=0):
+        return n, seed
+
+    with mh.config.set(scheduler="sync"):
+        assert mh.submit(simulate, 1, seed=3).result() == (1, 3)
+        assert mh.submit(simulate, 1, seed=None).result() == (1, None)
+        assert mh.submit(simulate, 1).result() == (1, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", True, [], [1, -2], [1, "2"], np.random.SeedSequence(1, pool_size=8)])
+def test_what_is_no_seed_of_a_call_is_refused(seed):
+    for call in (
+        lambda: mh.map(draw, [1], seed=seed),
+        lambda: mh.stream(draw, [1], seed=seed),
+        lambda: mh.submit(draw, 1, seed=seed),
+        lambda: mh.compute(mh.delayed(draw)(1), seed=seed),
+        lambda: mh.config.set(seed=seed),
+    ):
+        with mh.config.set(scheduler="sync"), pytest.raises(mh.ConfigError, match="seed="):
+            call()
+
+
+def test_a_bit_generator_that_the_user_has_put_in_place_is_put_back():
+    legacy = np.random.get_bit_generator()
+    own = np.random.PCG64(1)
+    np.random.set_bit_generator(own)
+    try:
+        before = own.state
+        with_own = mh.map(lambda x: np.random.random(), range(3), seed=5, scheduler="sync")
+        assert np.random.get_bit_generator() is own
+        assert own.state == before
+    finally:
+        np.random.set_bit_generator(legacy)
+    assert with_own == mh.map(lambda x: np.random.random(), range(3), seed=5, scheduler="sync")
+
+
+def test_ctrl_c_inside_of_a_task_leaves_the_states_as_they_were():
+    def interrupt(x):
+        random.random()
+        signal.raise_signal(signal.SIGINT)
+
+    before = random.getstate()
+    with pytest.raises(KeyboardInterrupt):
+        mh.map(interrupt, range(3), seed=5, scheduler="sync")
+    assert random.getstate() == before
+    # And tasks know no more of the one that was interrupted.
+    with pytest.raises(TypeError, match="rng"):
+        mh.map(draw, range(3), scheduler="sync")
+
+
+def test_several_threads_may_run_seeded_calls_and_leave_the_states_as_they_were():
+    before = random.getstate(), repr(np.random.get_state(legacy=False))
+    results = []
+
+    def run():
+        results.append(mh.map(draw, range(50), seed=5, scheduler="sync"))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [[value for _, value in result] for result in results] == [expected(50, 5)] * 4
+    assert (random.getstate(), repr(np.random.get_state(legacy=False))) == before
+
+
+class FakeTorch(types.ModuleType):
+    """As much of torch as has global states."""
+
+    def __init__(self):
+        super().__init__("torch")
+        self.random = random.Random(1)
+        self.devices = random.Random(2)
+        self.default_generator = types.SimpleNamespace(
+            get_state=self.random.getstate, set_state=self.random.setstate, manual_seed=self.random.seed
+        )
+        self.cuda = types.SimpleNamespace(
+            is_initialized=lambda: True,
+            get_rng_state_all=lambda: [self.devices.getstate()],
+            set_rng_state_all=lambda states: self.devices.setstate(states[0]),
+            manual_seed_all=self.devices.seed,
+        )
+
+
+def test_torch_is_set_too_where_it_is_imported(monkeypatch):
+    torch = FakeTorch()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    before = torch.random.getstate(), torch.devices.getstate()
+    results = mh.map(lambda x: (torch.random.random(), torch.devices.random()), range(3), seed=5, scheduler="sync")
+    for result, child in zip(results, np.random.SeedSequence(5).spawn(3), strict=True):
+        low, high = (int(word) for word in child.generate_state(10)[8:])
+        assert result == (random.Random(high << 32 | low).random(),) * 2
+    assert (torch.random.getstate(), torch.devices.getstate()) == before
+
+
+def test_a_seed_needs_no_numpy():
+    program = """
+import sys
+sys.modules["numpy"] = None
+import manyhands as mh
+
+def draw(x):
+    import random
+    return random.random()
+
+results = [mh.map(draw, range(4), seed=5, scheduler=name, num_workers=2) for name in ("sync", "processes", "fork")]
+assert results[0] == results[1] == results[2]
+assert len(set(results[0])) == 4
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -84,6 +84,9 @@ def begin() -> None:
     _worker.watch_forks()
     _fork_safety.limit_threads()
     _reseed()
+    seeding = sys.modules.get("manyhands._seeding")
+    if seeding is not None:
+        seeding.forget()
     import gc
 
     # Collecting what came from the parent would end things of the parent's a second time, and would copy the memory

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any, TypeVar
 
+    from manyhands._seeding import Root
+
     T = TypeVar("T")
 
 
@@ -56,12 +58,17 @@ class Future(concurrent.futures.Future["T"]):
         self._waiters = _Waiters(self)
 
     @classmethod
-    def _of_call(cls, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
+    def _of_call(
+        cls, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | None
+    ) -> Future[T]:
         """A future of a call made here and now."""
         future: Future[T] = cls()
         future.set_running_or_notify_cancel()
         try:
-            result = _native.call_as_task(function, args, kwargs)
+            if root is None:
+                result = _native.call_as_task(function, args, kwargs)
+            else:
+                result = _native.call_as_seeded_task(root, 0, function, args, kwargs)
         except KeyboardInterrupt:  # of the person at the keyboard, who waits here
             raise
         except BaseException as error:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, final
 
 from typing_extensions import disjoint_base
 
+from manyhands._seeding import Root
 from manyhands.graph import Graph
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "_end_sharing",
     "_graph",
     "_identity",
+    "_is_of_pool",
     "_is_shared",
     "_method_caller",
     "_mt19937_jumped",
@@ -51,6 +53,7 @@ __all__ = [
     "_sharing_info",
     "after_fork",
     "begin_exit",
+    "call_as_seeded_task",
     "call_as_task",
     "compute",
     "cpu_count",
@@ -208,6 +211,7 @@ class Stream(Generic[_T]):
         ordered: bool,
         buffersize: int | None,
         num_workers: int,
+        root: Root | None,
     ) -> Stream[_T]: ...
     def __iter__(self) -> Stream[_T]: ...
     def __next__(self) -> _T: ...
@@ -223,6 +227,7 @@ class Pending:
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         scheduler: str,
+        root: Root | None,
     ) -> Pending: ...
     @property
     def stoppable(self) -> bool: ...
@@ -298,9 +303,17 @@ class MRG32k3a:
 
 def after_fork() -> None: ...
 def begin_exit() -> None: ...
+def call_as_seeded_task(
+    root: Root, number: int, function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> _T: ...
 def call_as_task(function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> _T: ...
 def compute(
-    args: tuple[Any, ...], traverse: bool, pool: _Pool | None, chunksize: int | None, scheduler: str
+    args: tuple[Any, ...],
+    traverse: bool,
+    pool: _Pool | None,
+    chunksize: int | None,
+    scheduler: str,
+    root: Root | None,
 ) -> tuple[Any, ...]: ...
 def cpu_count() -> int: ...
 def describe_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str: ...
@@ -313,10 +326,16 @@ def map_all(
     iterables: tuple[Iterable[Any], ...],
     chunksize: int | None,
     scheduler: str,
+    root: Root | None,
 ) -> list[_T]: ...
 def note_fork() -> None: ...
 def persist(
-    args: tuple[Any, ...], traverse: bool, pool: _Pool | None, chunksize: int | None, scheduler: str
+    args: tuple[Any, ...],
+    traverse: bool,
+    pool: _Pool | None,
+    chunksize: int | None,
+    scheduler: str,
+    root: Root | None,
 ) -> tuple[Any, ...]: ...
 def serve_parent(socket: int, parent: int, helpers: Any) -> None: ...
 def shutdown_forked() -> None: ...
@@ -332,6 +351,7 @@ def _probe_evaluate(*args: Any, traverse: bool = True, through_bytes: bool = Fal
 def _probe_map(first: int, n_tasks: int, n_per_block: int) -> tuple[list[tuple[int, bytes]], list[int], int, int]: ...
 def _graph(*args: Any) -> tuple[list[object], list[str], list[list[int]]]: ...
 def _identity(object: _T) -> _T: ...
+def _is_of_pool() -> bool: ...
 def _is_shared(address: int, n_bytes: int) -> bool: ...
 def _method_caller(name: str) -> MethodCaller: ...
 def _prepare_sharing() -> None: ...

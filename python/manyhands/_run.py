@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from _thread import RLock
 
 from manyhands import _native, _pools, _worker, config
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from manyhands._future import Future
+    from manyhands._seeding import Root
 
     T = TypeVar("T")
 
@@ -36,6 +38,22 @@ def _where(
     return name, n_workers, batch_size, _pools.pool(name, n_workers)
 
 
+def _root(seed: Any, is_single: bool = False) -> Root | None:
+    """What the streams of a call's tasks descend from, if they have any."""
+    seeding = sys.modules.get("manyhands._seeding")
+    if seeding is not None and (seed is None or "seed" in config.forced()):
+        # A seeded task's own calls are part of it, whatever is configured.
+        nested: Root | None = seeding.nested_root()
+        if nested is not None:
+            return nested
+    resolved = config.resolve_seed(seed, is_single=is_single)
+    if resolved is None:
+        return None
+    from manyhands._seeding import root
+
+    return root(*resolved)
+
+
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
     """Ends the workers after Ctrl-C; not for an exception of that kind that a task raised of its own accord."""
     notes = getattr(error, "__notes__", ())
@@ -55,6 +73,7 @@ def compute(
     scheduler: str | None = None,
     num_workers: int | None = None,
     chunksize: int | None = None,
+    seed: Any = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects, all together, and return their results.
 
@@ -75,6 +94,10 @@ def compute(
         How many workers; by default the configured number, else `cpu_count()`.
     chunksize : int, optional
         Exactly so many tasks at a time to each worker. Never needed: batches follow the measured time of the tasks.
+    seed : int, sequence of int, or numpy.random.SeedSequence, optional
+        Gives each task random numbers of its own, the same on every scheduler: those of the stream
+        ``numpy.random.SeedSequence(seed).spawn(n)[i]``, where `i` is how many of the `n` tasks were created before it.
+        `map` says how a task meets them. By default the configured seed, if there is one.
 
     Returns
     -------
@@ -102,7 +125,7 @@ def compute(
     """
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     try:
-        return _native.compute(args, traverse, pool, batch_size, name)
+        return _native.compute(args, traverse, pool, batch_size, name, _root(seed))
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -115,12 +138,13 @@ def persist(
     scheduler: str | None = None,
     num_workers: int | None = None,
     chunksize: int | None = None,
+    seed: Any = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
 
     Parameters
     ----------
-    *args, traverse, optimize_graph, scheduler, num_workers, chunksize
+    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed
         As for `compute`.
 
     Returns
@@ -137,7 +161,7 @@ def persist(
     """
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     try:
-        return _native.persist(args, traverse, pool, batch_size, name)
+        return _native.persist(args, traverse, pool, batch_size, name, _root(seed))
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -150,6 +174,7 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     scheduler: str | None = None,
     num_workers: int | None = None,
     chunksize: int | None = None,
+    seed: Any = None,
 ) -> list[T]:
     """Call a function with each item of an iterable, in parallel, and return the results in order.
 
@@ -165,6 +190,12 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         How many workers; by default the configured number, else `cpu_count()`.
     chunksize : int, optional
         Exactly so many calls at a time to each worker. Never needed: batches follow the measured time of the calls.
+    seed : int, sequence of int, or numpy.random.SeedSequence, optional
+        Gives each call random numbers of its own, the same on every scheduler, with any number of workers: call i has
+        the stream ``numpy.random.SeedSequence(seed).spawn(n)[i]``. A function with a parameter ``rng`` that is not
+        given otherwise receives a ``numpy.random.Generator`` on it. The global states of `random`, `numpy.random` and
+        torch are set from it for the time of the call, except with ``"threads"``, which share them. By default the
+        configured seed, if there is one.
 
     Returns
     -------
@@ -183,16 +214,24 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     >>> import manyhands as mh
     >>> mh.map(pow, [2, 3, 4], [5, 2, 3])
     [32, 9, 64]
+
+    Random numbers that do not depend on where they are drawn:
+
+    >>> def simulate(n, rng):
+    ...     return int(rng.integers(n))
+    >>> mh.map(simulate, [10, 100, 1000], seed=1)
+    [0, 94, 426]
     """
     _require_callable(function, "map")
     if not iterables:
         raise TypeError("map() needs at least one iterable of arguments after the function")
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    root = _root(seed)
     if pool is None:
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
-        return [_call_here(function, args, index) for index, args in enumerate(zip(*iterables))]
+        return [_call_here(function, args, index, root) for index, args in enumerate(zip(*iterables))]
     try:
-        return _native.map_all(pool, function, _pickled(pool, function), iterables, batch_size, name)
+        return _native.map_all(pool, function, _pickled(pool, function), iterables, batch_size, name, root)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -207,6 +246,7 @@ def stream(
     scheduler: str | None = None,
     num_workers: int | None = None,
     chunksize: int | None = None,
+    seed: Any = None,
 ) -> Iterator[T]:
     """Call a function with each item of an iterable, in parallel, and give the results one by one.
 
@@ -225,7 +265,7 @@ def stream(
     buffersize : int, optional
         How many items may be under way or waiting to be consumed, at least 1. By default it follows the speed of the
         calls.
-    scheduler, num_workers, chunksize
+    scheduler, num_workers, chunksize, seed
         As for `map`.
 
     Returns
@@ -255,13 +295,25 @@ def stream(
     if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int) or buffersize < 1):
         raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
     name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    root = _root(seed)
     if pool is None:
-        return _SerialStream(_one_by_one(function, zip(*iterables)))
+        return _SerialStream(_one_by_one(function, zip(*iterables), root))
     pickle = _pickled(pool, function)
-    return _native.Stream(pool, function, pickle, iterables, batch_size, name, bool(ordered), buffersize, n_workers)
+    is_ordered = bool(ordered)
+    return _native.Stream(pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root)
 
 
-def submit(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+class _NotGiven:
+    """The default of an argument for which None is a value like any other."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_NOT_GIVEN: Any = _NotGiven()
+
+
+def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **kwargs: Any) -> Future[T]:
     """Have a function called in the background.
 
     Parameters
@@ -271,6 +323,9 @@ def submit(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T
     *args, **kwargs
         Its arguments. Where it runs is a matter of the configuration; with ``"fork"``, in a process of its own, forked
         at once.
+    seed : int, sequence of int, or numpy.random.SeedSequence, optional
+        As for `map` of one call. A function that has a parameter `seed` itself receives it instead. With a configured
+        seed, calls are numbered as they are submitted, and each has the stream of its number.
 
     Returns
     -------
@@ -297,11 +352,26 @@ def submit(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T
         from manyhands._future import Future as _Future
     assert _Future is not None
 
+    if seed is _NOT_GIVEN:
+        seed = None
+    elif _names_seed(function):
+        kwargs["seed"], seed = seed, None
     name, _, _, pool = _where(None, None, None)
+    root = _root(seed, is_single=True)
     if pool is None:
-        return _Future._of_call(function, args, kwargs)
+        return _Future._of_call(function, args, kwargs, root)
     pickle = _pickled(pool, function)
-    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name))
+    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root))
+
+
+def _names_seed(function: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter called seed."""
+    import inspect
+
+    try:
+        return "seed" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # compiled code that does not say
+        return False
 
 
 def _pickled(
@@ -349,20 +419,24 @@ class _SerialStream:
                 self._results.close()
 
 
-def _one_by_one(function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Generator[T, None, None]:
+def _one_by_one(
+    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], root: Root | None
+) -> Generator[T, None, None]:
     """A stream in this thread, with errors told as elsewhere."""
     for index, args in enumerate(arguments):
         try:
-            result = _call_here(function, args, index)
+            result = _call_here(function, args, index, root)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error
         yield result
 
 
-def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int) -> T:
+def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None) -> T:
     """One call of a map in this thread, with errors told as elsewhere."""
     try:
+        if root is not None:
+            return _native.call_as_seeded_task(root, index, function, args, None)
         return _native.call_as_task(function, args, None)
     except Exception as error:
         from manyhands._raising import describe_call, raised

@@ -19,6 +19,9 @@ memory_limit            0.6                 how much memory results may take    
                                             (0.6, ``"60%"``), ``"unlimited"``
 spill_directory         the system's for    an existing folder: where they go    MANYHANDS_SPILL_DIRECTORY
                         temporary files     beyond that
+seed                    None                an integer from 0 on, several of     MANYHANDS_SEED
+                                            them, a numpy.random.SeedSequence:
+                                            what random numbers begin with
 ======================= =================== ==================================== =================================
 
 From the weakest to the strongest: the defaults; the user's file ``~/.config/manyhands/config.toml``; ``manyhands.toml``
@@ -72,6 +75,7 @@ _DEFAULTS: dict[str, Any] = {
     "shared_memory_threshold": 65536,
     "memory_limit": 0.6,
     "spill_directory": None,
+    "seed": None,
 }
 # In the environment, where all is text.
 _YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -222,6 +226,50 @@ def _spill_directory(value: object, name: str) -> str | None:
     raise _error(f"{name}={value!r} is not accepted. Accepted: the path of a folder that exists.")
 
 
+class _Seed:
+    """A configured seed."""
+
+    __slots__ = ("n_submitted", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        # Each submitted call is a task of its own, and has the next number.
+        self.n_submitted = 0
+
+
+def _seed(value: object, name: str) -> _Seed | None:
+    if value is None:
+        return None
+    if all(hasattr(value, part) for part in ("entropy", "spawn_key", "pool_size", "n_children_spawned")):
+        if value.pool_size != 4:  # type: ignore[attr-defined]
+            raise _error(f"{name}={value!r} is not accepted: a SeedSequence must have the usual pool_size, 4.")
+        return _Seed(value)
+    single = _seed_part(value)
+    if single is not None:
+        return _Seed(single)
+    try:
+        parts = () if isinstance(value, (str, bytes)) else tuple(_seed_part(part) for part in value)  # type: ignore[attr-defined]
+    except TypeError:
+        parts = ()
+    if not parts or None in parts:
+        raise _error(
+            f"{name}={value!r} is not accepted. Accepted: an integer from 0 on, a sequence of such integers, or a "
+            f"numpy.random.SeedSequence."
+        )
+    return _Seed(parts)
+
+
+def _seed_part(value: object) -> int | None:
+    """The integer from 0 on that this is, if it is one."""
+    if isinstance(value, bool):
+        return None
+    try:
+        integer = value.__index__()  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):
+        return None
+    return int(integer) if integer >= 0 else None
+
+
 _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "scheduler": _scheduler,
     "num_workers": _num_workers,
@@ -231,6 +279,7 @@ _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "shared_memory_threshold": _shared_memory_threshold,
     "memory_limit": _memory_limit,
     "spill_directory": _spill_directory,
+    "seed": _seed,
 }
 
 
@@ -289,7 +338,7 @@ def _files() -> list[str]:
 def _from_text(key: str, text: str) -> object:
     """The value that the text of an environment variable stands for."""
     try:
-        if key in ("num_workers", "chunksize", "shared_memory_threshold"):
+        if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed"):
             return int(text)
         if key == "shared_memory_enabled":
             return _YES_OR_NO.get(text.lower(), text)
@@ -361,6 +410,8 @@ class _State:
         self.layers = [_Layer({}, None, None)]
         # What `resolve` needs, ready; None: to be merged again.
         self.merged: tuple[str, int, int | None] | None = None
+        # The same for `resolve_seed`, merged along.
+        self.seed: _Seed | None = None
         self.forced_keys: tuple[str, ...] = ()
         self.n_cpus: int | None = None
 
@@ -377,6 +428,11 @@ class _State:
 
     def find(self, key: str) -> tuple[Any, str]:
         """The value of a key and where it comes from."""
+        value, source = self.find_checked(key)
+        return (value.value if isinstance(value, _Seed) else value), source
+
+    def find_checked(self, key: str) -> tuple[Any, str]:
+        """The same, as the check of the key has left it."""
         outside = self.read()
         if self.forced and key in outside:
             return outside[key]
@@ -422,6 +478,7 @@ class _State:
     def merge(self) -> tuple[str, int, int | None]:
         with self.lock:
             n_workers = self.find("num_workers")[0]
+            self.seed = self.find_checked("seed")[0]
             self.merged = (
                 self.find("scheduler")[0],
                 self.cpus() if n_workers is None else n_workers,
@@ -503,7 +560,8 @@ def get(key: str, default: Any = _UNSET) -> Any:
     object
         ``scheduler``: one of ``"synchronous"``, ``"threads"``, ``"processes"``, ``"fork"``. ``num_workers``,
         ``chunksize``: an integer, or None where the library is to choose. ``idle_timeout``: seconds, or None for never.
-        ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes.
+        ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``seed``: an integer, a tuple of them, a
+        ``numpy.random.SeedSequence``, or None.
 
     Raises
     ------
@@ -629,3 +687,50 @@ def resolve(
         given = _chunksize(chunksize, "chunksize")
         size = size if "chunksize" in forced else given
     return name, n_workers, size
+
+
+def forced() -> tuple[str, ...]:
+    """The keys whose values in files and the environment win over keywords."""
+    return _state.forced_keys
+
+
+def resolve_seed(seed: object, *, is_single: bool) -> tuple[Any, int] | None:
+    """The seed that holds for one call outside of any seeded task, and the number of its first task.
+
+    Parameters
+    ----------
+    seed : object
+        The keyword of the call; None where it does not give one.
+    is_single : bool
+        Whether the call is one of many that are submitted one by one. Those with the configured seed are numbered.
+
+    Returns
+    -------
+    tuple or None
+        An integer, a tuple of integers or a ``numpy.random.SeedSequence``, and the number.
+
+    Raises
+    ------
+    ConfigError
+        For a seed that is not accepted.
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> config.resolve_seed(1, is_single=False)
+    (1, 0)
+    """
+    if _state.merged is None:
+        _state.merge()
+    if seed is None or "seed" in _state.forced_keys:
+        configured = _state.seed
+        if configured is None:
+            return None
+        if not is_single:
+            return configured.value, 0
+        with _state.lock:
+            number = configured.n_submitted
+            configured.n_submitted += 1
+        return configured.value, number
+    given = _seed(seed, "seed")
+    return None if given is None else (given.value, 0)

@@ -91,6 +91,25 @@ impl Call {
     ///
     /// What the function raises, and what `input` raises.
     pub(crate) fn invoke(&self, py: Python<'_>, input: &mut Inputs<'_>) -> PyResult<Py<PyAny>> {
+        self.invoke_by(py, input, |func, args, kwargs| func.call(args, kwargs))
+    }
+
+    /// Has `call` call the function.
+    ///
+    /// # Errors
+    ///
+    /// What `call` returns, and what `input` raises.
+    #[inline]
+    pub(crate) fn invoke_by<'py>(
+        &self,
+        py: Python<'py>,
+        input: &mut Inputs<'_>,
+        call: impl FnOnce(
+            &Bound<'py, PyAny>,
+            &Bound<'py, PyTuple>,
+            Option<&Bound<'py, PyDict>>,
+        ) -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
         let from_input;
         let func = match &self.func {
             Callee::Function(func) => func.bind(py),
@@ -120,7 +139,7 @@ impl Call {
             }
         };
         let _stay = StayAtEnd;
-        Ok(func.call(args, kwargs)?.unbind())
+        Ok(call(func, args, kwargs)?.unbind())
     }
 }
 

@@ -325,6 +325,11 @@ impl<'py> Tasks<'py> {
                 self.py.check_signals()?;
             }
         }
+        // Of several that are one task, the first that was made says when the task was.
+        let known = &mut self.nodes[task.as_usize()];
+        if delayed.get().sequence < known.get().sequence {
+            *known = delayed.clone_ref(self.py);
+        }
         self.slots[slot as usize].task = task;
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::host::{PythonHost, is_original};
 use crate::interpreter::{DropsSoon, InTask};
 use crate::mapped::{Arguments, lock};
 use crate::rota::Rota;
+use crate::seeding::{GraphSeeding, Place, Roots, Seeding, put_back, split};
 use crate::shared::receiving::Views;
 use crate::shared::stock::own;
 use manyhands_executor::Job;
@@ -28,12 +29,13 @@ use std::sync::{Arc, Mutex};
 /// What forked workers have of their job without being told.
 pub(crate) enum Inherited {
     /// By number.
-    Graph(Arc<Vec<Call>>),
+    Graph(Arc<Vec<Call>>, Option<Arc<GraphSeeding>>),
     /// One function, and what each task calls it with.
     Map {
         function: Py<PyAny>,
         kwargs: Option<Py<PyDict>>,
         items: Vec<Arguments>,
+        seeding: Option<Arc<Seeding>>,
     },
     /// A function; its arguments come.
     Stream(Py<PyAny>),
@@ -46,29 +48,53 @@ impl Inherited {
         py: Python<'py>,
         bytes: &[u8],
         views: &dyn Views,
+        roots: &mut Roots,
     ) -> PyResult<(Py<PyAny>, Bound<'py, PyAny>)> {
         let mut reader = Reader::new(bytes);
         let mut inputs = TaskInputs::read(&mut reader)?;
         let mut input = |k: u32| inputs.get(py, k, views);
         match self {
-            Inherited::Graph(calls) => {
+            Inherited::Graph(calls, seeding) => {
                 let number = reader.number()?;
                 let call = calls.get(number as usize).ok_or_else(|| unknown(number))?;
-                let result = call.invoke(py, &mut input)?.into_bound(py);
+                let result = match seeding {
+                    None => {
+                        put_back(py)?;
+                        call.invoke(py, &mut input)?
+                    }
+                    Some(seeding) => call.invoke_by(py, &mut input, |func, args, kwargs| {
+                        seeding.call(Place::Worker, number as usize, func, args, kwargs)
+                    })?,
+                };
+                let result = result.into_bound(py);
                 Ok((call.function(py), result))
             }
             Inherited::Map {
-                function, kwargs, ..
+                function,
+                kwargs,
+                seeding,
+                ..
             } => {
                 let number = reader.number()?;
                 let args = self.args(number).ok_or_else(|| unknown(number))?;
                 let kwargs = kwargs.as_ref().map(|kwargs| kwargs.bind(py));
-                let result = args.call(function.bind(py), kwargs)?;
-                Ok((function.clone_ref(py), result))
+                let function = function.bind(py);
+                let result = match seeding {
+                    None => {
+                        put_back(py)?;
+                        args.call(function, kwargs)?
+                    }
+                    Some(seeding) => {
+                        args.call_seeded(seeding, Place::Worker, number, function, kwargs)?
+                    }
+                };
+                Ok((function.clone().unbind(), result))
             }
             Inherited::Stream(function) => {
-                let call = decode_call(py, reader.rest(), &mut input, views)?;
-                let result = function.bind(py).call(call.args, call.kwargs.as_ref())?;
+                let (seeded, call) = split(reader.rest())?;
+                let call = decode_call(py, call, &mut input, views)?;
+                let kwargs = call.kwargs.as_ref();
+                let result = roots.call(seeded, function.bind(py), &call.args, kwargs)?;
                 Ok((function.clone_ref(py), result))
             }
         }
@@ -78,14 +104,14 @@ impl Inherited {
     pub(crate) fn args(&self, number: u32) -> Option<&Arguments> {
         match self {
             Inherited::Map { items, .. } => items.get(number as usize),
-            Inherited::Graph(_) | Inherited::Stream(_) => None,
+            Inherited::Graph(..) | Inherited::Stream(_) => None,
         }
     }
 
     pub(crate) fn kwargs(&self) -> Option<&Py<PyDict>> {
         match self {
             Inherited::Map { kwargs, .. } => kwargs.as_ref(),
-            Inherited::Graph(_) | Inherited::Stream(_) => None,
+            Inherited::Graph(..) | Inherited::Stream(_) => None,
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::codec::{write_bytes, write_varint};
 use crate::interpreter::{DropsSoon, InTask, OnList, Turns};
 use crate::mapped::lock;
 use crate::payload::{Outcome, ToSpill, spill};
+use crate::seeding::{GraphSeeding, Place};
 use crate::shared::sending::Keeps;
 use manyhands_executor::{Feed, Program, RemoteProgram, Spilled, Stock};
 use manyhands_graph::{Graph, TaskIndex, depth_first_ranks};
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 pub(crate) struct LocalGraph {
     graph: Arc<Graph>,
     calls: Arc<Vec<Call>>,
+    seeding: Option<(Arc<GraphSeeding>, Place)>,
     results: Mutex<Vec<Option<PyResult<Py<PyAny>>>>>,
     threads: Mutex<Vec<u64>>,
     /// A thread of the pool may be the last to let go.
@@ -27,11 +29,16 @@ pub(crate) struct LocalGraph {
 }
 
 impl LocalGraph {
-    pub(crate) fn new(graph: Arc<Graph>, calls: Arc<Vec<Call>>) -> LocalGraph {
+    pub(crate) fn new(
+        graph: Arc<Graph>,
+        calls: Arc<Vec<Call>>,
+        seeding: Option<(Arc<GraphSeeding>, Place)>,
+    ) -> LocalGraph {
         let n_tasks = graph.n_tasks();
         LocalGraph {
             graph,
             calls,
+            seeding,
             results: Mutex::new(std::iter::repeat_with(|| None).take(n_tasks).collect()),
             threads: Mutex::default(),
             _drops_soon: DropsSoon::default(),
@@ -56,7 +63,13 @@ impl LocalGraph {
                 _ => Err(PyRuntimeError::new_err("an input is not there")),
             }
         };
-        let outcome = self.calls[task.as_usize()].invoke(py, &mut input);
+        let call = &self.calls[task.as_usize()];
+        let outcome = match &self.seeding {
+            None => call.invoke(py, &mut input),
+            Some((seeding, place)) => call.invoke_by(py, &mut input, |func, args, kwargs| {
+                seeding.call(*place, task.as_usize(), func, args, kwargs)
+            }),
+        };
         let is_ok = outcome.is_ok();
         lock(&self.results)[task.as_usize()] = Some(outcome);
         is_ok

@@ -6,6 +6,7 @@ use crate::call::{FewScalars, TaskInputs, decode_call, few_scalars};
 use crate::codec::{Pickler, Reader, encode_result, encode_scalar, with_object};
 use crate::forked::Inherited;
 use crate::interpreter::{InTask, modules};
+use crate::seeding::{Roots, put_back, split};
 use crate::shared::buffer::SharedBuffer;
 use crate::shared::receiving::{NoViews, Views, WorkerViews, close, is_marked, largest, open};
 use crate::shared::sending::Sink;
@@ -55,6 +56,8 @@ pub(crate) struct PythonHost {
     helpers: Py<PyAny>,
     /// The tasks, in a worker that was forked.
     inherited: Option<Arc<Inherited>>,
+    /// What seeded tasks draw from.
+    roots: Roots,
 }
 
 /// Whether this process is a copy of a worker, made by a task. The connection is not its own.
@@ -107,6 +110,7 @@ pub(crate) fn serve_parent(
         is_sharing: false,
         helpers,
         inherited: None,
+        roots: Roots::default(),
     };
     let _in_task = InTask::enter();
     let outcome = serve(socket, parent, &mut host);
@@ -128,6 +132,7 @@ impl PythonHost {
                 .into_any()
                 .unbind(),
             inherited: Some(inherited),
+            roots: Roots::default(),
         })
     }
 
@@ -189,15 +194,36 @@ impl PythonHost {
         }
         self.share_arrays(py);
         let Some(stock) = self.stock.clone() else {
-            let result = call_decoded(&function, py, bytes, &NoViews, sizes)?;
+            let result = self.call_decoded(&function, py, bytes, &NoViews, sizes)?;
             return self.encode(id, &function, result, out);
         };
         let views = WorkerViews::new(&stock);
-        let outcome = call_decoded(&function, py, bytes, &views, sizes)
+        let outcome = self
+            .call_decoded(&function, py, bytes, &views, sizes)
             .and_then(|result| self.encode(id, &function, result, out));
         // Last of all: what the task's error refers to is referred to by somebody.
         close(py, views.opened());
         outcome
+    }
+
+    /// Makes any call.
+    fn call_decoded<'py>(
+        &mut self,
+        function: &Py<PyAny>,
+        py: Python<'py>,
+        bytes: &[u8],
+        views: &dyn Views,
+        sizes: Sizes,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut reader = Reader::new(bytes);
+        let mut inputs = TaskInputs::read(&mut reader)?;
+        let mut input = |k: u32| inputs.get(py, k, views);
+        let (seeded, call) = split(reader.rest())?;
+        let call = decode_call(py, call, &mut input, views)?;
+        let n_bytes_largest = views.n_bytes_of_largest().max(sizes.n_bytes_own);
+        memory::begin_task(n_bytes_largest, sizes.n_bytes_returned);
+        let function = call.func.as_ref().unwrap_or(function).bind(py);
+        (self.roots).call(seeded, function, &call.args, call.kwargs.as_ref())
     }
 
     /// The same for a task that is in memory already.
@@ -212,12 +238,12 @@ impl PythonHost {
         memory::begin_task(0, 0);
         self.share_arrays(py);
         let Some(stock) = self.stock.clone() else {
-            let (function, result) = inherited.call(py, bytes, &NoViews)?;
+            let (function, result) = inherited.call(py, bytes, &NoViews, &mut self.roots)?;
             return self.encode(id, &function, result, out);
         };
         let views = WorkerViews::new(&stock);
         let outcome = inherited
-            .call(py, bytes, &views)
+            .call(py, bytes, &views, &mut self.roots)
             .and_then(|(function, result)| self.encode(id, &function, result, out));
         close(py, views.opened());
         outcome
@@ -302,28 +328,13 @@ fn call_with_scalars<'py>(
     } else {
         return None;
     };
-    Some(arguments.and_then(|arguments| match arguments {
-        FewScalars::One(a) => function.call1((a,)),
-        FewScalars::Two(a, b) => function.call1((a, b)),
+    Some(arguments.and_then(|arguments| {
+        put_back(py)?;
+        match arguments {
+            FewScalars::One(a) => function.call1((a,)),
+            FewScalars::Two(a, b) => function.call1((a, b)),
+        }
     }))
-}
-
-/// Makes any call.
-fn call_decoded<'py>(
-    function: &Py<PyAny>,
-    py: Python<'py>,
-    bytes: &[u8],
-    views: &dyn Views,
-    sizes: Sizes,
-) -> PyResult<Bound<'py, PyAny>> {
-    let mut reader = Reader::new(bytes);
-    let mut inputs = TaskInputs::read(&mut reader)?;
-    let mut input = |k: u32| inputs.get(py, k, views);
-    let call = decode_call(py, reader.rest(), &mut input, views)?;
-    let n_bytes_largest = views.n_bytes_of_largest().max(sizes.n_bytes_own);
-    memory::begin_task(n_bytes_largest, sizes.n_bytes_returned);
-    let function = call.func.as_ref().unwrap_or(function);
-    function.bind(py).call(call.args, call.kwargs.as_ref())
 }
 
 impl Host for PythonHost {

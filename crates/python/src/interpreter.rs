@@ -57,6 +57,12 @@ pub(crate) fn in_task() -> bool {
     TASK_DEPTH.with(Cell::get) > 0
 }
 
+/// Whether the calling thread is one of a pool of threads.
+#[pyfunction]
+pub(crate) fn _is_of_pool() -> bool {
+    IS_OF_POOL.with(Cell::get)
+}
+
 /// Pool threads that have a thread state and have not given it back.
 static N_PARKED: AtomicUsize = AtomicUsize::new(0);
 

@@ -5,7 +5,7 @@
 //! calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
-//! [`random`] has the generators that NumPy lacks.
+//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream.
 
 mod call;
 mod codec;
@@ -28,6 +28,7 @@ mod raising;
 mod random;
 mod rota;
 mod scan;
+mod seeding;
 mod shared;
 
 use pyo3::prelude::*;
@@ -90,6 +91,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(call_as_task, module)?)?;
     module.add_function(wrap_pyfunction!(describe_call, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::in_task, module)?)?;
+    module.add_function(wrap_pyfunction!(interpreter::_is_of_pool, module)?)?;
     module.add_function(wrap_pyfunction!(plan::compute, module)?)?;
     module.add_function(wrap_pyfunction!(plan::persist, module)?)?;
     module.add_function(wrap_pyfunction!(map::map_all, module)?)?;
@@ -103,6 +105,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     collect::register(module)?;
     delayed::register(module)?;
     random::register(module)?;
+    seeding::register(module)?;
     shared::register(module)?;
     probe::register(module)
 }

@@ -3,6 +3,7 @@
 use crate::interpreter::{SIGNAL_PAUSE, thread_number};
 use crate::map_run::{Items, MapRun};
 use crate::pools::AnyPool;
+use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use manyhands_executor::Failure;
 use pyo3::exceptions::{
@@ -22,7 +23,8 @@ const WAITING_BYTES_MAX: usize = 1 << 28;
 
 /// Runs a function over arguments and returns the results in their order.
 #[pyfunction]
-#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler))]
+#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn map_all<'py>(
     py: Python<'py>,
     pool: AnyPool<'py>,
@@ -31,14 +33,24 @@ pub(crate) fn map_all<'py>(
     iterables: Bound<'py, PyTuple>,
     chunksize: Option<u32>,
     scheduler: &str,
+    root: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyList>> {
+    let seeding = Seeding::of(root.as_ref())?;
     let mut items = Items::new(&iterables)?;
     let mut run = match &pool {
         AnyPool::Fork(fork) => {
             let listed = items.list(py)?;
-            MapRun::of_list(py, fork.get(), function, listed, chunksize)?
+            MapRun::of_list(py, fork.get(), function, listed, chunksize, seeding)?
         }
-        _ => MapRun::open(py, &pool, function, pickle.as_ref(), chunksize, true)?,
+        _ => MapRun::open(
+            py,
+            &pool,
+            function,
+            pickle.as_ref(),
+            chunksize,
+            true,
+            seeding,
+        )?,
     };
     let outcome = gather(py, &mut run, &mut items, scheduler);
     if outcome.is_err() && !run.job.has_ended() {
@@ -136,7 +148,7 @@ struct Flow {
 #[pymethods]
 impl Stream {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers))]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root))]
     #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
@@ -149,13 +161,16 @@ impl Stream {
         ordered: bool,
         buffersize: Option<usize>,
         num_workers: usize,
+        root: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Stream> {
         if buffersize == Some(0) {
             return Err(PyValueError::new_err("buffersize=0: at least 1 is needed"));
         }
         let n_least = 4 * num_workers.max(chunksize.unwrap_or(1) as usize);
         let items = Items::new(&iterables)?;
-        let run = MapRun::open(py, &pool, function, pickle.as_ref(), chunksize, false)?;
+        let pickle = pickle.as_ref();
+        let seeding = Seeding::of(root.as_ref())?;
+        let run = MapRun::open(py, &pool, function, pickle, chunksize, false, seeding)?;
         let flow = Flow {
             items,
             run: Some(run),

@@ -8,6 +8,7 @@ use crate::mapped::{Arguments, LocalMap, RemoteMap, Slot};
 use crate::payload::{Block, Outcome};
 use crate::pools::{AnyPool, ProcessPool};
 use crate::raising::{Evidence, TaskName, exception};
+use crate::seeding::{Seeding, split};
 use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::{NoViews, OwnViews};
 use crate::shared::sending::Sink;
@@ -15,6 +16,7 @@ use crate::shared::stock::own;
 use manyhands_executor::{Failure, Job, News, Stock, coarse_tick};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
+use pyo3::exceptions::PyOverflowError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyRange, PyTuple};
@@ -140,6 +142,7 @@ pub(crate) struct MapRun {
     forking: Option<Arc<Forking>>,
     /// Whether there is one task only, so that its number says nothing.
     is_single: bool,
+    seeding: Option<Arc<Seeding>>,
 }
 
 /// A kind for a function that has no number: by its address. Where two functions meet in one kind,
@@ -192,19 +195,26 @@ fn encode(
     kwargs: Option<&Bound<'_, PyDict>>,
     callee: &Callee,
     pickler: &Pickler,
+    seeding: Option<(&Seeding, u64)>,
     block: &mut Block,
 ) -> PyResult<()> {
     block.push(|out| {
         out.push(0);
+        if let Some((seeding, number)) = seeding {
+            seeding.write(number, out);
+        }
         encode_plain(args, kwargs, callee, out, pickler)
     })
 }
 
 /// Adds a task that is called with one scalar to a block; `false` if the argument is none.
 #[inline]
-fn encode_one(arg: &Bound<'_, PyAny>, block: &mut Block) -> bool {
+fn encode_one(arg: &Bound<'_, PyAny>, seeding: Option<(&Seeding, u64)>, block: &mut Block) -> bool {
     let pushed = block.push(|out| {
         out.push(0);
+        if let Some((seeding, number)) = seeding {
+            seeding.write(number, out);
+        }
         encode_one_scalar(arg, out).then_some(()).ok_or(())
     });
     pushed.is_ok()
@@ -219,10 +229,12 @@ impl MapRun {
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
         is_blocking: bool,
+        seeding: Option<Arc<Seeding>>,
     ) -> PyResult<MapRun> {
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
-                let program = Arc::new(LocalMap::new(function.clone_ref(py), None));
+                let program = LocalMap::new(function.clone_ref(py), None, seeding.clone());
+                let program = Arc::new(program);
                 let own = Arc::clone(&program);
                 let spec = open_spec(kind_of(&function), batch_size);
                 (Side::Local(program), threads.get().pool.submit(spec, own))
@@ -233,7 +245,9 @@ impl MapRun {
             AnyPool::Fork(fork) => {
                 let inherited = Inherited::Stream(function.clone_ref(py));
                 let fork = fork.get();
-                return Self::open_forked(py, fork, function, inherited, batch_size, is_blocking);
+                let run =
+                    Self::open_forked(py, fork, function, inherited, batch_size, is_blocking)?;
+                return Ok(MapRun { seeding, ..run });
             }
         };
         Ok(MapRun {
@@ -245,6 +259,7 @@ impl MapRun {
             function,
             forking: None,
             is_single: false,
+            seeding,
         })
     }
 
@@ -277,6 +292,7 @@ impl MapRun {
             function,
             forking: Some(forking),
             is_single: false,
+            seeding: None,
         })
     }
 
@@ -287,12 +303,14 @@ impl MapRun {
         function: Py<PyAny>,
         items: Vec<Arguments>,
         batch_size: Option<u32>,
+        seeding: Option<Arc<Seeding>>,
     ) -> PyResult<MapRun> {
         let n_tasks = items.len() as u32;
         let inherited = Inherited::Map {
             function: function.clone_ref(py),
             kwargs: None,
             items,
+            seeding,
         };
         let mut run = Self::open_forked(py, fork, function, inherited, batch_size, true)?;
         run.send_numbers(n_tasks);
@@ -322,13 +340,14 @@ impl MapRun {
         pool: &AnyPool<'_>,
         function: Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
-        args: &Bound<'_, PyTuple>,
-        kwargs: Option<&Bound<'_, PyDict>>,
+        (args, kwargs): Given<'_, '_>,
+        seeding: Option<Arc<Seeding>>,
     ) -> PyResult<MapRun> {
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let kwargs = kwargs.map(|kwargs| kwargs.clone().unbind());
-                let program = Arc::new(LocalMap::new(function.clone_ref(py), kwargs));
+                let program = LocalMap::new(function.clone_ref(py), kwargs, seeding.clone());
+                let program = Arc::new(program);
                 program.push([Arguments::Many(args.clone().unbind())]);
                 let own = Arc::clone(&program);
                 let spec = single_spec(kind_of(&function));
@@ -339,7 +358,8 @@ impl MapRun {
                 let (pickler, stock) = sharing(py)?;
                 let callee = Callee::Function(function.clone_ref(py));
                 let mut block = Block::like(0, 64, 1);
-                encode(args, kwargs, &callee, &pickler, &mut block)?;
+                let seeded = seeding.as_deref().map(|seeding| (seeding, 0));
+                encode(args, kwargs, &callee, &pickler, seeded, &mut block)?;
                 block.keep(pickler.take_keeps());
                 let number = number_of(py, processes, pickle);
                 let program = Arc::new(RemoteMap::new(number, stock));
@@ -355,7 +375,7 @@ impl MapRun {
                 (side, job)
             }
             AnyPool::Fork(fork) => {
-                return Self::single_forked(py, fork.get(), function, args, kwargs);
+                return Self::single_forked(py, fork.get(), function, (args, kwargs), seeding);
             }
         };
         Ok(MapRun {
@@ -367,6 +387,7 @@ impl MapRun {
             function,
             forking: None,
             is_single: true,
+            seeding,
         })
     }
 
@@ -375,13 +396,14 @@ impl MapRun {
         py: Python<'_>,
         fork: &ForkPool,
         function: Py<PyAny>,
-        args: &Bound<'_, PyTuple>,
-        kwargs: Option<&Bound<'_, PyDict>>,
+        (args, kwargs): Given<'_, '_>,
+        seeding: Option<Arc<Seeding>>,
     ) -> PyResult<MapRun> {
         let inherited = Inherited::Map {
             function: function.clone_ref(py),
             kwargs: kwargs.map(|kwargs| kwargs.clone().unbind()),
             items: vec![Arguments::Many(args.clone().unbind())],
+            seeding,
         };
         fork.hold(py)?;
         let mut run = Self::open_forked(py, fork, function, inherited, None, false)?;
@@ -447,6 +469,12 @@ impl MapRun {
     /// came before an error is submitted all the same.
     pub(crate) fn feed(&mut self, py: Python<'_>, items: &mut Items, n_max: usize) -> PyResult<()> {
         let n_max = n_max.min(N_TASKS_PER_BLOCK_MAX);
+        if self.seeding.is_some() && self.n_sent.checked_add(n_max as u32).is_none() {
+            // Their numbers would begin anew, and so would their streams.
+            return Err(PyOverflowError::new_err(
+                "a call with a seed has 2**32 tasks at most: there is one stream for each number of a task",
+            ));
+        }
         match &self.side {
             Side::Local(_) => self.feed_local(py, items, n_max),
             Side::Remote { .. } => self.feed_remote(py, items, n_max),
@@ -523,12 +551,14 @@ impl MapRun {
             Side::Remote {
                 pickler, callee, ..
             } => {
+                let number = u64::from(self.n_sent) + block.n_tasks() as u64;
+                let seeding = self.seeding.as_deref().map(|seeding| (seeding, number));
                 if let Arguments::One(arg) = args
-                    && encode_one(arg.bind(py), block)
+                    && encode_one(arg.bind(py), seeding, block)
                 {
                     return Ok(());
                 }
-                encode(&args.tuple(py)?, None, callee, pickler, block)
+                encode(&args.tuple(py)?, None, callee, pickler, seeding, block)
             }
             Side::Local(_) => Ok(()),
         }
@@ -613,7 +643,8 @@ impl MapRun {
                     let bytes = program.task_bytes(task.0)?;
                     let mut none = |_| Ok(py.None());
                     let views = OwnViews(Arc::clone(program.stock()));
-                    let call = decode_call(py, bytes.get(1..)?, &mut none, &views).ok()?;
+                    let (_, call) = split(bytes.get(1..)?).ok()?;
+                    let call = decode_call(py, call, &mut none, &views).ok()?;
                     Some((call.args.unbind(), call.kwargs.map(Bound::unbind)))
                 });
                 let evidence = match program.take(&[task]).pop() {
@@ -677,5 +708,8 @@ impl MapRun {
         }))
     }
 }
+
+/// The arguments of a call, as they are given.
+type Given<'a, 'py> = (&'a Bound<'py, PyTuple>, Option<&'a Bound<'py, PyDict>>);
 
 type Args = (Py<PyTuple>, Option<Py<PyDict>>);

@@ -5,6 +5,7 @@
 
 use crate::interpreter::{DropsSoon, InTask, OnList, StayAtEnd, Turns};
 use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, spill};
+use crate::seeding::{Place, Seeding};
 use manyhands_executor::{Feed, Program, RemoteProgram, Spilled, Stock};
 use manyhands_graph::TaskIndex;
 use manyhands_store::SegmentId;
@@ -52,6 +53,19 @@ impl Arguments {
             (Arguments::Many(items), _) => function.call(items.bind(py), kwargs),
         }
     }
+
+    /// The same on the stream with this number.
+    pub(crate) fn call_seeded<'py>(
+        &self,
+        seeding: &Seeding,
+        place: Place,
+        number: u32,
+        function: &Bound<'py, PyAny>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let args = self.tuple(function.py())?;
+        seeding.call(place, number.into(), function, &args, kwargs)
+    }
 }
 
 /// A task of a [`LocalMap`].
@@ -71,6 +85,7 @@ const _: () = assert!(size_of::<Slot>() <= 16);
 pub(crate) struct LocalMap {
     pub(crate) function: Py<PyAny>,
     pub(crate) kwargs: Option<Py<PyDict>>,
+    seeding: Option<Arc<Seeding>>,
     slots: Mutex<Window<Slot>>,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
@@ -79,10 +94,15 @@ pub(crate) struct LocalMap {
 }
 
 impl LocalMap {
-    pub(crate) fn new(function: Py<PyAny>, kwargs: Option<Py<PyDict>>) -> LocalMap {
+    pub(crate) fn new(
+        function: Py<PyAny>,
+        kwargs: Option<Py<PyDict>>,
+        seeding: Option<Arc<Seeding>>,
+    ) -> LocalMap {
         LocalMap {
             function,
             kwargs,
+            seeding,
             slots: Mutex::default(),
             threads: Mutex::default(),
             _drops_soon: DropsSoon::default(),
@@ -125,7 +145,11 @@ impl LocalMap {
         let kwargs = self.kwargs.as_ref().map(|kwargs| kwargs.bind(py));
         let outcome = {
             let _stay = StayAtEnd;
-            args.call(self.function.bind(py), kwargs)
+            let function = self.function.bind(py);
+            match &self.seeding {
+                None => args.call(function, kwargs),
+                Some(seeding) => args.call_seeded(seeding, Place::Thread, index, function, kwargs),
+            }
         };
         let is_ok = outcome.is_ok();
         let ended = match outcome {

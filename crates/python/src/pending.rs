@@ -4,6 +4,7 @@ use crate::interpreter::{SIGNAL_PAUSE, detached};
 use crate::map_run::MapRun;
 use crate::mapped::lock;
 use crate::pools::AnyPool;
+use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use manyhands_graph::TaskIndex;
 use pyo3::prelude::*;
@@ -24,6 +25,7 @@ pub(crate) struct Pending {
 #[pymethods]
 impl Pending {
     #[new]
+    #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
         pool: AnyPool<'py>,
@@ -32,9 +34,18 @@ impl Pending {
         args: Bound<'py, PyTuple>,
         kwargs: Option<Bound<'py, PyDict>>,
         scheduler: String,
+        root: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Pending> {
         let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
-        let run = MapRun::single(py, &pool, function, pickle.as_ref(), &args, kwargs.as_ref())?;
+        let seeding = Seeding::of(root.as_ref())?;
+        let run = MapRun::single(
+            py,
+            &pool,
+            function,
+            pickle.as_ref(),
+            (&args, kwargs.as_ref()),
+            seeding,
+        )?;
         // Whoever submits a call and forgets about it wants it done.
         run.job.detach();
         Ok(Pending {

@@ -11,6 +11,7 @@ use crate::map_run::kind_of;
 use crate::payload::Outcome;
 use crate::pools::{AnyPool, ProcessPool, ThreadPool};
 use crate::raising::{Evidence, TaskName, exception};
+use crate::seeding::{GraphSeeding, Place, Seeding};
 use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::NoViews;
 use crate::shared::sending::{Keeps, Sink};
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -37,8 +38,10 @@ pub(crate) fn compute<'py>(
     pool: Option<AnyPool<'py>>,
     chunksize: Option<u32>,
     scheduler: &str,
+    root: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let plan = Plan::new(collect(args, traverse)?, chunksize, scheduler);
+    let collected = collect(args, traverse)?;
+    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref())?;
     let results = plan.run(py, pool)?;
     plan.rebuild(py, &results)
 }
@@ -46,7 +49,7 @@ pub(crate) fn compute<'py>(
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -54,8 +57,10 @@ pub(crate) fn persist<'py>(
     pool: Option<AnyPool<'py>>,
     chunksize: Option<u32>,
     scheduler: &str,
+    root: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let plan = Plan::new(collect(args, traverse)?, chunksize, scheduler);
+    let collected = collect(args, traverse)?;
+    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref())?;
     let results = plan.run(py, pool)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
@@ -76,11 +81,21 @@ struct Plan<'a> {
     shape: Vec<crate::call::Arg>,
     batch_size: Option<NonZeroU32>,
     scheduler: &'a str,
+    seeding: Option<Arc<GraphSeeding>>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(collected: Collected, chunksize: Option<u32>, scheduler: &'a str) -> Plan<'a> {
-        Plan {
+    fn new(
+        collected: Collected,
+        chunksize: Option<u32>,
+        scheduler: &'a str,
+        root: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Plan<'a>> {
+        let seeding = Seeding::of(root)?.map(|seeding| {
+            let created = collected.nodes.iter().map(|node| node.get().sequence);
+            Arc::new(GraphSeeding::new(seeding, &created.collect::<Vec<_>>()))
+        });
+        Ok(Plan {
             graph: Arc::new(collected.graph),
             calls: Arc::new(collected.calls),
             nodes: collected.nodes,
@@ -88,7 +103,8 @@ impl<'a> Plan<'a> {
             shape: collected.shape,
             batch_size: chunksize.and_then(NonZeroU32::new),
             scheduler,
-        }
+            seeding,
+        })
     }
 
     fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
@@ -130,13 +146,14 @@ impl<'a> Plan<'a> {
         self.calls.iter().map(kind).collect()
     }
 
-    fn local(&self) -> Arc<LocalGraph> {
+    fn local(&self, place: Place) -> Arc<LocalGraph> {
         let calls = Arc::clone(&self.calls);
-        Arc::new(LocalGraph::new(Arc::clone(&self.graph), calls))
+        let seeding = self.seeding.clone().map(|seeding| (seeding, place));
+        Arc::new(LocalGraph::new(Arc::clone(&self.graph), calls, seeding))
     }
 
     fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local();
+        let program = self.local(Place::Here);
         match inline::run(self.spec(self.kinds()), &*program) {
             Ok(()) => self.take_local(&program),
             Err(failure) => Err(self.local_exception(py, &failure, &program)),
@@ -144,7 +161,7 @@ impl<'a> Plan<'a> {
     }
 
     fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local();
+        let program = self.local(Place::Thread);
         let own = Arc::clone(&program);
         let job = threads.pool.submit(self.spec(self.kinds()), own);
         match wait_for_end(py, &job, None) {
@@ -200,7 +217,8 @@ impl<'a> Plan<'a> {
             Arc::clone(&own(py)?.stock),
             self.outputs.clone(),
         ));
-        let forking = fork.forking(py, Inherited::Graph(Arc::clone(&self.calls)))?;
+        let inherited = Inherited::Graph(Arc::clone(&self.calls), self.seeding.clone());
+        let forking = fork.forking(py, inherited)?;
         forking.expect(n_tasks);
         let own = Arc::clone(&program);
         let job = fork.pool.submit(self.spec(kinds), own, Vec::new());
@@ -243,6 +261,9 @@ impl<'a> Plan<'a> {
         let mut ends = Vec::with_capacity(self.calls.len());
         for (at, call) in self.calls.iter().enumerate() {
             turns.give_way(py)?;
+            if let Some(seeding) = &self.seeding {
+                seeding.write(at, &mut bytes);
+            }
             call.encode(py, &mut bytes, &pickler)
                 .map_err(|error| self.name_in(py, error, TaskIndex(at as u32)))?;
             ends.push(bytes.len());

@@ -32,8 +32,9 @@ impl Link {
     }
 }
 
-/// What a record holds, in order: kind, flags, number of outputs, key, callee, args, kwargs.
+/// What a record holds, in order: when it was made, kind, flags, number of outputs, key, callee, args, kwargs.
 type Record<'py> = (
+    u64,
     u8,
     (bool, bool, bool),
     Option<u32>,
@@ -95,6 +96,7 @@ fn record<'py>(
         (_, callee) => callee.as_ref().map(|callee| callee.bind(py).clone()),
     };
     Ok((
+        this.sequence,
         this.kind as u8,
         (this.is_pure, this.holds_delayed, this.has_chosen_key),
         this.n_outputs,
@@ -141,16 +143,27 @@ fn is_link(object: &Bound<'_, PyAny>) -> bool {
 #[pyfunction]
 fn _rebuild_delayed<'py>(records: &Bound<'py, PyList>) -> PyResult<Bound<'py, PyAny>> {
     let mut made: Vec<Bound<'py, PyAny>> = Vec::with_capacity(records.len());
-    for record in records.iter() {
-        let delayed = unpacked(record.extract()?, &made)?;
+    let unpacked_records = records.iter().map(|record| record.extract::<Record<'py>>());
+    let records = unpacked_records.collect::<PyResult<Vec<_>>>()?;
+    // They are made now, in the order in which they were made where they come from.
+    let mut order: Vec<u64> = records.iter().map(|record| record.0).collect();
+    order.sort_unstable();
+    let first = N_MADE.fetch_add(records.len() as u64, Ordering::Relaxed);
+    for record in records {
+        let n_before = order.partition_point(|&other| other < record.0);
+        let delayed = unpacked(record, first + n_before as u64, &made)?;
         made.push(delayed);
     }
     made.pop()
         .ok_or_else(|| PyValueError::new_err("no records of a Delayed"))
 }
 
-fn unpacked<'py>(record: Record<'py>, made: &[Bound<'py, PyAny>]) -> PyResult<Bound<'py, PyAny>> {
-    let (kind, (is_pure, holds_delayed, has_chosen_key), n_outputs, key, callee, args, kwargs) =
+fn unpacked<'py>(
+    record: Record<'py>,
+    sequence: u64,
+    made: &[Bound<'py, PyAny>],
+) -> PyResult<Bound<'py, PyAny>> {
+    let (_, kind, (is_pure, holds_delayed, has_chosen_key), n_outputs, key, callee, args, kwargs) =
         record;
     let py = key.py();
     let follow = |link: &Bound<'py, PyAny>| -> PyResult<Bound<'py, PyAny>> {
@@ -182,7 +195,7 @@ fn unpacked<'py>(record: Record<'py>, made: &[Bound<'py, PyAny>]) -> PyResult<Bo
         args: args.unbind(),
         kwargs: kwargs.map(Bound::unbind),
         key: known_key(key),
-        sequence: N_MADE.fetch_add(1, Ordering::Relaxed),
+        sequence,
         mark: AtomicU64::new(0),
     };
     if kind == Kind::Data {

@@ -1,0 +1,216 @@
+//! Streams of random numbers for the tasks of a job: around each call, `manyhands._seeding` sets the scene.
+//!
+//! A task knows its stream by what the job's streams descend from and by its own number. So a task that is repeated, on
+//! whatever worker, draws the same numbers. Both stand before the call in a task's bytes:
+//!
+//! ```text
+//! seeded = SEEDED  length, root  number  call
+//! ```
+//!
+//! A job without a seed has nothing of all this.
+
+use crate::codec::{Reader, write_bytes, write_varint};
+use crate::interpreter::InTask;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// In the place of a call's mode, none of which it is.
+const SEEDED: u8 = 0x40;
+
+/// Where a task runs: what its global states are, and whose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Place {
+    /// In the thread that called; the caller's global states are put back after each task.
+    Here,
+    /// In one of several threads, which share the global states: they are left alone.
+    Thread,
+    /// In a worker process; its global states are put back before a task without a seed.
+    Worker,
+}
+
+/// Whether the global states of this worker are those of a seeded task.
+static IS_DISPLACED: AtomicBool = AtomicBool::new(false);
+
+/// What the streams of a job descend from: a `manyhands._seeding.Root`.
+pub(crate) struct Seeding {
+    root: Py<PyAny>,
+    packed: Vec<u8>,
+}
+
+impl Seeding {
+    pub(crate) fn new(root: &Bound<'_, PyAny>) -> PyResult<Seeding> {
+        let packed = root.getattr(intern!(root.py(), "packed"))?;
+        Ok(Seeding {
+            root: root.clone().unbind(),
+            packed: packed.cast::<PyBytes>()?.as_bytes().to_vec(),
+        })
+    }
+
+    /// That of a job, if it has one.
+    pub(crate) fn of(root: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Arc<Seeding>>> {
+        root.map(|root| Seeding::new(root).map(Arc::new))
+            .transpose()
+    }
+
+    /// Writes what stands before the call of a task with this number.
+    pub(crate) fn write(&self, number: u64, out: &mut Vec<u8>) {
+        out.push(SEEDED);
+        write_bytes(out, &self.packed);
+        write_varint(out, number);
+    }
+
+    /// Calls a function as the task with this number.
+    pub(crate) fn call<'py>(
+        &self,
+        place: Place,
+        number: u64,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let root = self.root.bind(function.py());
+        call_seeded(root, place, number, function, args, kwargs)
+    }
+}
+
+/// Calls a function on a stream. No Python code of ours is on the stack meanwhile: tracebacks show the user's alone.
+fn call_seeded<'py>(
+    root: &Bound<'py, PyAny>,
+    place: Place,
+    number: u64,
+    function: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = root.py();
+    let module = py.import(intern!(py, "manyhands._seeding"))?;
+    if place == Place::Worker {
+        IS_DISPLACED.store(true, Ordering::Relaxed);
+    }
+    let entered = module.call_method1(
+        intern!(py, "enter"),
+        (root, number, function, args, kwargs, place as u8),
+    )?;
+    let (task, kwargs): (Bound<'py, PyAny>, Option<Bound<'py, PyDict>>) = entered.extract()?;
+    let outcome = function.call(args, kwargs.as_ref());
+    let left = module.call_method1(intern!(py, "leave"), (task,));
+    // What the task raised comes first.
+    let result = outcome?;
+    left?;
+    Ok(result)
+}
+
+/// Before a task without a seed in a worker: puts back the global states from before those with one.
+#[inline]
+pub(crate) fn put_back(py: Python<'_>) -> PyResult<()> {
+    if !IS_DISPLACED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    IS_DISPLACED.store(false, Ordering::Relaxed);
+    let module = py.import(intern!(py, "manyhands._seeding"))?;
+    module.call_method0(intern!(py, "put_back_in_worker"))?;
+    Ok(())
+}
+
+/// What stands before a call, if anything does, and the call.
+pub(crate) fn split(bytes: &[u8]) -> PyResult<(Option<(&[u8], u64)>, &[u8])> {
+    if bytes.first() != Some(&SEEDED) {
+        return Ok((None, bytes));
+    }
+    let mut reader = Reader::new(&bytes[1..]);
+    let n_bytes = reader.count()?;
+    let packed = reader.take(n_bytes)?;
+    let number = reader.varint()?;
+    Ok((Some((packed, number)), reader.rest()))
+}
+
+/// The roots that a worker has met: the last of them, as the tasks of one job come together.
+#[derive(Default)]
+pub(crate) struct Roots {
+    last: Option<(Vec<u8>, Py<PyAny>)>,
+}
+
+impl Roots {
+    /// Calls a function in a worker, as what stood before the call has it.
+    pub(crate) fn call<'py>(
+        &mut self,
+        seeded: Option<(&[u8], u64)>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = function.py();
+        let Some((packed, number)) = seeded else {
+            put_back(py)?;
+            return function.call(args, kwargs);
+        };
+        let root = match &self.last {
+            Some((known, root)) if known == packed => root.bind(py).clone(),
+            _ => {
+                let module = py.import(intern!(py, "manyhands._seeding"))?;
+                let bytes = PyBytes::new(py, packed);
+                let root = module.call_method1(intern!(py, "unpack"), (bytes,))?;
+                self.last = Some((packed.to_vec(), root.clone().unbind()));
+                root
+            }
+        };
+        call_seeded(&root, Place::Worker, number, function, args, kwargs)
+    }
+}
+
+/// Streams for the tasks of a graph: which number each has, by its place in the graph.
+pub(crate) struct GraphSeeding {
+    pub(crate) seeding: Arc<Seeding>,
+    pub(crate) numbers: Vec<u32>,
+}
+
+impl GraphSeeding {
+    /// For tasks that were created in this order: each task's number is that of those created before it.
+    pub(crate) fn new(seeding: Arc<Seeding>, created: &[u64]) -> GraphSeeding {
+        let mut order: Vec<usize> = (0..created.len()).collect();
+        order.sort_by_key(|&at| created[at]);
+        let mut numbers = vec![0; created.len()];
+        for (number, at) in order.into_iter().enumerate() {
+            numbers[at] = number as u32;
+        }
+        GraphSeeding { seeding, numbers }
+    }
+
+    pub(crate) fn write(&self, at: usize, out: &mut Vec<u8>) {
+        self.seeding.write(self.numbers[at].into(), out);
+    }
+
+    pub(crate) fn call<'py>(
+        &self,
+        place: Place,
+        at: usize,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let number = self.numbers[at].into();
+        (self.seeding).call(place, number, function, args, kwargs)
+    }
+}
+
+/// Call a function as a task, as `call_as_task` does, on the stream with this number.
+#[pyfunction]
+#[pyo3(signature = (root, number, function, args, kwargs))]
+fn call_as_seeded_task<'py>(
+    root: &Bound<'py, PyAny>,
+    number: u64,
+    function: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let _in_task = InTask::enter();
+    call_seeded(root, Place::Here, number, function, args, kwargs)
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(call_as_seeded_task, module)?)
+}

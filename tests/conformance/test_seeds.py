@@ -1,0 +1,284 @@
+"""Random numbers of tasks: the same wherever they run."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import manyhands as mh
+
+SEED = 20240229
+
+
+def drawn(rng):
+    return rng.random(), int(rng.integers(10**6)), rng.normal()
+
+
+def expected(n, seed=SEED):
+    """What tasks draw that are given this seed, by NumPy alone."""
+    return [drawn(np.random.default_rng(child)) for child in np.random.SeedSequence(seed).spawn(n)]
+
+
+def states():
+    return random.getstate(), repr(np.random.get_state(legacy=False))
+
+
+def from_argument(x, rng):
+    return drawn(rng)
+
+
+def from_global_states(x):
+    return random.random(), np.random.random(), random.gauss(0, 1), np.random.normal()
+
+
+def globally_expected(n, seed=SEED):
+    """What `from_global_states` returns, as the documentation says the states are set."""
+    results = []
+    for child in np.random.SeedSequence(seed).spawn(n):
+        words = child.generate_state(10)
+        numbers = np.random.RandomState(words[:4])
+        others = random.Random(sum(int(word) << 32 * i for i, word in enumerate(words[4:8])))
+        results.append((others.random(), numbers.random(), others.gauss(0, 1), numbers.normal()))
+    return results
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+def test_task_i_of_a_map_has_numpys_stream_i(chunksize):
+    assert mh.map(from_argument, range(20), seed=SEED, chunksize=chunksize) == expected(20)
+
+
+def test_items_of_every_kind_leave_the_streams_as_they_are():
+    for items in (["a"] * 5, [[1], [2], [3], [4], [5]], (x for x in range(5)), [np.zeros(20_000)] * 5):
+        assert mh.map(from_argument, items, seed=SEED) == expected(5)
+    assert mh.map(lambda x, y, rng: drawn(rng), range(5), range(9), seed=SEED) == expected(5)
+
+
+def test_a_stream_has_them_too():
+    assert list(mh.stream(from_argument, range(50), seed=SEED)) == expected(50)
+    assert list(mh.stream(from_argument, [[x] for x in range(5)], seed=SEED)) == expected(5)
+
+
+def test_a_submitted_call_has_the_first():
+    assert mh.submit(from_argument, 1, seed=SEED).result() == expected(1)[0]
+    assert mh.submit(from_argument, x=[1], seed=SEED).result() == expected(1)[0]
+
+
+def test_tasks_of_a_graph_have_the_streams_of_their_order_of_creation():
+    draw = mh.delayed(from_argument)
+    first = draw(0)
+    second = draw([first])
+    third = draw(second)
+    assert mh.compute(third, [first], {"b": second}, seed=SEED) == (
+        expected(3)[2],
+        [expected(3)[0]],
+        {"b": expected(3)[1]},
+    )
+    assert third.compute(seed=SEED) == expected(3)[2]
+    # Of those alone that are computed.
+    assert mh.compute(draw(1), seed=SEED) == (expected(1)[0],)
+    (kept,) = mh.persist(draw(1), seed=SEED)
+    assert kept.compute() == expected(1)[0]
+
+
+def test_functions_that_come_as_inputs_and_methods_have_streams(where):
+    class Model:
+        def fit(self, x, rng):
+            return drawn(rng)
+
+    def make():
+        return from_argument
+
+    made = mh.delayed(make)()
+    assert made(1).compute(seed=SEED) == expected(2)[1]
+    method = mh.delayed(Model()).fit  # a task of its own only where it is not called
+    assert method(1).compute(seed=SEED) == expected(1)[0]
+    assert mh.map(Model().fit, [1, 2], seed=SEED) == expected(2)
+
+
+def test_the_global_states_are_set_from_the_stream(where):
+    if where.scheduler == "threads":
+        pytest.skip("threads share the global states")
+    # NumPy's is set from words other than those that Python's is set from: they are the same generator.
+    assert mh.map(from_global_states, range(9), seed=SEED) == globally_expected(9)
+    tasks = [mh.delayed(from_global_states)(x) for x in range(9)]
+    assert mh.compute(tasks, seed=SEED) == (globally_expected(9),)
+    assert mh.submit(from_global_states, 1, seed=SEED).result() == globally_expected(1)[0]
+
+
+def test_a_module_that_the_task_is_the_first_to_import_is_set_too(where):
+    if where.scheduler == "threads":
+        pytest.skip("threads share the global states")
+
+    program = f"""
+import manyhands as mh
+
+def draw(x):
+    import numpy.random
+    return numpy.random.random()
+
+def nest(x):
+    import random
+    return random.random(), mh.map(draw, range(2)), __import__("numpy").random.random(), random.random()
+
+print([mh.map(draw, range(5), seed={SEED}), mh.map(nest, range(3), seed={SEED})])
+"""
+    settings = {"MANYHANDS_SCHEDULER": where.scheduler, "MANYHANDS_NUM_WORKERS": str(where.num_workers)}
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)
+    drawn_there, nested_there = ast.literal_eval(ran.stdout)
+    assert drawn_there == [values[1] for values in globally_expected(5)]
+
+    # Here NumPy is imported.
+    def nest(x):
+        return random.random(), mh.map(from_global_states, range(2)), np.random.random(), random.random()
+
+    nested_here = mh.map(nest, range(3), seed=SEED)
+    assert nested_there == [(a, [values[1] for values in inner], b, c) for a, inner, b, c in nested_here]
+
+
+def test_the_callers_own_states_are_never_touched(where):
+    if where.scheduler == "threads":
+        pytest.skip("threads share the global states")
+    random.gauss(0, 1)
+    np.random.normal()
+    before = states()
+    mh.map(from_global_states, range(3), seed=SEED)
+    mh.compute([mh.delayed(from_global_states)(x) for x in range(3)], seed=SEED)
+    list(mh.stream(from_global_states, range(3), seed=SEED))
+    mh.submit(from_global_states, 1, seed=SEED).result()
+    with pytest.raises(ZeroDivisionError):
+        mh.map(lambda x: random.random() / x, [0], seed=SEED)
+    assert states() == before
+
+
+def test_items_are_drawn_from_the_callers_own_states(where):
+    if where.scheduler == "threads":
+        pytest.skip("threads share the global states")
+    random.seed(1)
+    items = (random.random() for _ in range(5))
+    numbers = random.Random(1)
+    assert mh.map(lambda x: (x, random.random())[0], items, seed=SEED) == [numbers.random() for _ in range(5)]
+
+
+def test_tasks_without_a_seed_do_not_go_on_with_the_states_of_those_with_one(where):
+    seeded = set(mh.map(lambda x: random.random(), range(8), seed=SEED))
+    unseeded = mh.map(lambda x: random.random(), range(8))
+    assert len(set(unseeded)) == 8
+    assert not seeded & set(unseeded)
+
+
+# Calls of tasks
+
+
+def nested(x, rng):
+    first = mh.map(from_argument, range(3))
+    own = drawn(rng)
+    second = mh.compute([mh.delayed(from_argument)(y) for y in range(3)])[0]
+    third = mh.submit(from_argument, 1).result()
+    spawned = drawn(rng.spawn(1)[0])
+    return first, own, second, third, spawned
+
+
+def test_calls_of_a_task_have_streams_below_its_own():
+    results = mh.map(nested, range(3), seed=SEED)
+    numbers = set()
+    for result, child in zip(results, np.random.SeedSequence(SEED).spawn(3), strict=True):
+        first, second, third, spawned = child.spawn(4)
+        assert result == (
+            [drawn(np.random.default_rng(seeds)) for seeds in first.spawn(3)],
+            drawn(np.random.default_rng(child)),
+            [drawn(np.random.default_rng(seeds)) for seeds in second.spawn(3)],
+            drawn(np.random.default_rng(third.spawn(1)[0])),
+            drawn(np.random.default_rng(spawned)),
+        )
+        numbers |= {*result[0], result[1], *result[2], result[3], result[4]}
+    assert len(numbers) == 3 * 9
+
+
+def test_calls_of_a_task_that_has_no_argument_for_it_have_the_same():
+    results = mh.map(lambda x: mh.map(from_argument, range(2)), range(2), seed=SEED)
+    children = [child.spawn(1)[0].spawn(2) for child in np.random.SeedSequence(SEED).spawn(2)]
+    assert results == [[drawn(np.random.default_rng(seeds)) for seeds in row] for row in children]
+
+
+def test_a_seed_of_its_own_wins_in_a_task():
+    assert mh.map(lambda x: mh.map(from_argument, range(2), seed=3), range(2), seed=SEED) == [expected(2, 3)] * 2
+
+
+def test_the_task_goes_on_where_it_was_after_a_call_of_its_own(where):
+    if where.scheduler == "threads":
+        pytest.skip("threads share the global states")
+
+    def around(x):
+        before = random.random(), np.random.random()
+        mh.map(from_global_states, range(2))
+        return (before[0], before[1], random.gauss(0, 1), np.random.normal())
+
+    assert mh.map(around, range(3), seed=SEED) == globally_expected(3)
+
+
+# Who has which argument
+
+
+def test_an_argument_that_the_caller_gives_is_the_callers():
+    assert mh.map(lambda x, rng: rng, [1, 2], ["a", "b"], seed=SEED) == ["a", "b"]
+    assert mh.map(lambda rng: rng, [1, 2], seed=SEED) == [1, 2]
+    assert mh.delayed(from_argument)(1, rng=np.random.default_rng(5)).compute(seed=SEED) == drawn(
+        np.random.default_rng(5)
+    )
+
+
+def test_a_parameter_with_a_default_receives_one_where_there_is_a_seed():
+    def draw(x, *, rng=None):
+        return None if rng is None else drawn(rng)
+
+    assert mh.map(draw, range(2)) == [None, None]
+    assert mh.map(draw, range(2), seed=SEED) == expected(2)
+
+
+def test_decorated_functions_and_partial_ones_receive_one():
+    def decorated(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    class Callable:
+        def __call__(self, x, rng):
+            return drawn(rng)
+
+    for function in (
+        decorated(lambda x, rng: drawn(rng)),
+        functools.partial(lambda y, x, rng: drawn(rng), 0),
+        functools.partial(lambda x, y, rng: drawn(rng), y=0),
+        Callable(),
+    ):
+        assert mh.map(function, range(2), seed=SEED) == expected(2)
+    given = functools.partial(lambda x, rng: rng, rng=5)
+    assert mh.map(given, range(2), seed=SEED) == [5, 5]
+
+
+def test_a_seed_can_be_what_numpy_takes():
+    for seed in (0, 2**100, [1, 2**40], np.int64(3), np.array([1, 2])):
+        assert mh.map(from_argument, range(3), seed=seed) == expected(3, seed)
+    seeds = np.random.SeedSequence(3, spawn_key=(4, 2**33))
+    seeds.spawn(2)
+    assert mh.map(from_argument, range(2), seed=seeds) == mh.map(from_argument, range(2), seed=seeds)
+    assert mh.map(from_argument, range(2), seed=seeds) == [drawn(np.random.default_rng(s)) for s in seeds.spawn(2)]
+
+
+def test_errors_are_told_as_without_a_seed():
+    with pytest.raises(ZeroDivisionError) as caught:
+        mh.map(lambda x, rng: 1 / x, [1, 2, 0], seed=SEED)
+    (note,) = caught.value.__notes__ if hasattr(caught.value, "__notes__") else [""]
+    assert "item 2" in note or not note
+    with pytest.raises(ZeroDivisionError):
+        mh.delayed(lambda rng: 1 / 0)().compute(seed=SEED)
