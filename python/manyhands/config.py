@@ -214,11 +214,11 @@ def _spill_directory(value: object, name: str) -> str | None:
     if value is None:
         return None
     try:
-        path = os.path.abspath(os.fspath(value))  # type: ignore[call-overload]
+        path = os.fspath(value)  # type: ignore[call-overload]
     except TypeError:
         path = b""
     if isinstance(path, str) and os.path.isdir(path):
-        return path
+        return os.path.abspath(path)
     raise _error(f"{name}={value!r} is not accepted. Accepted: the path of a folder that exists.")
 
 

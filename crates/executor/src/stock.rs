@@ -516,3 +516,123 @@ impl WorkerStock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shelf::MemoryLimit;
+    use proptest::prelude::*;
+
+    fn stock() -> Arc<Stock> {
+        Arc::new(Stock::new(Arena::new(0, ArenaOptions::default()), 0))
+    }
+
+    fn read(stock: &Stock, adopted: &Adopted) -> Vec<u8> {
+        assert!(adopted.is_on_disk());
+        stock.read_from_disk(adopted).expect("it was written")
+    }
+
+    fn put(stock: &Arc<Stock>, bytes: &[u8]) -> Adopted {
+        let put = stock.put_on_disk(&[DiskPart::Bytes(bytes)]);
+        put.expect("there is a disk").pop().expect("one part")
+    }
+
+    #[test]
+    fn what_lies_in_memory_goes_to_disk_and_is_there_until_it_is_let_go() {
+        let stock = stock();
+        let contents: Vec<u8> = (0..100_000u32).map(|at| at as u8).collect();
+        let lease = stock.arena.copy_in(&contents).expect("there is memory");
+        let parts = [DiskPart::Place(lease.place()), DiskPart::Bytes(b"beside")];
+        let mut put = stock.put_on_disk(&parts).expect("there is a disk");
+        drop(lease);
+        assert_eq!(read(&stock, &put[0]), contents);
+        assert_eq!(read(&stock, &put[1]), b"beside");
+        assert_eq!(stock.spill_stats().n_bytes_on_disk, 100_006);
+        put.pop();
+        assert_eq!(stock.spill_stats().n_bytes_on_disk, 100_000);
+        put.pop();
+        let stats = stock.spill_stats();
+        assert_eq!((stats.n_bytes_on_disk, stats.n_bytes_spilled), (0, 100_006));
+    }
+
+    #[test]
+    fn what_is_not_known_here_cannot_be_put_on_disk() {
+        let stock = stock();
+        let nowhere = Place {
+            segment: SegmentId::new(9, 9),
+            offset: 0,
+            n_bytes: 10,
+        };
+        let refused = stock.put_on_disk(&[DiskPart::Place(nowhere)]);
+        assert_eq!(
+            refused.expect_err("unknown").kind(),
+            io::ErrorKind::NotFound
+        );
+        assert_eq!(stock.spill_stats(), SpillStats::default());
+    }
+
+    #[test]
+    fn another_folder_means_another_file_and_the_old_one_goes_with_its_last_reader() {
+        let stock = stock();
+        let first = put(&stock, b"first");
+        let folder = std::env::temp_dir().join(format!("manyhands-other-{}", std::process::id()));
+        std::fs::create_dir(&folder).expect("it is new");
+        let limit = MemoryLimit::None;
+        let options = SpillOptions {
+            limit,
+            folder: folder.clone(),
+        };
+        stock.set_spill_options(options);
+        let second = put(&stock, b"second");
+        std::fs::remove_dir(&folder).expect("nothing has a name there");
+        assert_ne!(first.place().segment, second.place().segment);
+        assert_eq!(read(&stock, &first), b"first");
+        assert_eq!(stock.foreign.n_segments(), 2);
+        drop(first);
+        assert_eq!(stock.foreign.n_segments(), 1);
+        assert_eq!(read(&stock, &second), b"second");
+    }
+
+    #[test]
+    fn what_a_forked_process_may_read_stays_on_disk() {
+        let stock = stock();
+        let before = put(&stock, b"before");
+        let pinned = stock.pin();
+        let after = put(&stock, b"after");
+        drop(before);
+        drop(after);
+        assert_eq!(stock.spill_stats().n_bytes_on_disk, 6);
+        // Nothing is written over it meanwhile.
+        let later = put(&stock, b"later");
+        assert!(later.place().offset > 0);
+        drop(pinned);
+        assert_eq!(stock.spill_stats().n_bytes_on_disk, 5);
+        drop(later);
+        assert_eq!(stock.spill_stats().n_bytes_on_disk, 0);
+        assert_eq!(put(&stock, b"anew").place().offset, 0);
+    }
+
+    proptest! {
+        /// However things come and go, those that are there are as they were, and the rest takes no space.
+        #[test]
+        fn everything_on_disk_is_what_was_put_there(
+            steps in prop::collection::vec((0usize..20_000, any::<usize>(), any::<bool>()), 1..60),
+        ) {
+            let stock = stock();
+            let mut there: Vec<(Adopted, Vec<u8>)> = Vec::new();
+            for (serial, (n_bytes, which, is_end)) in steps.into_iter().enumerate() {
+                if is_end && !there.is_empty() {
+                    there.swap_remove(which % there.len());
+                } else {
+                    let bytes: Vec<u8> = (0..n_bytes).map(|at| (at * 7 + serial) as u8).collect();
+                    there.push((put(&stock, &bytes), bytes));
+                }
+                for (adopted, bytes) in &there {
+                    prop_assert_eq!(&read(&stock, adopted), bytes);
+                }
+                let n_bytes: usize = there.iter().map(|(_, bytes)| bytes.len()).sum();
+                prop_assert_eq!(stock.spill_stats().n_bytes_on_disk, n_bytes as u64);
+            }
+        }
+    }
+}
