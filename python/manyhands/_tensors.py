@@ -23,8 +23,8 @@ def reduce_storage(storage: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] |
     Returns
     -------
     tuple
-        A function and its arguments, the memory among them as an array of bytes; PyTorch's own choice for memory that is
-        not the processor's.
+        A function and its arguments, the memory among them as an array of bytes; PyTorch's own choice for memory
+        that is not the processor's.
     """
     import torch
 
