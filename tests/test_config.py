@@ -243,8 +243,9 @@ def test_idle_timeouts(value, seconds):
 @pytest.mark.parametrize(
     "value, limit",
     [
-        (1, 1),
+        (1024, 1024),
         (4 << 30, 4 << 30),
+        ("4 G", 4 << 30),
         ("4 GiB", 4 << 30),
         ("500MB", 500_000_000),
         ("1.5 kib", 1536),
@@ -265,7 +266,28 @@ def test_memory_limits(value, limit):
 
 
 @pytest.mark.parametrize(
-    "value", [0, -1, 0.0, 1.5, -0.5, float("nan"), True, "much", "4 GiB/s", "GiB", "150%", "", "0", "1e999", [], 2**63]
+    "value",
+    [
+        0,
+        1,
+        -1,
+        0.0,
+        1.5,
+        "1",
+        "1023",
+        -0.5,
+        float("nan"),
+        True,
+        "much",
+        "4 GiB/s",
+        "GiB",
+        "150%",
+        "",
+        "0",
+        "1e999",
+        [],
+        2**63,
+    ],
 )
 def test_wrong_memory_limits(value):
     with pytest.raises(ConfigError, match='a number of bytes.*"4 GiB".*a share of the memory.*"unlimited"'):

@@ -7,8 +7,9 @@
 //! A file on disk is like a dead worker: what it has delivered can be read until nobody needs it.
 //!
 //! Locks here are leaves: nothing else is locked and nothing is called back while one is held. So an
-//! [`Adopted`] may be dropped in any thread and under any lock. Two are not, and are only taken by a pool
-//! that puts results on disk and holds no other: `spilling` first, then `filling`.
+//! [`Adopted`] may be dropped in any thread and under any lock; what it had on disk is given back by a
+//! pool's own thread, as that may take a while. Two are not, and are only taken by a pool's own thread
+//! that holds no other: `spilling` first, then `filling`.
 
 use crate::job::{Owner, lock};
 use crate::processes::Wake;
@@ -23,7 +24,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 
 /// The shared memory of a process that has workers. It is one for all of its pools, which number their
 /// workers through it. A process forked from this one needs a stock of its own.
@@ -41,8 +42,10 @@ pub struct Stock {
     filling: Mutex<Option<Filling>>,
     /// Held while results are put on disk, by one pool at a time: no other would find anything else to do.
     spilling: Mutex<()>,
-    /// Jobs that have ended while results waited, which may be theirs.
+    /// Jobs that have ended and have had large results, which may not have been taken yet.
     ended: Mutex<Vec<Weak<dyn RemoteProgram>>>,
+    /// Rights to what is on disk that have ended.
+    discards: Mutex<Vec<Claim>>,
 }
 
 /// A file that results are written to.
@@ -158,6 +161,7 @@ impl Stock {
             filling: Mutex::default(),
             spilling: Mutex::default(),
             ended: Mutex::default(),
+            discards: Mutex::default(),
         }
     }
 
@@ -204,22 +208,24 @@ impl Stock {
         }
     }
 
-    /// Waits until no other pool puts results on disk.
-    pub(crate) fn begin_spilling(&self) -> MutexGuard<'_, ()> {
-        lock(&self.spilling)
+    /// The right to put results on disk, unless another pool is at it.
+    pub(crate) fn try_begin_spilling(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.spilling.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
-    /// Before more work is begun that no pool could hold back: waits while results are put on disk, where
-    /// they take more than they may.
-    pub fn wait_for_room(&self) {
-        if self.strain().is_over() {
-            drop(self.begin_spilling());
-        }
+    /// Whether results take more than they may, and are being put on disk: no moment to begin work that
+    /// no pool could hold back.
+    pub fn is_catching_up(&self) -> bool {
+        self.shelf.is_catching_up()
     }
 
     /// A job has ended; its results may not have been taken yet.
     pub(crate) fn job_ended(&self, program: &Arc<dyn RemoteProgram>) {
-        if self.shelf.stats().n_bytes_waiting == 0 {
+        if !self.shelf.is_any_waiting() || !program.may_have_backlog() {
             return;
         }
         let mut ended = lock(&self.ended);
@@ -229,9 +235,21 @@ impl Stock {
         ended.push(Arc::downgrade(program));
     }
 
-    /// Jobs that have ended and whose results somebody may still take.
+    /// Jobs that have ended and have results that wait in memory.
     pub(crate) fn ended(&self) -> Vec<Arc<dyn RemoteProgram>> {
-        lock(&self.ended).iter().filter_map(Weak::upgrade).collect()
+        let mut programs: Vec<_> = {
+            let ended = lock(&self.ended);
+            ended.iter().filter_map(Weak::upgrade).collect()
+        };
+        // Without the lock. What comes to wait no more does not come to wait again.
+        programs.retain(|program| program.backlog().is_some());
+        let is_one = |listed: &Weak<dyn RemoteProgram>| {
+            programs
+                .iter()
+                .any(|program| std::ptr::addr_eq(listed.as_ptr(), Arc::as_ptr(program)))
+        };
+        lock(&self.ended).retain(is_one);
+        programs
     }
 
     /// Writes the parts of a result to disk, all or none; the right to read each.
@@ -244,10 +262,14 @@ impl Stock {
             DiskPart::Bytes(_) => Ok(None),
             DiskPart::Place(place) => {
                 let descriptor = self.descriptor(place.segment);
-                descriptor.map(Some).ok_or(io::ErrorKind::NotFound)
+                let unknown = || {
+                    let text = "its memory cannot be read here, where too many files were open";
+                    io::Error::new(io::ErrorKind::NotFound, text)
+                };
+                descriptor.map(Some).ok_or_else(unknown)
             }
         });
-        let descriptors = descriptors.collect::<Result<Vec<_>, _>>()?;
+        let descriptors = descriptors.collect::<io::Result<Vec<_>>>()?;
         let sources = parts.iter().zip(&descriptors).map(|pair| match pair {
             (DiskPart::Place(place), Some(fd)) => SpillPart::Range {
                 fd: fd.as_ref(),
@@ -267,9 +289,7 @@ impl Stock {
                 DiskPart::Bytes(bytes) => bytes.len() as u64,
                 DiskPart::Place(place) => place.n_bytes,
             };
-            for sum in [&self.shelf.n_bytes_on_disk, &self.shelf.n_bytes_spilled] {
-                sum.fetch_add(n_bytes, Ordering::Relaxed);
-            }
+            self.shelf.wrote(n_bytes);
             self.adopt(Place {
                 segment,
                 offset,
@@ -333,12 +353,36 @@ impl Stock {
     }
 
     /// Ends a right.
-    fn end(&self, Claim { place, lender }: Claim) {
-        if let Source::File(file) = &lender.source {
-            // First of all: a file of which nothing is claimed is filled from the front again.
-            SpillFile::discard(file, place.offset, place.n_bytes);
-            (self.shelf.n_bytes_on_disk).fetch_sub(place.n_bytes, Ordering::Relaxed);
+    fn end(&self, claim: Claim) {
+        if matches!(claim.lender.source, Source::Worker(_)) {
+            self.ended_claim(claim);
+            return;
         }
+        lock(&self.discards).push(claim);
+        let pools = lock(&self.table).pools.clone();
+        match pools.iter().find_map(Weak::upgrade) {
+            Some(pool) => pool.wake.wake(),
+            // Nor does anybody wait for this thread then.
+            None => self.discard(),
+        }
+    }
+
+    /// Gives back the space on disk that nobody needs any more. A pool's own thread does it, also at its end
+    /// and after it has left the table: so somebody does, whoever ended the right.
+    pub(crate) fn discard(&self) {
+        let claims = std::mem::take(&mut *lock(&self.discards));
+        for claim in claims {
+            if let Source::File(file) = &claim.lender.source {
+                // First of all: a file of which nothing is claimed is filled from the front again.
+                SpillFile::discard(file, claim.place.offset, claim.place.n_bytes);
+                let n_bytes = claim.place.n_bytes;
+                (self.shelf.n_bytes_on_disk).fetch_sub(n_bytes, Ordering::Relaxed);
+            }
+            self.ended_claim(claim);
+        }
+    }
+
+    fn ended_claim(&self, Claim { place, lender }: Claim) {
         let mut claims = lock(&lender.claims);
         claims.n_adopted -= 1;
         let (n_adopted, is_gone) = (claims.n_adopted, claims.is_gone);
@@ -363,12 +407,30 @@ impl Stock {
         let mut table = lock(&self.table);
         table.pools.retain(|pool| pool.strong_count() > 0);
         table.pools.push(Arc::downgrade(returns));
+        drop(table);
+        self.shelf.add_pool(&returns.wake);
     }
 
     /// A pool has ended: it has no workers that would need to know anything.
     pub(crate) fn remove_pool(&self, returns: &Arc<Returns>) {
         let is_other = |pool: &Weak<Returns>| !std::ptr::eq(pool.as_ptr(), Arc::as_ptr(returns));
-        lock(&self.table).pools.retain(is_other);
+        let mut table = lock(&self.table);
+        table.pools.retain(is_other);
+        let is_last = table.pools.is_empty();
+        drop(table);
+        self.discard();
+        if is_last {
+            self.close_unread();
+        }
+    }
+
+    /// Lets go of the file that results are written to, unless somebody may read there.
+    fn close_unread(&self) {
+        let mut slot = lock(&self.filling);
+        let is_unread = |filling: &mut Filling| lock(&filling.lender.claims).n_adopted == 0;
+        if let Some(filling) = slot.take_if(is_unread) {
+            self.owner_died(filling.lender.owner);
+        }
     }
 
     /// The number of a new worker.
