@@ -44,10 +44,10 @@ def test_the_defaults():
         "num_workers": None,
         "chunksize": None,
         "idle_timeout": 300.0,
-        "shared_memory_enabled": True,
-        "shared_memory_threshold": 65536,
         "memory_limit": 0.6,
         "spill_directory": None,
+        "shared_memory_enabled": True,
+        "shared_memory_threshold": 65536,
         "seed": None,
     }
     assert config.get("num_workers", 3) == 3
@@ -239,6 +239,84 @@ def test_wrong_idle_timeouts(value):
 def test_idle_timeouts(value, seconds):
     config.set(idle_timeout=value)
     assert config.get("idle_timeout") == seconds
+
+
+@pytest.mark.parametrize(
+    "value, limit",
+    [
+        (1024, 1024),
+        (4 << 30, 4 << 30),
+        ("4 G", 4 << 30),
+        ("4 GiB", 4 << 30),
+        ("500MB", 500_000_000),
+        ("1.5 kib", 1536),
+        ("4000000000000000001", 4_000_000_000_000_000_001),
+        (0.25, 0.25),
+        (1.0, 1.0),
+        ("0.25", 0.25),
+        ("25 %", 0.25),
+        ("Unlimited", float("inf")),
+        (float("inf"), float("inf")),
+        (None, 0.6),
+    ],
+)
+def test_memory_limits(value, limit):
+    config.set(memory_limit=value)
+    found = config.get("memory_limit")
+    assert (found, type(found)) == (limit, type(limit))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        1,
+        -1,
+        0.0,
+        1.5,
+        "1",
+        "1023",
+        -0.5,
+        float("nan"),
+        True,
+        "much",
+        "4 GiB/s",
+        "GiB",
+        "150%",
+        "",
+        "0",
+        "1e999",
+        [],
+        2**63,
+    ],
+)
+def test_wrong_memory_limits(value):
+    with pytest.raises(ConfigError, match='a number of bytes.*"4 GiB".*a share of the memory.*"unlimited"'):
+        config.set(memory_limit=value)
+
+
+def test_the_folder_for_results_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for value in (tmp_path / "folder", str(tmp_path / "folder"), "folder"):
+        config.set(spill_directory=value)
+        assert config.get("spill_directory") == str(tmp_path / "folder")
+    config.set(spill_directory=None)
+    assert config.get("spill_directory") is None
+    for value in ("missing", "file", 3, b"folder", ""):
+        with pytest.raises(ConfigError, match="the path of a folder that exists"):
+            config.set(spill_directory=value)
+
+
+def test_memory_limits_come_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("MANYHANDS_MEMORY_LIMIT", "2 GiB")
+    monkeypatch.setenv("MANYHANDS_SPILL_DIRECTORY", str(tmp_path))
+    config.refresh()
+    assert (config.get("memory_limit"), config.get("spill_directory")) == (2 << 30, str(tmp_path))
+    monkeypatch.setenv("MANYHANDS_MEMORY_LIMIT", "two")
+    with pytest.raises(ConfigError, match="MANYHANDS_MEMORY_LIMIT='two' is not accepted"):
+        config.refresh()
 
 
 def test_unknown_keys_are_refused_and_nothing_is_changed():

@@ -477,18 +477,34 @@ def test_ctrl_c_ends_them():
 
 @pytest.mark.parametrize("face", ["map", "compute", "stream", "submit"])
 @pytest.mark.parametrize("moment", ["before", "after_in_parent"])
-def test_ctrl_c_during_a_fork_is_not_lost(face, moment):
-    """The first worker may compute already while the second is being forked; nothing is missing any more then."""
+@pytest.mark.parametrize("number", ["SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("receiver", ["this thread", "another thread"])
+def test_ctrl_c_during_a_fork_is_not_lost(face, moment, number, receiver):
+    """The first worker may compute already while the second is being forked; nothing is missing any more then.
+
+    The system gives a signal to any thread that takes it. And other signals may have handlers that raise as well.
+    """
     program = f"""
-        import os, signal, time
+        import os, signal, threading, time
         import manyhands as mh
         n_left = {1 if face == "submit" else 2}
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGUSR1, interrupt)
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+        receiver = threading.enumerate()[-1 if {receiver!r} == "another thread" else 0]
 
         def press():
             global n_left
             n_left -= 1
             if n_left == 0:
-                signal.raise_signal(signal.SIGINT)
+                signal.pthread_kill(receiver.ident, signal.{number})
+                # Whatever a handler raises is raised by the next few lines.
+                end = time.monotonic() + 0.05
+                while time.monotonic() < end:
+                    pass
 
         os.register_at_fork({moment}=press)
         calls = {{

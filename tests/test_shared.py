@@ -533,7 +533,7 @@ def test_scipy_sparse_matrices():
             assert (back != sample).nnz == 0
 
 
-def test_torch_tensors():
+def test_torch_tensors(counted):
     torch = pytest.importorskip(
         "torch",
         reason="PyTorch is in no requirements file, as it is too large to install for one test",
@@ -541,6 +541,26 @@ def test_torch_tensors():
     tensor = torch.arange(float(N))
     for back in mh.map(identity, [tensor, tensor], **PLACES):
         assert torch.equal(back, tensor)
+    assert counted()[1] > 0
+    assert mh.map(lambda x: float(x.add_(1)[0]), [tensor] * 4, **PLACES) == [1.0] * 4
+    assert tensor[0] == 0
+    samples = [
+        tensor.reshape(100, -1).T,
+        tensor[::2],
+        tensor.to(torch.bfloat16),
+        tensor.to(torch.complex64).conj(),
+        tensor > 5,
+        torch.nn.Parameter(tensor),
+        torch.empty(0),
+        tensor.to_sparse(),
+    ]
+    for scheduler in ("processes", "fork"):
+        for sample, back in zip(samples, mh.map(identity, samples, scheduler=scheduler, num_workers=2)):
+            assert (type(back), back.dtype, back.requires_grad) == (type(sample), sample.dtype, sample.requires_grad)
+            assert torch.equal(back.to_dense(), sample.to_dense())
+    model = torch.nn.Linear(1000, 500)
+    (back,) = mh.map(identity, [model], **PLACES)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(back.parameters(), model.parameters()))
 
 
 def test_bytes_and_bytearrays(counted):

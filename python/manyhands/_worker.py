@@ -173,6 +173,11 @@ def unpicklable_result(function: Callable[..., Any], result: object, cause: Base
     return fail(f"the result of {name!r}", result, cause)
 
 
+def unreadable(reason: str) -> object:
+    """What a result stands for that was put on disk and could not be read there; called as it is unpickled."""
+    raise OSError(f"a result that had been put on disk, for lack of memory, cannot be read there: {reason}")
+
+
 def pack(exc: BaseException) -> bytes:
     """An exception as bytes."""
     from manyhands._failures import pack as pack_exception

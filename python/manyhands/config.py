@@ -176,7 +176,13 @@ _UNITS = {
     "mib": 2**20,
     "gib": 2**30,
     "tib": 2**40,
+    "k": 2**10,
+    "m": 2**20,
+    "g": 2**30,
+    "t": 2**40,
 }
+# A mistaken share, or a number without its unit, should not put everything on disk.
+_MEMORY_LIMIT_MIN = 1024
 
 
 def _memory_limit(value: object, name: str) -> int | float:
@@ -186,10 +192,10 @@ def _memory_limit(value: object, name: str) -> int | float:
     amount = _amount(value) if isinstance(value, str) else value
     if isinstance(amount, float) and (0 < amount <= 1 or amount == float("inf")):
         return amount
-    if isinstance(amount, int) and not isinstance(amount, bool) and 1 <= amount <= 2**62:
+    if isinstance(amount, int) and not isinstance(amount, bool) and _MEMORY_LIMIT_MIN <= amount <= 2**62:
         return amount
     raise _error(
-        f"{name}={value!r} is not accepted. Accepted: a number of bytes (an integer from 1 on), a size such as "
+        f"{name}={value!r} is not accepted. Accepted: a number of bytes (an integer from 1024 on), a size such as "
         f'"4 GiB" or "500 MB", a share of the memory that is free (a number above 0.0 and up to 1.0, or "60%"), or '
         f'"unlimited".'
     )
@@ -218,11 +224,11 @@ def _spill_directory(value: object, name: str) -> str | None:
     if value is None:
         return None
     try:
-        path = os.path.abspath(os.fspath(value))  # type: ignore[call-overload]
+        path = os.fspath(value)  # type: ignore[call-overload]
     except TypeError:
         path = b""
     if isinstance(path, str) and os.path.isdir(path):
-        return path
+        return os.path.abspath(path)
     raise _error(f"{name}={value!r} is not accepted. Accepted: the path of a folder that exists.")
 
 

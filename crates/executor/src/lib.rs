@@ -31,7 +31,7 @@ pub mod worker;
 
 pub use clock::coarse_tick;
 pub use job::{Failure, Job, News, Shortage};
-pub use program::{Death, Feed, Program, RemoteProgram, Spilled, ThreadGuard, ThreadHook};
+pub use program::{Backlog, Death, Feed, Program, RemoteProgram, Spilled, ThreadGuard, ThreadHook};
 pub use shelf::{MemoryLimit, SpillOptions, SpillStats, Waiting};
 pub use stock::{Adopted, DiskPart, Stock, WorkerStock};
 

@@ -1,5 +1,6 @@
 //! What a task is, to those who run it.
 
+use crate::job::Shortage;
 use manyhands_graph::TaskIndex;
 use manyhands_store::SegmentId;
 use manyhands_wire::TasksWriter;
@@ -29,7 +30,8 @@ pub trait Feed {
 
 /// The tasks of a job, for executors that run them elsewhere, as bytes.
 ///
-/// All methods but `spill` are called under the executor's lock: they must be quick and must not wait.
+/// All methods are called under the executor's lock, those about results on disk apart: they must be quick
+/// and must not wait.
 pub trait RemoteProgram: Send + Sync {
     /// The number of a task's function, from [`crate::processes::ProcessPool::function`].
     fn function(&self, task: TaskIndex) -> u32;
@@ -58,12 +60,36 @@ pub trait RemoteProgram: Send + Sync {
     /// Puts results on disk, those that are needed last first, until so many bytes of memory are free or
     /// nothing is left that can go there: a result cannot that a task has been sent and may be reading.
     ///
-    /// Called by the pool's own thread, which is the one that stores results, and without the executor's
-    /// lock: it takes as long as the disk takes.
+    /// Called by a pool's own thread, one at a time, and without the executor's lock: it takes as long as
+    /// the disk takes.
     fn spill(&self, n_bytes: u64) -> Spilled {
         let _ = n_bytes;
         Spilled::default()
     }
+
+    /// The results that wait in memory and could go to disk, if there are any.
+    fn backlog(&self) -> Option<Backlog> {
+        None
+    }
+
+    /// Whether there ever were such results.
+    fn may_have_backlog(&self) -> bool {
+        false
+    }
+
+    /// Drops a result that has room nowhere. Whoever asks for it is told.
+    fn give_up(&self, task: TaskIndex, shortage: &Shortage) {
+        let _ = (task, shortage);
+    }
+}
+
+/// Results of one program that wait in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backlog {
+    /// How much memory they take.
+    pub n_bytes: u64,
+    /// The largest of them, and how large it is.
+    pub largest: (TaskIndex, u64),
 }
 
 /// What has been put on disk.
@@ -71,8 +97,8 @@ pub trait RemoteProgram: Send + Sync {
 pub struct Spilled {
     /// How much memory is free now that was not.
     pub n_bytes: u64,
-    /// The first result that could not be written, how large it is, and why.
-    pub failure: Option<(TaskIndex, u64, std::io::Error)>,
+    /// Why there is not more, where something could not be written.
+    pub failure: Option<std::io::Error>,
 }
 
 /// How a worker died.

@@ -7,8 +7,9 @@
 //! A file on disk is like a dead worker: what it has delivered can be read until nobody needs it.
 //!
 //! Locks here are leaves: nothing else is locked and nothing is called back while one is held. So an
-//! [`Adopted`] may be dropped in any thread and under any lock. Two are not, and are only taken by a pool
-//! that puts results on disk and holds no other: `spilling` first, then `filling`.
+//! [`Adopted`] may be dropped in any thread and under any lock; what it had on disk is given back by a
+//! pool's own thread, as that may take a while. Two are not, and are only taken by a pool's own thread
+//! that holds no other: `spilling` first, then `filling`.
 
 use crate::job::{Owner, lock};
 use crate::processes::Wake;
@@ -23,7 +24,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 
 /// The shared memory of a process that has workers. It is one for all of its pools, which number their
 /// workers through it. A process forked from this one needs a stock of its own.
@@ -41,8 +42,10 @@ pub struct Stock {
     filling: Mutex<Option<Filling>>,
     /// Held while results are put on disk, by one pool at a time: no other would find anything else to do.
     spilling: Mutex<()>,
-    /// Jobs that have ended while results waited, which may be theirs.
+    /// Jobs that have ended and have had large results, which may not have been taken yet.
     ended: Mutex<Vec<Weak<dyn RemoteProgram>>>,
+    /// Rights to what is on disk that have ended.
+    discards: Mutex<Vec<Claim>>,
 }
 
 /// A file that results are written to.
@@ -158,6 +161,7 @@ impl Stock {
             filling: Mutex::default(),
             spilling: Mutex::default(),
             ended: Mutex::default(),
+            discards: Mutex::default(),
         }
     }
 
@@ -204,22 +208,24 @@ impl Stock {
         }
     }
 
-    /// Waits until no other pool puts results on disk.
-    pub(crate) fn begin_spilling(&self) -> MutexGuard<'_, ()> {
-        lock(&self.spilling)
+    /// The right to put results on disk, unless another pool is at it.
+    pub(crate) fn try_begin_spilling(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.spilling.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
-    /// Before more work is begun that no pool could hold back: waits while results are put on disk, where
-    /// they take more than they may.
-    pub fn wait_for_room(&self) {
-        if self.strain().is_over() {
-            drop(self.begin_spilling());
-        }
+    /// Whether results take more than they may, and are being put on disk: no moment to begin work that
+    /// no pool could hold back.
+    pub fn is_catching_up(&self) -> bool {
+        self.shelf.is_catching_up()
     }
 
     /// A job has ended; its results may not have been taken yet.
     pub(crate) fn job_ended(&self, program: &Arc<dyn RemoteProgram>) {
-        if self.shelf.stats().n_bytes_waiting == 0 {
+        if !self.shelf.is_any_waiting() || !program.may_have_backlog() {
             return;
         }
         let mut ended = lock(&self.ended);
@@ -229,9 +235,21 @@ impl Stock {
         ended.push(Arc::downgrade(program));
     }
 
-    /// Jobs that have ended and whose results somebody may still take.
+    /// Jobs that have ended and have results that wait in memory.
     pub(crate) fn ended(&self) -> Vec<Arc<dyn RemoteProgram>> {
-        lock(&self.ended).iter().filter_map(Weak::upgrade).collect()
+        let mut programs: Vec<_> = {
+            let ended = lock(&self.ended);
+            ended.iter().filter_map(Weak::upgrade).collect()
+        };
+        // Without the lock. What comes to wait no more does not come to wait again.
+        programs.retain(|program| program.backlog().is_some());
+        let is_one = |listed: &Weak<dyn RemoteProgram>| {
+            programs
+                .iter()
+                .any(|program| std::ptr::addr_eq(listed.as_ptr(), Arc::as_ptr(program)))
+        };
+        lock(&self.ended).retain(is_one);
+        programs
     }
 
     /// Writes the parts of a result to disk, all or none; the right to read each.
@@ -244,10 +262,14 @@ impl Stock {
             DiskPart::Bytes(_) => Ok(None),
             DiskPart::Place(place) => {
                 let descriptor = self.descriptor(place.segment);
-                descriptor.map(Some).ok_or(io::ErrorKind::NotFound)
+                let unknown = || {
+                    let text = "its memory cannot be read here, where too many files were open";
+                    io::Error::new(io::ErrorKind::NotFound, text)
+                };
+                descriptor.map(Some).ok_or_else(unknown)
             }
         });
-        let descriptors = descriptors.collect::<Result<Vec<_>, _>>()?;
+        let descriptors = descriptors.collect::<io::Result<Vec<_>>>()?;
         let sources = parts.iter().zip(&descriptors).map(|pair| match pair {
             (DiskPart::Place(place), Some(fd)) => SpillPart::Range {
                 fd: fd.as_ref(),
@@ -267,9 +289,7 @@ impl Stock {
                 DiskPart::Bytes(bytes) => bytes.len() as u64,
                 DiskPart::Place(place) => place.n_bytes,
             };
-            for sum in [&self.shelf.n_bytes_on_disk, &self.shelf.n_bytes_spilled] {
-                sum.fetch_add(n_bytes, Ordering::Relaxed);
-            }
+            self.shelf.wrote(n_bytes);
             self.adopt(Place {
                 segment,
                 offset,
@@ -333,12 +353,36 @@ impl Stock {
     }
 
     /// Ends a right.
-    fn end(&self, Claim { place, lender }: Claim) {
-        if let Source::File(file) = &lender.source {
-            // First of all: a file of which nothing is claimed is filled from the front again.
-            SpillFile::discard(file, place.offset, place.n_bytes);
-            (self.shelf.n_bytes_on_disk).fetch_sub(place.n_bytes, Ordering::Relaxed);
+    fn end(&self, claim: Claim) {
+        if matches!(claim.lender.source, Source::Worker(_)) {
+            self.ended_claim(claim);
+            return;
         }
+        lock(&self.discards).push(claim);
+        let pools = lock(&self.table).pools.clone();
+        match pools.iter().find_map(Weak::upgrade) {
+            Some(pool) => pool.wake.wake(),
+            // Nor does anybody wait for this thread then.
+            None => self.discard(),
+        }
+    }
+
+    /// Gives back the space on disk that nobody needs any more. A pool's own thread does it, also at its end
+    /// and after it has left the table: so somebody does, whoever ended the right.
+    pub(crate) fn discard(&self) {
+        let claims = std::mem::take(&mut *lock(&self.discards));
+        for claim in claims {
+            if let Source::File(file) = &claim.lender.source {
+                // First of all: a file of which nothing is claimed is filled from the front again.
+                SpillFile::discard(file, claim.place.offset, claim.place.n_bytes);
+                let n_bytes = claim.place.n_bytes;
+                (self.shelf.n_bytes_on_disk).fetch_sub(n_bytes, Ordering::Relaxed);
+            }
+            self.ended_claim(claim);
+        }
+    }
+
+    fn ended_claim(&self, Claim { place, lender }: Claim) {
         let mut claims = lock(&lender.claims);
         claims.n_adopted -= 1;
         let (n_adopted, is_gone) = (claims.n_adopted, claims.is_gone);
@@ -363,12 +407,30 @@ impl Stock {
         let mut table = lock(&self.table);
         table.pools.retain(|pool| pool.strong_count() > 0);
         table.pools.push(Arc::downgrade(returns));
+        drop(table);
+        self.shelf.add_pool(&returns.wake);
     }
 
     /// A pool has ended: it has no workers that would need to know anything.
     pub(crate) fn remove_pool(&self, returns: &Arc<Returns>) {
         let is_other = |pool: &Weak<Returns>| !std::ptr::eq(pool.as_ptr(), Arc::as_ptr(returns));
-        lock(&self.table).pools.retain(is_other);
+        let mut table = lock(&self.table);
+        table.pools.retain(is_other);
+        let is_last = table.pools.is_empty();
+        drop(table);
+        self.discard();
+        if is_last {
+            self.close_unread();
+        }
+    }
+
+    /// Lets go of the file that results are written to, unless somebody may read there.
+    fn close_unread(&self) {
+        let mut slot = lock(&self.filling);
+        let is_unread = |filling: &mut Filling| lock(&filling.lender.claims).n_adopted == 0;
+        if let Some(filling) = slot.take_if(is_unread) {
+            self.owner_died(filling.lender.owner);
+        }
     }
 
     /// The number of a new worker.
@@ -513,6 +575,126 @@ impl WorkerStock {
             owner,
             arena: Arena::new(owner, ArenaOptions::default()),
             foreign: Foreign::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shelf::MemoryLimit;
+    use proptest::prelude::*;
+
+    fn stock() -> Arc<Stock> {
+        Arc::new(Stock::new(Arena::new(0, ArenaOptions::default()), 0))
+    }
+
+    fn read(stock: &Stock, adopted: &Adopted) -> Vec<u8> {
+        assert!(adopted.is_on_disk());
+        stock.read_from_disk(adopted).expect("it was written")
+    }
+
+    fn put(stock: &Arc<Stock>, bytes: &[u8]) -> Adopted {
+        let put = stock.put_on_disk(&[DiskPart::Bytes(bytes)]);
+        put.expect("there is a disk").pop().expect("one part")
+    }
+
+    #[test]
+    fn what_lies_in_memory_goes_to_disk_and_is_there_until_it_is_let_go() {
+        let stock = stock();
+        let contents: Vec<u8> = (0..100_000u32).map(|at| at as u8).collect();
+        let lease = stock.arena.copy_in(&contents).expect("there is memory");
+        let parts = [DiskPart::Place(lease.place()), DiskPart::Bytes(b"beside")];
+        let mut put = stock.put_on_disk(&parts).expect("there is a disk");
+        drop(lease);
+        assert_eq!(read(&stock, &put[0]), contents);
+        assert_eq!(read(&stock, &put[1]), b"beside");
+        assert_eq!(stock.spill_stats().n_bytes_on_disk, 100_006);
+        put.pop();
+        assert_eq!(stock.spill_stats().n_bytes_on_disk, 100_000);
+        put.pop();
+        let stats = stock.spill_stats();
+        assert_eq!((stats.n_bytes_on_disk, stats.n_bytes_spilled), (0, 100_006));
+    }
+
+    #[test]
+    fn what_is_not_known_here_cannot_be_put_on_disk() {
+        let stock = stock();
+        let nowhere = Place {
+            segment: SegmentId::new(9, 9),
+            offset: 0,
+            n_bytes: 10,
+        };
+        let refused = stock.put_on_disk(&[DiskPart::Place(nowhere)]);
+        assert_eq!(
+            refused.expect_err("unknown").kind(),
+            io::ErrorKind::NotFound
+        );
+        assert_eq!(stock.spill_stats(), SpillStats::default());
+    }
+
+    #[test]
+    fn another_folder_means_another_file_and_the_old_one_goes_with_its_last_reader() {
+        let stock = stock();
+        let first = put(&stock, b"first");
+        let folder = std::env::temp_dir().join(format!("manyhands-other-{}", std::process::id()));
+        std::fs::create_dir(&folder).expect("it is new");
+        let limit = MemoryLimit::None;
+        let options = SpillOptions {
+            limit,
+            folder: folder.clone(),
+        };
+        stock.set_spill_options(options);
+        let second = put(&stock, b"second");
+        std::fs::remove_dir(&folder).expect("nothing has a name there");
+        assert_ne!(first.place().segment, second.place().segment);
+        assert_eq!(read(&stock, &first), b"first");
+        assert_eq!(stock.foreign.n_segments(), 2);
+        drop(first);
+        assert_eq!(stock.foreign.n_segments(), 1);
+        assert_eq!(read(&stock, &second), b"second");
+    }
+
+    #[test]
+    fn what_a_forked_process_may_read_stays_on_disk() {
+        let stock = stock();
+        let before = put(&stock, b"before");
+        let pinned = stock.pin();
+        let after = put(&stock, b"after");
+        drop(before);
+        drop(after);
+        assert_eq!(stock.spill_stats().n_bytes_on_disk, 6);
+        // Nothing is written over it meanwhile.
+        let later = put(&stock, b"later");
+        assert!(later.place().offset > 0);
+        drop(pinned);
+        assert_eq!(stock.spill_stats().n_bytes_on_disk, 5);
+        drop(later);
+        assert_eq!(stock.spill_stats().n_bytes_on_disk, 0);
+        assert_eq!(put(&stock, b"anew").place().offset, 0);
+    }
+
+    proptest! {
+        /// However things come and go, those that are there are as they were, and the rest takes no space.
+        #[test]
+        fn everything_on_disk_is_what_was_put_there(
+            steps in prop::collection::vec((0usize..20_000, any::<usize>(), any::<bool>()), 1..60),
+        ) {
+            let stock = stock();
+            let mut there: Vec<(Adopted, Vec<u8>)> = Vec::new();
+            for (serial, (n_bytes, which, is_end)) in steps.into_iter().enumerate() {
+                if is_end && !there.is_empty() {
+                    there.swap_remove(which % there.len());
+                } else {
+                    let bytes: Vec<u8> = (0..n_bytes).map(|at| (at * 7 + serial) as u8).collect();
+                    there.push((put(&stock, &bytes), bytes));
+                }
+                for (adopted, bytes) in &there {
+                    prop_assert_eq!(&read(&stock, adopted), bytes);
+                }
+                let n_bytes: usize = there.iter().map(|(_, bytes)| bytes.len()).sum();
+                prop_assert_eq!(stock.spill_stats().n_bytes_on_disk, n_bytes as u64);
+            }
         }
     }
 }

@@ -396,6 +396,12 @@ pub(crate) fn encode_result<'py>(
     Ok(())
 }
 
+/// Appends the value that a pickle stands for.
+pub(crate) fn write_pickled(out: &mut Vec<u8>, pickle: &[u8]) {
+    out.push(TAG_PICKLE);
+    write_bytes(out, pickle);
+}
+
 /// The frame of a value's pickle, if it is one with buffers that travel apart.
 pub(crate) fn marked_frame(value: &[u8]) -> Option<&[u8]> {
     if value.first() != Some(&TAG_PICKLE) {

@@ -25,6 +25,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What forked workers have of their job without being told.
 pub(crate) enum Inherited {
@@ -116,6 +117,9 @@ impl Inherited {
     }
 }
 
+/// How often to look whether results have been put on disk.
+const CATCHING_UP_PAUSE: Duration = Duration::from_millis(10);
+
 fn unknown(number: u32) -> PyErr {
     PyRuntimeError::new_err(format!("there is no task {number}"))
 }
@@ -178,7 +182,10 @@ impl ForkPool {
     pub(crate) fn hold(&self, py: Python<'_>) -> PyResult<()> {
         self.pool.nursery().hold();
         let stock = Arc::clone(&own(py)?.stock);
-        py.detach(|| stock.wait_for_room());
+        while stock.is_catching_up() {
+            py.detach(|| std::thread::sleep(CATCHING_UP_PAUSE));
+            py.check_signals()?;
+        }
         self.rota.get().wait_for_room(py)
     }
 

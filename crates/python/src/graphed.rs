@@ -5,16 +5,17 @@ use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
 use crate::interpreter::{DropsSoon, InTask, OnList, Turns};
 use crate::mapped::lock;
-use crate::payload::{Outcome, ToSpill, spill};
+use crate::payload::{Outcome, ToSpill, backlog, spill};
 use crate::seeding::{GraphSeeding, Place};
 use crate::shared::sending::Keeps;
-use manyhands_executor::{Feed, Program, RemoteProgram, Spilled, Stock};
+use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
 use manyhands_graph::{Graph, TaskIndex, depth_first_ranks};
 use manyhands_store::SegmentId;
 use manyhands_wire::{TaskKey, TasksWriter};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use std::cmp::Reverse;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// A graph of calls, in this process.
@@ -121,6 +122,8 @@ pub(crate) struct RemoteGraph {
     wanted: Vec<TaskIndex>,
     /// When each task runs, as a rule: the later, the higher. Asked for when results are put on disk.
     ranks: OnceLock<Vec<u32>>,
+    /// Whether there ever was a large result.
+    has_large: AtomicBool,
 }
 
 struct Tables {
@@ -157,6 +160,7 @@ impl RemoteGraph {
             tables: Mutex::new(tables),
             wanted,
             ranks: OnceLock::new(),
+            has_large: AtomicBool::new(false),
         }
     }
 
@@ -208,7 +212,10 @@ impl RemoteProgram for RemoteGraph {
                             write_bytes(out, &result.bytes(&self.stock));
                             segments.extend(result.segments());
                         }
-                        Outcome::Pending | Outcome::Failed(_) | Outcome::Gone => {}
+                        Outcome::Pending
+                        | Outcome::Failed(_)
+                        | Outcome::NoRoom(_)
+                        | Outcome::Gone => {}
                     }
                 }
                 out.extend_from_slice(self.call_bytes(task));
@@ -221,6 +228,9 @@ impl RemoteProgram for RemoteGraph {
         for (task, is_ok, bytes) in results {
             // Made in any case: what comes with it must be taken over to be given back.
             let ended = Outcome::new(is_ok, bytes, &self.stock);
+            if matches!(ended, Outcome::Shared(_)) {
+                self.has_large.store(true, Ordering::Relaxed);
+            }
             // A number that no task has is no reason for the engine to stop.
             if let Some(outcome) = outcomes.get_mut(task.as_usize()) {
                 *outcome = ended;
@@ -237,14 +247,34 @@ impl RemoteProgram for RemoteGraph {
         let candidates = self.to_spill(n_bytes);
         spill(&self.stock, n_bytes, candidates, |task, taken, result| {
             let mut tables = lock(&self.tables);
-            let unneeded = match tables.is_being_read(&self.graph, task) {
-                true => result,
+            let (is_replaced, unneeded) = match tables.is_being_read(&self.graph, task) {
+                true => (false, result),
                 false => tables.outcomes[task.as_usize()].replace(taken, result),
             };
             drop(tables);
             // Without the lock: it takes the system some time to have back what a result took.
             drop(unneeded);
+            is_replaced
         })
+    }
+
+    fn backlog(&self) -> Option<Backlog> {
+        let tables = lock(&self.tables);
+        backlog(self.graph.tasks().zip(&tables.outcomes))
+    }
+
+    fn may_have_backlog(&self) -> bool {
+        self.has_large.load(Ordering::Relaxed)
+    }
+
+    fn give_up(&self, task: TaskIndex, shortage: &Shortage) {
+        let mut tables = lock(&self.tables);
+        let dropped = match tables.is_being_read(&self.graph, task) {
+            true => None,
+            false => tables.outcomes[task.as_usize()].give_up(shortage),
+        };
+        drop(tables);
+        drop(dropped);
     }
 }
 
@@ -265,7 +295,7 @@ impl RemoteGraph {
                 .unwrap_or(u32::MAX)
         };
         let is_in_memory = |task: &TaskIndex| match &tables.outcomes[task.as_usize()] {
-            Outcome::Shared(result) => result.is_in_memory(),
+            Outcome::Shared(result) => result.n_bytes_waiting().is_some(),
             _ => false,
         };
         let idle = |task: &TaskIndex| !tables.is_being_read(&self.graph, *task);

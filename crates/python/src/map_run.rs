@@ -600,6 +600,10 @@ impl MapRun {
                         put(index, decode_value(py, &payload, &NoViews)?.unbind());
                     } else if let Outcome::Shared(result) = outcome {
                         put(index, result.decode(py, program.stock())?);
+                    } else if let Outcome::NoRoom(shortage) = outcome {
+                        let failure = Failure::NoRoom(TaskIndex(index), shortage);
+                        let scheduler = self.forking.as_ref().map_or("processes", |_| "fork");
+                        return Err(self.exception(py, &failure, scheduler));
                     }
                 }
             }

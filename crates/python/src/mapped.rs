@@ -4,14 +4,15 @@
 //! arguments once a task is done, and results once they are taken.
 
 use crate::interpreter::{DropsSoon, InTask, OnList, StayAtEnd, Turns};
-use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, spill};
+use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, backlog, spill};
 use crate::seeding::{Place, Seeding};
-use manyhands_executor::{Feed, Program, RemoteProgram, Spilled, Stock};
+use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
 use manyhands_graph::TaskIndex;
 use manyhands_store::SegmentId;
 use manyhands_wire::{TaskKey, TasksWriter};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -195,6 +196,8 @@ pub(crate) struct RemoteMap {
     function: u32,
     stock: Arc<Stock>,
     tables: Mutex<Tables>,
+    /// Whether there ever was a large result.
+    has_large: AtomicBool,
 }
 
 impl RemoteMap {
@@ -212,6 +215,7 @@ impl RemoteMap {
             function,
             stock,
             tables: Mutex::new(tables),
+            has_large: AtomicBool::new(false),
         }
     }
 
@@ -302,6 +306,9 @@ impl RemoteProgram for RemoteMap {
         for (task, is_ok, bytes) in results {
             // Made in any case: what comes with it must be taken over to be given back.
             let ended = Outcome::new(is_ok, bytes, &self.stock);
+            if matches!(ended, Outcome::Shared(_)) {
+                self.has_large.store(true, Ordering::Relaxed);
+            }
             let Some(outcome) = tables.outcomes.get_mut(task.0) else {
                 continue;
             };
@@ -321,14 +328,33 @@ impl RemoteProgram for RemoteMap {
         let candidates = self.to_spill(n_bytes);
         spill(&self.stock, n_bytes, candidates, |task, taken, result| {
             let mut tables = lock(&self.tables);
-            let unneeded = match tables.outcomes.get_mut(task.0) {
+            let (is_replaced, unneeded) = match tables.outcomes.get_mut(task.0) {
                 Some(outcome) => outcome.replace(taken, result),
-                None => result,
+                None => (false, result),
             };
             drop(tables);
             // Without the lock: it takes the system some time to have back what a result took.
             drop(unneeded);
+            is_replaced
         })
+    }
+
+    fn backlog(&self) -> Option<Backlog> {
+        let tables = lock(&self.tables);
+        let outcomes = tables.outcomes.iter_back();
+        backlog(outcomes.map(|(index, outcome)| (TaskIndex(index), outcome)))
+    }
+
+    fn may_have_backlog(&self) -> bool {
+        self.has_large.load(Ordering::Relaxed)
+    }
+
+    fn give_up(&self, task: TaskIndex, shortage: &Shortage) {
+        let mut tables = lock(&self.tables);
+        let outcome = tables.outcomes.get_mut(task.0);
+        let dropped = outcome.and_then(|outcome| outcome.give_up(shortage));
+        drop(tables);
+        drop(dropped);
     }
 }
 

@@ -1,10 +1,10 @@
 //! Results as bytes, small ones without an allocation of their own; tasks' bytes in blocks.
 
-use crate::codec::{decode_value, marked_frame};
+use crate::codec::{decode_value, marked_frame, write_pickled};
 use crate::shared::memory::{Held, TALLY};
 use crate::shared::receiving::ResultViews;
 use crate::shared::sending::{Keeps, places, with_places};
-use manyhands_executor::{DiskPart, Spilled, Stock, Waiting};
+use manyhands_executor::{Backlog, DiskPart, Shortage, Spilled, Stock, Waiting};
 use manyhands_graph::TaskIndex;
 use manyhands_store::SegmentId;
 use manyhands_wire::{next_in_run, push_counted};
@@ -58,6 +58,8 @@ pub(crate) enum Outcome {
     Returned(Payload),
     /// Large: with memory of the worker's, as a rule.
     Shared(Box<SharedResult>),
+    /// Dropped, as there was room for it neither in memory nor on disk.
+    NoRoom(Box<Shortage>),
     Failed(Box<[u8]>),
     /// Taken by its reader, or nobody's business any more.
     Gone,
@@ -102,27 +104,36 @@ impl SharedResult {
         self.adopted.iter().map(|adopted| adopted.place().segment)
     }
 
-    /// The pickle. None of it where it cannot be read: whoever decodes that hears of it.
+    /// The pickle; where it cannot be read, one that raises why when it is read itself.
     pub(crate) fn bytes(&self, stock: &Stock) -> Cow<'_, [u8]> {
         match &self.bytes {
             ResultBytes::Here(bytes) => Cow::Borrowed(bytes),
             ResultBytes::OnDisk(held) => {
-                Cow::Owned(stock.read_from_disk(held.adopted()).unwrap_or_default())
+                let read = stock.read_from_disk(held.adopted());
+                Cow::Owned(read.unwrap_or_else(|error| unreadable(&error)))
             }
         }
     }
 
     pub(crate) fn decode(self, py: Python<'_>, stock: &Stock) -> PyResult<Py<PyAny>> {
-        let bytes = match &self.bytes {
-            ResultBytes::Here(bytes) => Cow::Borrowed(&**bytes),
-            ResultBytes::OnDisk(held) => Cow::Owned(stock.read_from_disk(held.adopted())?),
+        let bytes = self.bytes(stock);
+        // What follows takes the result apart.
+        let bytes = match bytes {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(read) => Some(read),
         };
+        let here = match &self.bytes {
+            ResultBytes::Here(bytes) => Some(Arc::clone(bytes)),
+            ResultBytes::OnDisk(_) => None,
+        };
+        let bytes = bytes.as_deref().or(here.as_deref()).unwrap_or_default();
         let views = ResultViews::new(stock, self.adopted);
-        Ok(decode_value(py, &bytes, &views)?.unbind())
+        Ok(decode_value(py, bytes, &views)?.unbind())
     }
 
-    pub(crate) fn is_in_memory(&self) -> bool {
-        self.waiting.is_some()
+    /// How much memory it takes, if it waits there.
+    pub(crate) fn n_bytes_waiting(&self) -> Option<u64> {
+        self.waiting.as_ref().map(|waiting| waiting.n_bytes())
     }
 
     /// What there is to put on disk, with claims of its own, so that it can be done without a lock.
@@ -192,13 +203,46 @@ impl ToSpill {
     }
 }
 
+/// A pickle that raises an error when it is read.
+fn unreadable(error: &io::Error) -> Vec<u8> {
+    // Text may hold no end of line in the oldest form of pickles, the only one made of plain text.
+    let text = error.to_string().replace(['\\', '\n', '\r'], " ");
+    let text: String = text.chars().filter(char::is_ascii).collect();
+    let pickle = format!("cmanyhands._worker\nunreadable\n(V{text}\ntR.");
+    let mut bytes = Vec::new();
+    write_pickled(&mut bytes, pickle.as_bytes());
+    bytes
+}
+
+/// What results of one program take that wait in memory.
+pub(crate) fn backlog<'a>(
+    outcomes: impl Iterator<Item = (TaskIndex, &'a Outcome)>,
+) -> Option<Backlog> {
+    let waiting = outcomes.filter_map(|(task, outcome)| match outcome {
+        Outcome::Shared(result) => Some((task, result.n_bytes_waiting()?)),
+        _ => None,
+    });
+    waiting.fold(None, |sum: Option<Backlog>, one| {
+        let sum = sum.unwrap_or(Backlog {
+            n_bytes: 0,
+            largest: one,
+        });
+        let is_larger = one.1 > sum.largest.1;
+        Some(Backlog {
+            n_bytes: sum.n_bytes + one.1,
+            largest: if is_larger { one } else { sum.largest },
+        })
+    })
+}
+
 /// Puts these on disk, in this order, until so much memory is free. `replace` puts a result in the place
-/// of the one it was made from, unless that is no longer there or no longer to be replaced.
+/// of the one it was made from, unless that is no longer there or no longer to be replaced, and says
+/// whether it did.
 pub(crate) fn spill(
     stock: &Arc<Stock>,
     n_bytes: u64,
     candidates: Vec<(TaskIndex, ToSpill)>,
-    replace: impl Fn(TaskIndex, &ToSpill, SharedResult),
+    replace: impl Fn(TaskIndex, &ToSpill, SharedResult) -> bool,
 ) -> Spilled {
     let mut spilled = Spilled::default();
     for (task, candidate) in candidates {
@@ -207,11 +251,12 @@ pub(crate) fn spill(
         }
         match candidate.spill(stock) {
             Ok(result) => {
-                replace(task, &candidate, result);
-                spilled.n_bytes += candidate.n_bytes();
+                if replace(task, &candidate, result) {
+                    spilled.n_bytes += candidate.n_bytes();
+                }
             }
             Err(error) => {
-                spilled.failure = Some((task, candidate.n_bytes(), error));
+                spilled.failure = Some(error);
                 break;
             }
         }
@@ -249,15 +294,26 @@ impl Outcome {
         Outcome::Shared(Box::new(result))
     }
 
-    /// Puts a result on disk in the place of the one in memory that it was made from.
-    /// Gives back which of the two is not needed any more.
-    pub(crate) fn replace(&mut self, taken: &ToSpill, result: SharedResult) -> SharedResult {
+    /// Puts a result on disk in the place of the one in memory that it was made from; whether that is still
+    /// there. Gives back which of the two is not needed any more.
+    pub(crate) fn replace(
+        &mut self,
+        taken: &ToSpill,
+        result: SharedResult,
+    ) -> (bool, SharedResult) {
         match self {
             Outcome::Shared(own) if own.is_origin_of(taken) => {
-                std::mem::replace(&mut **own, result)
+                (true, std::mem::replace(&mut **own, result))
             }
-            _ => result,
+            _ => (false, result),
         }
+    }
+
+    /// Drops a result that waits in memory and has room nowhere; gives it back.
+    pub(crate) fn give_up(&mut self, shortage: &Shortage) -> Option<Outcome> {
+        let is_waiting = matches!(self, Outcome::Shared(own) if own.n_bytes_waiting().is_some());
+        let refused = || Outcome::NoRoom(Box::new(shortage.clone()));
+        is_waiting.then(|| std::mem::replace(self, refused()))
     }
 }
 

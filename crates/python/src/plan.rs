@@ -297,6 +297,10 @@ impl<'a> Plan<'a> {
         let take = |task: &TaskIndex| match program.take(*task) {
             Outcome::Returned(payload) => Ok(decode_value(py, &payload, &NoViews)?.unbind()),
             Outcome::Shared(result) => result.decode(py, program.stock()),
+            Outcome::NoRoom(shortage) => {
+                let failure = Failure::NoRoom(*task, shortage);
+                Err(self.exception(py, &failure, Evidence::None))
+            }
             _ => Err(missing(*task)),
         };
         self.outputs.iter().map(take).collect()

@@ -116,8 +116,11 @@ pub(crate) fn put_back(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// What stands before a seeded call: the root of its streams, packed, and its number.
+pub(crate) type Seeded<'a> = Option<(&'a [u8], u64)>;
+
 /// What stands before a call, if anything does, and the call.
-pub(crate) fn split(bytes: &[u8]) -> PyResult<(Option<(&[u8], u64)>, &[u8])> {
+pub(crate) fn split(bytes: &[u8]) -> PyResult<(Seeded<'_>, &[u8])> {
     if bytes.first() != Some(&SEEDED) {
         return Ok((None, bytes));
     }
@@ -138,7 +141,7 @@ impl Roots {
     /// Calls a function in a worker, as what stood before the call has it.
     pub(crate) fn call<'py>(
         &mut self,
-        seeded: Option<(&[u8], u64)>,
+        seeded: Seeded<'_>,
         function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,

@@ -79,7 +79,11 @@ pub(super) fn run(shared: &Shared) {
             reactor.relief.relieve(shared);
             reactor.keep_time(shared);
         }
+        let is_stopped = lock(&shared.state).is_stopped;
         reactor.stop_all(shared);
+        if !is_stopped {
+            reactor.relief.finish(shared);
+        }
     }));
     let mut state = lock(&shared.state);
     state.is_stopped = true;
@@ -165,7 +169,7 @@ impl Reactor {
                 timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
             }
         }
-        let ready = self.poll(timeout, &is_blocked);
+        let ready = self.poll(timeout, &is_blocked, !self.relief.is_halting);
         for (at, flags) in ready {
             let Some(peer) = self.peers[at].as_mut() else {
                 continue;
@@ -209,12 +213,20 @@ impl Reactor {
         (timeout, is_blocked)
     }
 
-    fn poll(&mut self, timeout: Option<Duration>, is_blocked: &[bool]) -> Vec<(usize, Ready)> {
+    fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        is_blocked: &[bool],
+        is_listening: bool,
+    ) -> Vec<(usize, Ready)> {
         let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
         let mut owners = Vec::new();
         for (at, peer) in self.peers.iter().enumerate() {
             let Some(peer) = peer else { continue };
-            let mut wanted = PollFlags::IN;
+            let mut wanted = match is_listening {
+                true => PollFlags::IN,
+                false => PollFlags::empty(),
+            };
             if is_blocked.get(at) == Some(&true) {
                 wanted |= PollFlags::OUT;
             }
@@ -323,7 +335,7 @@ impl Reactor {
                 }
             }
             let timeout = left.max(Duration::from_millis(20));
-            for (at, flags) in self.poll(Some(timeout), &[]) {
+            for (at, flags) in self.poll(Some(timeout), &[], true) {
                 let Some(peer) = self.peers[at].as_mut() else {
                     continue;
                 };

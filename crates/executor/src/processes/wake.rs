@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 pub(crate) struct Wake(Mutex<Option<Arc<Descriptor>>>);
 
 impl Wake {
-    pub(super) fn new() -> io::Result<Wake> {
+    pub(crate) fn new() -> io::Result<Wake> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Wake(Mutex::new(Some(Arc::new(Descriptor::new(fd))))))
     }
@@ -26,7 +26,7 @@ impl Wake {
     }
 
     /// Readable once somebody has called.
-    pub(super) fn descriptor(&self) -> Option<Arc<Descriptor>> {
+    pub(crate) fn descriptor(&self) -> Option<Arc<Descriptor>> {
         lock(&self.0).clone()
     }
 

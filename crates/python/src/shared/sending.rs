@@ -259,7 +259,6 @@ impl Sink {
     /// Finds or makes room for a buffer; `None` if there is none.
     fn place(&self, buffer: &Contents<'_>) -> PyResult<Option<Sent>> {
         let bytes = buffer.bytes();
-        memory::expect_possible(bytes.len())?;
         if let Some(piece) = self.piece(bytes) {
             return Ok(Some(piece));
         }
@@ -270,10 +269,11 @@ impl Sink {
                 let leased = arena
                     .lease(bytes.as_ptr(), bytes.len())
                     .filter(|_| buffer.n_bytes_of_owner() / 2 <= bytes.len());
-                Ok(match leased {
-                    Some(lease) => Some(Sent::Allocated(lease)),
-                    None => arena.copy_in(bytes).map(Sent::Copied),
-                })
+                if let Some(lease) = leased {
+                    return Ok(Some(Sent::Allocated(lease)));
+                }
+                memory::expect_possible(bytes.len())?;
+                Ok(arena.copy_in(bytes).map(Sent::Copied))
             }
             Side::Parent(own) => self.lease(own, buffer, bytes),
         }
@@ -310,6 +310,7 @@ impl Sink {
                 is_copy: false,
             }));
         }
+        memory::expect_possible(bytes.len())?;
         let owner = owner_of(&buffer.exporter)?;
         let found = own.cache.find(arena, bytes, owner.as_ref())?;
         let alive = match &owner {

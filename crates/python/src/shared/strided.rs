@@ -5,13 +5,14 @@
 //! lie in memory. In the parent a copy is used again while the array that it is a part of has the same
 //! contents between the first and the last byte of the part: that is faster to tell than to copy.
 //!
-//! Dates have no buffer to offer either, and are sent as integers.
+//! Dates have no buffer to offer either, and are sent as integers; nor do PyTorch's storages, which go as arrays.
 
 use super::buffer::{Memory, SharedBuffer};
 use super::cache::Range;
 use super::memory;
 use super::owners::{array_type, owner_of};
 use super::sending::Sink;
+use crate::interpreter::modules;
 use manyhands_store::{Arena, Lease, digest};
 use pyo3::exceptions::PyKeyError;
 use pyo3::intern;
@@ -59,8 +60,26 @@ impl Reducers {
         if array_type(py)?.is_some_and(|array_type| kind.is(array_type)) {
             return self.sink.bind(py).getattr(intern!(py, "reduce_array"));
         }
+        if storage_type(py)?.is_some_and(|storage_type| kind.is(storage_type)) {
+            let tensors = py.import(intern!(py, "manyhands._tensors"))?;
+            return tensors.getattr(intern!(py, "reduce_storage"));
+        }
         Err(nothing_found(py))
     }
+}
+
+/// `torch.storage.TypedStorage`, if this program has imported PyTorch.
+fn storage_type(py: Python<'_>) -> PyResult<Option<&Bound<'_, PyAny>>> {
+    static STORAGE_TYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if let Some(storage_type) = STORAGE_TYPE.get(py) {
+        return Ok(Some(storage_type.bind(py)));
+    }
+    let Some(storage) = modules(py)?.get_item(intern!(py, "torch.storage"))? else {
+        return Ok(None);
+    };
+    // Not there yet while the module is being imported.
+    let found = storage.getattr_opt(intern!(py, "TypedStorage"))?;
+    Ok(found.map(|found| STORAGE_TYPE.get_or_init(py, || found.unbind()).bind(py)))
 }
 
 /// The error that the pickler expects for most types, and drops at once: always the same, as making one
