@@ -17,7 +17,7 @@ def test_every_guarantee_names_a_test_that_exists():
     n_rows = 0
     for row in rows():
         last = row.rstrip(" |").rpartition("|")[2]
-        named = re.fullmatch(r" `(test_\w+\.py)(?:::(test_\w+))?`", last)
+        named = re.fullmatch(r" `((?:conformance/)?test_\w+\.py)(?:::(test_\w+))?`", last)
         assert named, f"no test is named at the end of {row!r}"
         file, test = named.groups()
         assert (TESTS / file).exists(), row
