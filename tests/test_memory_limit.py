@@ -276,6 +276,8 @@ def test_a_change_of_the_limit_holds_from_the_next_call_on(tmp_path, spilled):
     other.mkdir()
     with mh.config.set(scheduler="processes", num_workers=2, memory_limit=2 * SIZE, spill_directory=one):
         (first,) = mh.compute([filled(i) for i in range(8)])
+        # By then the engine has finished what it was writing.
+        assert mh.map(abs, [-1, -2]) == [1, 2]
         n_first = spilled()
         assert n_first > 0
         with mh.config.set(memory_limit="unlimited"):

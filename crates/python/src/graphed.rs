@@ -245,17 +245,28 @@ impl RemoteProgram for RemoteGraph {
 
     fn spill(&self, n_bytes: u64) -> Spilled {
         let candidates = self.to_spill(n_bytes);
-        spill(&self.stock, n_bytes, candidates, |task, taken, result| {
-            let mut tables = lock(&self.tables);
-            let (is_replaced, unneeded) = match tables.is_being_read(&self.graph, task) {
-                true => (false, result),
-                false => tables.outcomes[task.as_usize()].replace(taken, result),
-            };
-            drop(tables);
-            // Without the lock: it takes the system some time to have back what a result took.
-            drop(unneeded);
-            is_replaced
-        })
+        let is_there = |task: TaskIndex, taken: &ToSpill| {
+            let tables = lock(&self.tables);
+            tables.outcomes[task.as_usize()].is_origin_of(taken)
+                && !tables.is_being_read(&self.graph, task)
+        };
+        spill(
+            &self.stock,
+            n_bytes,
+            candidates,
+            is_there,
+            |task, taken, result| {
+                let mut tables = lock(&self.tables);
+                let (is_replaced, unneeded) = match tables.is_being_read(&self.graph, task) {
+                    true => (false, result),
+                    false => tables.outcomes[task.as_usize()].replace(taken, result),
+                };
+                drop(tables);
+                // Without the lock: it takes the system some time to have back what a result took.
+                drop(unneeded);
+                is_replaced
+            },
+        )
     }
 
     fn backlog(&self) -> Option<Backlog> {

@@ -326,17 +326,28 @@ impl RemoteProgram for RemoteMap {
 
     fn spill(&self, n_bytes: u64) -> Spilled {
         let candidates = self.to_spill(n_bytes);
-        spill(&self.stock, n_bytes, candidates, |task, taken, result| {
+        let is_there = |task: TaskIndex, taken: &ToSpill| {
             let mut tables = lock(&self.tables);
-            let (is_replaced, unneeded) = match tables.outcomes.get_mut(task.0) {
-                Some(outcome) => outcome.replace(taken, result),
-                None => (false, result),
-            };
-            drop(tables);
-            // Without the lock: it takes the system some time to have back what a result took.
-            drop(unneeded);
-            is_replaced
-        })
+            let outcome = tables.outcomes.get_mut(task.0);
+            outcome.is_some_and(|outcome| outcome.is_origin_of(taken))
+        };
+        spill(
+            &self.stock,
+            n_bytes,
+            candidates,
+            is_there,
+            |task, taken, result| {
+                let mut tables = lock(&self.tables);
+                let (is_replaced, unneeded) = match tables.outcomes.get_mut(task.0) {
+                    Some(outcome) => outcome.replace(taken, result),
+                    None => (false, result),
+                };
+                drop(tables);
+                // Without the lock: it takes the system some time to have back what a result took.
+                drop(unneeded);
+                is_replaced
+            },
+        )
     }
 
     fn backlog(&self) -> Option<Backlog> {

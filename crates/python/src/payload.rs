@@ -235,19 +235,24 @@ pub(crate) fn backlog<'a>(
     })
 }
 
-/// Puts these on disk, in this order, until so much memory is free. `replace` puts a result in the place
-/// of the one it was made from, unless that is no longer there or no longer to be replaced, and says
-/// whether it did.
+/// Puts these on disk, in this order, until so much memory is free. `is_there` says whether a result still
+/// is what it was; `replace` puts one in the place of that it was made from, unless that is no longer there
+/// or no longer to be replaced, and says whether it did.
 pub(crate) fn spill(
     stock: &Arc<Stock>,
     n_bytes: u64,
     candidates: Vec<(TaskIndex, ToSpill)>,
+    is_there: impl Fn(TaskIndex, &ToSpill) -> bool,
     replace: impl Fn(TaskIndex, &ToSpill, SharedResult) -> bool,
 ) -> Spilled {
     let mut spilled = Spilled::default();
     for (task, candidate) in candidates {
         if spilled.n_bytes >= n_bytes {
             break;
+        }
+        // It takes a while to come to the last of them.
+        if !is_there(task, &candidate) {
+            continue;
         }
         match candidate.spill(stock) {
             Ok(result) => {
@@ -292,6 +297,11 @@ impl Outcome {
             .map(|&(place, _)| Held::new(stock.adopt(place)));
         let result = SharedResult::new(bytes, adopted.collect(), stock);
         Outcome::Shared(Box::new(result))
+    }
+
+    /// Whether it is the result that this was taken from, and waits in memory.
+    pub(crate) fn is_origin_of(&self, taken: &ToSpill) -> bool {
+        matches!(self, Outcome::Shared(own) if own.is_origin_of(taken))
     }
 
     /// Puts a result on disk in the place of the one in memory that it was made from; whether that is still
