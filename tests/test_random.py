@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
 import os
 import pickle
 import random
@@ -15,8 +17,10 @@ import types
 import cloudpickle
 import numpy as np
 import pytest
+from scripts import PATIENCE_S
 
 import manyhands as mh
+from manyhands import _seeding
 
 NUMPY_GENERATORS = ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"]
 SEEDS = [0, 1, 2**100, [1, 2, 3], np.random.SeedSequence(5, spawn_key=(1, 2))]
@@ -74,6 +78,17 @@ def test_a_seed_sequence_that_has_spawned_goes_on_and_is_left_as_it_is():
     rng = mh.random.streams(2, seeds)[1]
     assert seeds.n_children_spawned == 3
     assert drawn(rng) == drawn(np.random.default_rng(seeds.spawn(2)[1]))
+
+
+@pytest.mark.parametrize("bit_generator", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "MRG32k3a"])
+def test_the_children_of_jumped_streams_differ(bit_generator):
+    numbers = [
+        child.random()
+        for seed in (1, 2)
+        for rng in mh.random.streams(4, seed, bit_generator, "jumped")
+        for child in rng.spawn(2)
+    ]
+    assert len(set(numbers)) == 16
 
 
 def test_streams_are_a_sequence_of_objects_that_stay():
@@ -245,7 +260,7 @@ def test_the_capsule_outlives_its_generator():
     assert np.random.Generator(Stand()).random(3).tolist() == expected
 
 
-# Seeds. What holds on every scheduler is in conformance/test_random.py.
+# Seeds. What holds on every scheduler is in conformance/test_seeds.py.
 
 
 def draw(x, rng):
@@ -328,6 +343,28 @@ def test_a_submitted_function_with_a_parameter_seed_receives_what_is_given():
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "1", True, [], [1, -2], [1, "2"], np.random.SeedSequence(1, pool_size=8)])
+def test_a_function_that_may_take_a_seed_itself_receives_it():
+    def anything(**keywords):
+        return keywords
+
+    for function in (anything, dict):
+        assert mh.submit(function, seed=3).result() == {"seed": 3}
+    assert mh.submit(np.random.default_rng, seed=3).result().random() == np.random.default_rng(3).random()
+
+
+def test_seed_sequences_of_any_integers_are_taken():
+    for entropy in (np.int64(3), np.uint64(2**63), [np.int32(4), 5], ["0x10", "7"]):
+        sequence = np.random.SeedSequence(entropy)
+        child = np.random.SeedSequence(entropy).spawn(1)[0]
+        assert mh.map(draw, [0], seed=sequence)[0][1] == np.random.default_rng(child).random()
+
+
+@pytest.mark.parametrize("seed", [{1, 2}, {1: 2}, iter([1, 2]), bytearray(b"ab")])
+def test_a_seed_has_an_order(seed):
+    with pytest.raises(mh.ConfigError, match="a sequence of such integers"):
+        mh.config.set(seed=seed)
+
+
 def test_what_is_no_seed_of_a_call_is_refused(seed):
     for call in (
         lambda: mh.map(draw, [1], seed=seed),
@@ -366,6 +403,93 @@ def test_ctrl_c_inside_of_a_task_leaves_the_states_as_they_were():
     # And tasks know no more of the one that was interrupted.
     with pytest.raises(TypeError, match="rng"):
         mh.map(draw, range(3), scheduler="sync")
+
+
+def test_ctrl_c_at_any_moment_leaves_the_states_as_they_were():
+    """In the midst of setting them as well, and of putting them back."""
+    program = """
+import random, signal, sys, time
+import numpy as np
+import manyhands as mh
+from manyhands import _seeding
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+chance = random.Random(1)
+mh.map(lambda x: random.random(), range(3), seed=5, scheduler="sync")
+n_finders = len(sys.meta_path)
+before = random.getstate(), repr(np.random.get_state(legacy=False))
+n_interrupted = 0
+while n_interrupted < 400:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0002, 0.002))
+        mh.map(lambda x: random.random(), range(100), seed=5, scheduler="sync")
+        time.sleep(0.1)
+    except KeyboardInterrupt:
+        n_interrupted += 1
+    assert (random.getstate(), repr(np.random.get_state(legacy=False))) == before
+    assert _seeding.current() is None
+    assert not _seeding._owner
+assert len(sys.meta_path) == n_finders
+print("fine")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (ran.stdout, ran.stderr) == ("fine\n", "")
+
+
+def test_ctrl_c_during_compiled_code_leaves_nothing_behind():
+    """It is heard only when the task has returned, where the scene is cleared."""
+    slow = functools.partial(hashlib.pbkdf2_hmac, "sha256", b"x", b"y")
+    before = random.getstate()
+    timer = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        mh.map(slow, [400_000] * 50, seed=5, scheduler="sync")
+    timer.join()
+    assert random.getstate() == before
+    with pytest.raises(TypeError, match="rng"):
+        mh.map(draw, range(2), scheduler="sync")
+
+
+def test_a_task_may_change_how_modules_are_found():
+    before = random.getstate()
+    finders = list(sys.meta_path)
+    try:
+        assert len(mh.map(lambda x: sys.meta_path.clear(), range(3), seed=5, scheduler="sync")) == 3
+    finally:
+        sys.meta_path[:] = finders
+    assert random.getstate() == before
+    assert not _seeding._owner
+
+
+@pytest.mark.parametrize("torch", [None, types.ModuleType("torch")])
+def test_what_is_no_torch_is_left_alone(torch, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert mh.map(draw, range(3), seed=5, scheduler="sync") == mh.map(draw, range(3), seed=5, scheduler="threads")
+
+
+def test_a_module_that_another_thread_imports_first_is_put_back_too():
+    program = """
+import sys, threading
+import manyhands as mh
+
+def imports(x):
+    thread = threading.Thread(target=__import__, args=("numpy.random",))
+    thread.start()
+    thread.join()
+
+def draws(x):
+    import numpy.random
+    return numpy.random.random()
+
+mh.config.set(scheduler="processes", num_workers=1)
+mh.map(imports, [1], seed=5)
+drawn = []
+for _ in range(3):
+    mh.map(draws, [1, 2], seed=5)
+    drawn += mh.map(draws, [1])
+assert len(set(drawn)) == 3, drawn
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE_S)
 
 
 def test_several_threads_may_run_seeded_calls_and_leave_the_states_as_they_were():

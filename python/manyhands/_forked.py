@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from _thread import get_ident
 
 from manyhands import _fork_safety, _pools, _worker
 from manyhands._native import ForkPool, Rota
+from manyhands._signals import HeldSignals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,9 +62,10 @@ def before_fork() -> Any:
     # Here rather than in each new process.
     _fork_safety.find_limits()
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGINT])
-    held = _HeldSignals()
+    # The interpreter lets nothing out of what runs before and after a fork (`os.register_at_fork`).
+    held = HeldSignals()
     try:
-        held.begin()
+        held.begin(_signal.valid_signals())
     except BaseException:  # what a handler raised that was due
         after_fork_in_parent((mask, held))
         raise
@@ -78,54 +79,6 @@ def after_fork_in_parent(before: Any) -> None:
     mask, held = before
     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
     held.end()
-
-
-class _HeldSignals:
-    """Signals that come during a fork, for after it.
-
-    The interpreter lets nothing out of what runs before and after a fork (`os.register_at_fork`): what a signal's
-    handler raises there is printed and lost. Blocking signals is not enough, as another thread may be the one to
-    receive them, and the main thread is told all the same.
-    """
-
-    def __init__(self) -> None:
-        self._handlers: dict[int, Any] = {}
-        self._came: list[int] = []
-
-    def begin(self) -> None:
-        """Have the main thread, where handlers run, take note only."""
-        import _signal
-
-        if get_ident() != threading.main_thread().ident:
-            return
-        for number in _signal.valid_signals():
-            handler = _signal.getsignal(number)
-            if callable(handler):
-                self._handlers[number] = handler
-                # Calls the handlers that are due before it does anything.
-                _signal.signal(number, self._note)
-
-    def _note(self, number: int, _frame: Any) -> None:
-        self._came.append(number)
-
-    def end(self) -> None:
-        """Put the handlers back, and have those called that would have been; what they raise is raised here."""
-        import _signal
-
-        raised: BaseException | None = None
-        for number, handler in self._handlers.items():
-            while _signal.getsignal(number) == self._note:
-                try:
-                    _signal.signal(number, handler)
-                except BaseException as error:  # of a handler that is back already and was due
-                    raised = raised or error
-        for number in self._came:
-            try:
-                _signal.raise_signal(number)
-            except BaseException as error:
-                raised = raised or error
-        if raised is not None:
-            raise raised
 
 
 # Called by the engine in the new process

@@ -193,9 +193,10 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     seed : int, sequence of int, or numpy.random.SeedSequence, optional
         Gives each call random numbers of its own, the same on every scheduler, with any number of workers: call i has
         the stream ``numpy.random.SeedSequence(seed).spawn(n)[i]``. A function with a parameter ``rng`` that is not
-        given otherwise receives a ``numpy.random.Generator`` on it. The global states of `random`, `numpy.random` and
-        torch are set from it for the time of the call, except with ``"threads"``, which share them. By default the
-        configured seed, if there is one.
+        given otherwise, and has no default but None, receives a ``numpy.random.Generator`` on it; it comes after those
+        that the iterables give. The global states of `random`, `numpy.random` and torch are set from it for the time of
+        the call, except with ``"threads"``, which share them. By default the configured seed, if there is one. Two
+        calls with one seed draw the same numbers: give each a seed of its own where that matters.
 
     Returns
     -------
@@ -324,8 +325,9 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         Its arguments. Where it runs is a matter of the configuration; with ``"fork"``, in a process of its own, forked
         at once.
     seed : int, sequence of int, or numpy.random.SeedSequence, optional
-        As for `map` of one call. A function that has a parameter `seed` itself receives it instead. With a configured
-        seed, calls are numbered as they are submitted, and each has the stream of its number.
+        As for `map` of one call. A function that has a parameter `seed` itself, takes any keyword, or does not say what
+        it takes, receives it instead. With a configured seed, calls are numbered as they are submitted, and each has
+        the stream of its number.
 
     Returns
     -------
@@ -365,13 +367,14 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
 
 
 def _names_seed(function: Callable[..., Any]) -> bool:
-    """Whether a function has a parameter called seed."""
+    """Whether a function may have a parameter called seed, as far as it says what it takes."""
     import inspect
 
     try:
-        return "seed" in inspect.signature(function).parameters
+        parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # compiled code that does not say
-        return False
+        return True
+    return "seed" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def _pickled(

@@ -10,6 +10,7 @@ process: so they are set only where one task runs at a time, and put back to wha
 from __future__ import annotations
 
 import marshal
+import operator
 import random
 import sys
 from _thread import _local, get_ident
@@ -17,11 +18,14 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 
 from manyhands import _native
+from manyhands._signals import HeldSignals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
+
+    _Restores = dict[str, tuple[Callable[[Any], None], Any]]
 
 # As the engine numbers them, in crates/python/src/seeding.rs.
 _HERE, _THREAD, _WORKER = range(3)
@@ -66,10 +70,17 @@ def root(seed: Any, first: int = 0) -> Root:
     """The root for a seed that the configuration has accepted; its tasks begin with number `first`."""
     if isinstance(seed, (int, tuple)):
         return Root(seed, (), first)
-    entropy = seed.entropy
-    entropy = entropy if isinstance(entropy, int) else tuple(int(part) for part in entropy)
+    entropy = _entropy(seed.entropy)
     # What it has spawned so far is somebody else's.
     return Root(entropy, tuple(int(part) for part in seed.spawn_key), int(seed.n_children_spawned) + first)
+
+
+def _entropy(entropy: Any) -> int | tuple[int, ...]:
+    """A seed sequence's own, in plain integers."""
+    try:
+        return operator.index(entropy)
+    except TypeError:
+        return tuple(int(part, 0) if isinstance(part, str) else operator.index(part) for part in entropy)
 
 
 def nested_root() -> Root | None:
@@ -84,7 +95,19 @@ def nested_root() -> Root | None:
 class _Task:
     """A seeded task that is running in this thread."""
 
-    __slots__ = ("key", "late", "n_children", "outer", "restores", "root", "sequence", "words")
+    __slots__ = (
+        "has_states",
+        "is_entered",
+        "is_left",
+        "key",
+        "late",
+        "n_children",
+        "outer",
+        "restores",
+        "root",
+        "sequence",
+        "words",
+    )
 
     def __init__(self, root: Root, number: int, outer: _Task | None) -> None:
         self.root = root
@@ -92,9 +115,12 @@ class _Task:
         self.outer = outer
         self.sequence: Any = None
         self.n_children = 0
-        self.words: list[int] | None = None
-        # What puts the global states back.
-        self.restores: list[tuple[Callable[[Any], None], Any]] | None = None
+        self.is_entered = self.is_left = False
+        # Whether the global states are its own, and the words they are made from.
+        self.has_states = False
+        self.words: list[int] = []
+        # What puts the global states back, by module, where that is done after each task.
+        self.restores: _Restores | None = None
         self.late: _Late | None = None
 
     def generator(self) -> Any:
@@ -122,23 +148,53 @@ def current() -> _Task | None:
     return getattr(_threads, "task", None)
 
 
+def new_task(root: Root, number: int) -> _Task:
+    """A task, for `enter` and `leave`."""
+    return _Task(root, number, current())
+
+
+# Those whose handlers people write to raise something.
+_SIGNALS = ("SIGINT", "SIGALRM", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
+def _hold_signals() -> HeldSignals:
+    import _signal
+
+    held = HeldSignals()
+    try:
+        held.begin([getattr(_signal, name) for name in _SIGNALS if hasattr(_signal, name)])
+    except BaseException:
+        held.end()
+        raise
+    return held
+
+
 def enter(
-    root: Root, number: int, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None, place: int
-) -> tuple[_Task, dict[str, Any] | None]:
-    """Set the scene for a task; what to call its function with by name."""
-    task = _Task(root, number, current())
-    if _wants_rng(function, args, kwargs):
-        kwargs = {**kwargs, "rng": task.generator()} if kwargs else {"rng": task.generator()}
-    _displace(task, place)
-    _threads.task = task
-    return task, kwargs
+    task: _Task, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None, place: int
+) -> dict[str, Any] | None:
+    """Set the scene for a task; what to call its function with by name. Whatever it raises, `leave` is to follow."""
+    held = _hold_signals()
+    try:
+        if _wants_rng(function, args, kwargs):
+            kwargs = {**kwargs, "rng": task.generator()} if kwargs else {"rng": task.generator()}
+        task.is_entered = True
+        _threads.task = task
+        _displace(task, place)
+    finally:
+        held.end()
+    return kwargs
 
 
 def leave(task: _Task) -> None:
-    """Undo what `enter` did."""
-    _threads.task = task.outer
-    if task.restores is not None:
-        _put_back(task)
+    """Undo what `enter` did. To be called again until `task.is_left`: a signal may come before it has begun."""
+    held = _hold_signals()
+    try:
+        if task.is_entered and not task.is_left:
+            _threads.task = task.outer
+            _put_back(task)
+        task.is_left = True
+    finally:
+        held.end()
 
 
 def forget() -> None:
@@ -158,7 +214,12 @@ def _wants_rng(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         return False
     n_args = len(args)
     if type(function) is _native.MethodCaller:
-        function, n_args = getattr(args[0], function.__name__, None), n_args - 1
+        # Statically: asking the object runs the code of its properties, which the call itself will do.
+        method = _static_attribute(type(args[0]), function.__name__)
+        if isinstance(method, (staticmethod, classmethod)):
+            function, n_args = method.__func__, n_args - isinstance(method, staticmethod)
+        else:
+            function = method
     position = _position_of_rng(function)
     return position is not None and n_args <= position
 
@@ -167,11 +228,25 @@ _BY_NAME_ONLY = 1 << 30
 _HAS_KEYWORDS = 0x08  # inspect.CO_VARKEYWORDS
 
 
+def _static_attribute(kind: type, name: str) -> Any:
+    """What a class has under a name, without running any code of it."""
+    import inspect
+
+    return inspect.getattr_static(kind, name, None)
+
+
 def _position_of_rng(function: Any) -> int | None:
-    """How many positional arguments come before the parameter ``rng``; None without one that has to be given."""
-    if type(function) is FunctionType and not (
-        # A decorator hands on what is named.
-        hasattr(function, "__wrapped__") and function.__code__.co_flags & _HAS_KEYWORDS
+    """How many positional arguments come before the parameter ``rng``; None without one, or with a default of its own.
+
+    A default of None stands for one that has to be given.
+    """
+    if (
+        type(function) is FunctionType
+        and not hasattr(function, "__signature__")
+        and not (
+            # A decorator hands on what is named.
+            hasattr(function, "__wrapped__") and function.__code__.co_flags & _HAS_KEYWORDS
+        )
     ):
         # What `inspect` says of a function that is only that, in a hundredth of the time.
         code = function.__code__
@@ -179,7 +254,11 @@ def _position_of_rng(function: Any) -> int | None:
         if "rng" not in names[code.co_posonlyargcount :]:
             return None
         position = names.index("rng")
-        return position if position < code.co_argcount else _BY_NAME_ONLY
+        if position < code.co_argcount:
+            defaults = function.__defaults__ or ()
+            at = position - code.co_argcount + len(defaults)
+            return position if at < 0 or defaults[at] is None else None
+        return _BY_NAME_ONLY if (function.__kwdefaults__ or {}).get("rng") is None else None
     if type(function) is MethodType:
         position_there = _position_of_rng(function.__func__)
         return None if position_there is None else position_there - 1
@@ -194,6 +273,8 @@ def _position_of_rng(function: Any) -> int | None:
         return None
     if "rng" not in parameters or parameters["rng"].kind is inspect.Parameter.POSITIONAL_ONLY:
         return None
+    if parameters["rng"].default not in (None, inspect.Parameter.empty):
+        return None
     if parameters["rng"].kind is inspect.Parameter.KEYWORD_ONLY:
         return _BY_NAME_ONLY
     return list(parameters).index("rng")
@@ -207,7 +288,7 @@ _owner: dict[str, int] = {}
 _innermost: _Task | None = None
 # In a worker: what puts them back to what they were before its first seeded task. Between two seeded tasks nobody needs
 # them.
-_worker_restores: list[tuple[Callable[[Any], None], Any]] | None = None
+_worker_restores: _Restores | None = None
 
 
 def _displace(task: _Task, place: int) -> None:
@@ -218,62 +299,49 @@ def _displace(task: _Task, place: int) -> None:
     # Calls in several threads of the user's: the states are those of the thread that came first.
     if _owner.setdefault("thread", get_ident()) != get_ident():
         return
-    is_first_in_worker = place == _WORKER and _worker_restores is None
-    task.words = _native._seed_words(task.root.words, _words(task.key), _N_WORDS)
-    restores: list[tuple[Callable[[Any], None], Any]] | None = None
-    if place == _HERE or is_first_in_worker:
-        restores = []
+    task.has_states = True
     _innermost = task
-    try:
-        _watch_imports(task)
-        for name in _SETTERS:
-            if name in sys.modules:
-                _set(name, task.words, restores)
-    except BaseException:
-        task.restores = restores
-        _put_back(task)
-        raise
     if place == _HERE:
-        task.restores = restores
-    elif is_first_in_worker:
-        _worker_restores = restores
+        task.restores = {}
+    elif _worker_restores is None:
+        _worker_restores = {}
+    task.words = _native._seed_words(task.root.words, _words(task.key), _N_WORDS)
+    _watch_imports(task)
+    for name in _STATES:
+        _set(name, task)
 
 
 def _put_back(task: _Task) -> None:
     global _innermost
-    if task.late is not None:
-        sys.meta_path.remove(task.late)
+    if not task.has_states:
+        return
     outer = task.outer
-    while outer is not None and outer.words is None:
+    while outer is not None and not outer.has_states:
         outer = outer.outer
     _innermost = outer
-    restores, task.restores = task.restores or [], None
+    restores, task.restores = task.restores or {}, None
     try:
         _restore(restores)
     finally:
         # Last of all: another thread would take what a task has set for what was there before.
         if outer is None:
             _owner.clear()
+        # Tasks may do what they like with the list.
+        if task.late is not None and task.late in sys.meta_path:
+            sys.meta_path.remove(task.late)
 
 
-def _restore(restores: list[tuple[Callable[[Any], None], Any]]) -> None:
-    """Put back all of these, the last first; also where Ctrl-C comes in between."""
-    interrupt = None
+def _restore(restores: _Restores) -> None:
+    """Put back all of these, the last first."""
     while restores:
-        restore, state = restores[-1]
-        try:
-            restore(state)
-            restores.pop()
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+        _, (restore, state) = restores.popitem()
+        restore(state)
 
 
 def put_back_in_worker() -> None:
     """Before a task without a seed: give the worker back the states of its own."""
     global _innermost, _worker_restores
-    restores, _worker_restores = _worker_restores or [], None
+    restores, _worker_restores = _worker_restores or {}, None
     _innermost = None
     try:
         _restore(restores)
@@ -281,32 +349,43 @@ def put_back_in_worker() -> None:
         _owner.clear()
 
 
-def _set(name: str, words: list[int], restores: list[tuple[Callable[[Any], None], Any]] | None) -> None:
-    restore, state = _SETTERS[name](words, restores is not None)
-    if restores is not None:
-        restores.append((restore, state))
+def _set(name: str, task: _Task) -> None:
+    """Set one global state from a task's stream, if it is there; what it was is kept first."""
+    module = sys.modules.get(name)
+    if not all(hasattr(module, needed) for needed in _NEEDED[name]):
+        return
+    # A task without a list of its own is a worker's.
+    restores = _worker_restores if task.restores is None else task.restores
+    keep, seed = _STATES[name]
+    if restores is not None and name not in restores:
+        restores[name] = keep(module)
+    seed(module, task.words)
 
 
 def _integer(words: list[int]) -> int:
     return sum(word << 32 * i for i, word in enumerate(words))
 
 
-def _set_random(words: list[int], is_kept: bool) -> tuple[Any, Any]:
-    state = random.getstate() if is_kept else None
+def _keep_random(_module: Any) -> tuple[Callable[[Any], None], Any]:
+    return random.setstate, random.getstate()
+
+
+def _seed_random(_module: Any, words: list[int]) -> None:
     random.seed(_integer(words[_FOR_RANDOM]))
-    return random.setstate, state
 
 
-def _set_numpy(words: list[int], is_kept: bool) -> tuple[Any, Any]:
-    numbers = sys.modules["numpy.random.mtrand"]._rand
-    bit_generator = numbers._bit_generator
-    state = (bit_generator, numbers.get_state(legacy=False)) if is_kept else None
+def _keep_numpy(module: Any) -> tuple[Callable[[Any], None], Any]:
+    numbers = module._rand
+    return _restore_numpy, (numbers._bit_generator, numbers.get_state(legacy=False))
+
+
+def _seed_numpy(module: Any, words: list[int]) -> None:
+    numbers = module._rand
     kind: Any = sys.modules["numpy.random"].MT19937
-    if type(bit_generator) is not kind:
+    if type(numbers._bit_generator) is not kind:
         # The user has put another one in its place, which cannot be seeded.
         sys.modules["numpy.random"].set_bit_generator(kind(0))
     numbers.seed(words[_FOR_NUMPY])
-    return _restore_numpy, state
 
 
 def _restore_numpy(kept: tuple[Any, Any]) -> None:
@@ -317,18 +396,22 @@ def _restore_numpy(kept: tuple[Any, Any]) -> None:
     numbers.set_state(state)
 
 
-def _set_torch(words: list[int], is_kept: bool) -> tuple[Any, Any]:
-    torch = sys.modules["torch"]
-    # Only where it is in use already: asking for it takes seconds, and cannot be done in a forked process.
-    devices = torch.cuda if torch.cuda.is_initialized() else None
-    state = None
-    if is_kept:
-        state = (torch.default_generator.get_state(), devices and devices.get_rng_state_all())
+def _devices(torch: Any) -> Any:
+    # Only where they are in use already: asking for them takes seconds, and cannot be done in a forked process.
+    return torch.cuda if torch.cuda.is_initialized() else None
+
+
+def _keep_torch(torch: Any) -> tuple[Callable[[Any], None], Any]:
+    devices = _devices(torch)
+    return _restore_torch, (torch.default_generator.get_state(), devices and devices.get_rng_state_all())
+
+
+def _seed_torch(torch: Any, words: list[int]) -> None:
     seed = _integer(words[_FOR_TORCH])
     torch.default_generator.manual_seed(seed)
+    devices = _devices(torch)
     if devices:
         devices.manual_seed_all(seed)
-    return _restore_torch, state
 
 
 def _restore_torch(kept: tuple[Any, Any]) -> None:
@@ -340,11 +423,13 @@ def _restore_torch(kept: tuple[Any, Any]) -> None:
 
 
 # By the module whose global state it is. `numpy.random` is not always imported with `numpy`.
-_SETTERS: dict[str, Callable[[list[int], bool], tuple[Any, Any]]] = {
-    "random": _set_random,
-    "numpy.random.mtrand": _set_numpy,
-    "torch": _set_torch,
+_STATES: dict[str, tuple[Callable[[Any], tuple[Callable[[Any], None], Any]], Callable[[Any, list[int]], None]]] = {
+    "random": (_keep_random, _seed_random),
+    "numpy.random.mtrand": (_keep_numpy, _seed_numpy),
+    "torch": (_keep_torch, _seed_torch),
 }
+# What a module has once it is one of that name, and has been imported to its end.
+_NEEDED = {"random": ("seed",), "numpy.random.mtrand": ("_rand",), "torch": ("default_generator", "cuda")}
 
 
 # Modules that a task is the first to import. Their global states come with them, seeded by the system.
@@ -368,7 +453,8 @@ class _Late:
         if name not in _LATE:
             return None
         for finder in sys.meta_path:
-            spec: Any = None if finder is self else finder.find_spec(name, path, target)
+            find_spec = None if finder is self else getattr(finder, "find_spec", None)
+            spec: Any = None if find_spec is None else find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None and _innermost is not None:
                     spec.loader = _LateLoader(spec.loader)
@@ -392,7 +478,7 @@ class _LateLoader:
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
         name = _LATE[module.__name__]
-        if _innermost is not None and _owner.get("thread") == get_ident() and name in sys.modules:
+        if _innermost is not None and _owner.get("thread") == get_ident():
             _catch_up(name, _innermost)
 
 
@@ -404,6 +490,5 @@ def _catch_up(name: str, innermost: _Task) -> None:
         running.append(task)
         task = task.outer
     for task in reversed(running):
-        if task.words is not None:
-            # A task without a list of its own is a worker's; what is restored after those is kept together.
-            _set(name, task.words, _worker_restores if task.restores is None else task.restores)
+        if task.has_states:
+            _set(name, task)

@@ -21,7 +21,8 @@ spill_directory         the system's for    an existing folder: where they go   
                         temporary files     beyond that
 seed                    None                an integer from 0 on, several of     MANYHANDS_SEED
                                             them, a numpy.random.SeedSequence:
-                                            what random numbers begin with
+                                            what random numbers begin with, the
+                                            same for every call
 ======================= =================== ==================================== =================================
 
 From the weakest to the strongest: the defaults; the user's file ``~/.config/manyhands/config.toml``; ``manyhands.toml``
@@ -254,7 +255,9 @@ def _seed(value: object, name: str) -> _Seed | None:
     if single is not None:
         return _Seed(single)
     try:
-        parts = () if isinstance(value, (str, bytes)) else tuple(_seed_part(part) for part in value)  # type: ignore[attr-defined]
+        # Of what has no order, the seed would be another one in each process.
+        is_sequence = hasattr(value, "__getitem__") and not isinstance(value, (str, bytes, bytearray, dict))
+        parts = tuple(_seed_part(part) for part in value) if is_sequence else ()  # type: ignore[attr-defined]
     except TypeError:
         parts = ()
     if not parts or None in parts:

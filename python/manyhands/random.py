@@ -110,23 +110,27 @@ def _spawned(bit_generator: str, seed: Any) -> Callable[[int], Any]:
 def _jumped(bit_generator: str, seed: Any) -> Callable[[int], Any]:
     if bit_generator == "MRG32k3a":
         return MRG32k3a(seed).next_stream
-    base = _kind(bit_generator)(_sequence(seed))
+    sequence = _sequence(seed)
+    base = _kind(bit_generator)(sequence)
     if bit_generator == "MT19937":
-        return lambda index: _twister_jumped(base, index)
+        return lambda index: _twister_jumped(base, sequence, index)
     if not hasattr(base, "jumped"):
         raise ValueError(f"{bit_generator} has no jumps; use method='spawn', or another bit generator")
     make: Callable[[int], Any] = base.jumped
     return make
 
 
-def _twister_jumped(base: Any, index: int) -> Any:
-    """`base.jumped(index)`, for which NumPy takes `index` times as long as for one jump."""
+def _twister_jumped(base: Any, sequence: Any, index: int) -> Any:
+    """`base.jumped(index)`, for which NumPy takes `index` times as long as for one jump.
+
+    What it is seeded with, which its own children descend from, is a child of the seed's that no other stream has.
+    """
     import numpy as np
 
     state = base.state["state"]
     key, pos = _mt19937_jumped(state["key"].tobytes(), state["pos"], index)
-    # Seeded with what comes first, for seeding with nothing would ask the system for a seed.
-    jumped: Any = np.random.MT19937(0)
+    own = type(sequence)(sequence.entropy, spawn_key=(*sequence.spawn_key, index), pool_size=sequence.pool_size)
+    jumped: Any = np.random.MT19937(own)
     jumped.state = {"bit_generator": "MT19937", "state": {"key": np.frombuffer(key, np.uint32), "pos": pos}}
     return jumped
 

@@ -93,6 +93,9 @@ impl Inherited {
             }
             Inherited::Stream(function) => {
                 let (seeded, call) = split(reader.rest())?;
+                if seeded.is_none() {
+                    put_back(py)?;
+                }
                 let call = decode_call(py, call, &mut input, views)?;
                 let kwargs = call.kwargs.as_ref();
                 let result = roots.call(seeded, function.bind(py), &call.args, kwargs)?;

@@ -219,6 +219,10 @@ impl PythonHost {
         let mut inputs = TaskInputs::read(&mut reader)?;
         let mut input = |k: u32| inputs.get(py, k, views);
         let (seeded, call) = split(reader.rest())?;
+        if seeded.is_none() {
+            // Before the arguments are unpickled, which may run any code.
+            put_back(py)?;
+        }
         let call = decode_call(py, call, &mut input, views)?;
         let n_bytes_largest = views.n_bytes_of_largest().max(sizes.n_bytes_own);
         memory::begin_task(n_bytes_largest, sizes.n_bytes_returned);

@@ -11,11 +11,15 @@
 
 use crate::codec::{Reader, write_bytes, write_varint};
 use crate::interpreter::InTask;
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Handlers of the user's that raise so often in a row are meant to.
+const N_TIMES_TO_LEAVE_MAX: usize = 100;
 
 /// In the place of a call's mode, none of which it is.
 const SEEDED: u8 = 0x40;
@@ -91,17 +95,36 @@ fn call_seeded<'py>(
     if place == Place::Worker {
         IS_DISPLACED.store(true, Ordering::Relaxed);
     }
+    let task = module.call_method1(intern!(py, "new_task"), (root, number))?;
     let entered = module.call_method1(
         intern!(py, "enter"),
-        (root, number, function, args, kwargs, place as u8),
-    )?;
-    let (task, kwargs): (Bound<'py, PyAny>, Option<Bound<'py, PyDict>>) = entered.extract()?;
-    let outcome = function.call(args, kwargs.as_ref());
-    let left = module.call_method1(intern!(py, "leave"), (task,));
-    // What the task raised comes first.
-    let result = outcome?;
-    left?;
-    Ok(result)
+        (&task, function, args, kwargs, place as u8),
+    );
+    let outcome = entered
+        .and_then(|kwargs| Ok(kwargs.extract::<Option<Bound<'py, PyDict>>>()?))
+        .and_then(|kwargs| function.call(args, kwargs.as_ref()));
+    match leave(&module, &task) {
+        // An interrupt that came while the scene was cleared is nobody else's to report.
+        Err(error) if outcome.is_ok() || error.is_instance_of::<PyKeyboardInterrupt>(py) => {
+            Err(error)
+        }
+        _ => outcome,
+    }
+}
+
+/// Clears the scene, whatever comes in between; the first error on the way.
+fn leave(module: &Bound<'_, PyModule>, task: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = module.py();
+    let mut first = Ok(());
+    // A signal's handler may raise before the function has begun; it does so once for each signal.
+    for _ in 0..N_TIMES_TO_LEAVE_MAX {
+        let left = module.call_method1(intern!(py, "leave"), (task,));
+        first = first.and(left.map(drop));
+        if task.getattr(intern!(py, "is_left"))?.is_truthy()? {
+            break;
+        }
+    }
+    first
 }
 
 /// Before a task without a seed in a worker: puts back the global states from before those with one.
