@@ -342,7 +342,6 @@ def test_a_submitted_function_with_a_parameter_seed_receives_what_is_given():
         assert mh.submit(simulate, 1).result() == (1, 0)
 
 
-@pytest.mark.parametrize("seed", [-1, 1.5, "1", True, [], [1, -2], [1, "2"], np.random.SeedSequence(1, pool_size=8)])
 def test_a_function_that_may_take_a_seed_itself_receives_it():
     def anything(**keywords):
         return keywords
@@ -365,6 +364,7 @@ def test_a_seed_has_an_order(seed):
         mh.config.set(seed=seed)
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", True, [], [1, -2], [1, "2"], np.random.SeedSequence(1, pool_size=8)])
 def test_what_is_no_seed_of_a_call_is_refused(seed):
     for call in (
         lambda: mh.map(draw, [1], seed=seed),
