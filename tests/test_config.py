@@ -319,6 +319,15 @@ def test_memory_limits_come_from_the_environment(monkeypatch, tmp_path):
         config.refresh()
 
 
+def test_a_setting_without_its_name_is_refused():
+    with pytest.raises(ConfigError, match=r"'threads' is not accepted.*Did you mean scheduler=\"threads\"\?"):
+        config.set("threads")
+    with pytest.raises(ConfigError, match="4 is not accepted. Accepted: settings by name"):
+        config.set(4)
+    with pytest.raises(ConfigError, match="is not accepted. Accepted: settings by name"):
+        config.set([])
+
+
 def test_unknown_keys_are_refused_and_nothing_is_changed():
     with pytest.raises(ConfigError, match=r"'num_worker' is not a setting; did you mean 'num_workers'\?") as caught:
         config.set(scheduler="threads", num_worker=3)

@@ -506,6 +506,56 @@ def test_a_folder_that_workers_cannot_enter_fails_the_tasks_that_would_run_there
 # What tasks may do to their worker
 
 
+def test_what_a_function_carries_is_each_workers_own():
+    """It stays with the worker for as long as the function stays what it is, and does not come back."""
+
+    class Counter:
+        n = 0
+
+        def count(self, _):
+            self.n += 1
+            return self.n
+
+    counter = Counter()
+    with mh.config.set(num_workers=1):
+        assert mh.map(counter.count, range(4)) == [1, 2, 3, 4]
+        assert mh.map(counter.count, range(4)) == [5, 6, 7, 8]
+    assert counter.n == 0
+    counter.n = 10
+    with mh.config.set(num_workers=1):
+        assert mh.map(counter.count, range(2)) == [11, 12]
+
+
+@pytest.mark.parametrize("code", [0, 4, "a message"])
+def test_exits_of_tasks_are_raised_as_they_are(code):
+    with pytest.raises(SystemExit) as caught:
+        mh.map(lambda item: sys.exit(code) if item == 3 else item, range(10))
+    assert caught.value.code == code
+    assert mh.map(abs, [-1]) == [1]
+
+
+@pytest.mark.parametrize("scheduler", ["processes", "fork", "threads"])
+def test_tracebacks_name_the_line_of_the_program(scheduler, tmp_path):
+    """Also of functions that are pickled with their code, and of those within them."""
+    program = """
+        import sys
+        import manyhands as mh
+
+        def outer(x):
+            def inner(y):
+                return 1 / y  # here
+
+            return inner(x)
+
+        mh.config.set(scheduler=sys.argv[1], num_workers=2)
+        mh.map(outer, [1, 0])
+    """
+    outcome = run(tmp_path, program, scheduler)
+    assert outcome.returncode == 1
+    assert 'program.py", line 9, in outer' in outcome.stderr, outcome
+    assert 'program.py", line 7, in inner\n    return 1 / y  # here' in outcome.stderr, outcome
+
+
 def test_tasks_may_change_their_process(tmp_path):
     import contextlib
     import io

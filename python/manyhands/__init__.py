@@ -1,7 +1,7 @@
 """Plain Python functions in parallel: lazy graphs, maps and futures on a Rust engine.
 
 You say what may run in parallel; one line, or one environment variable, says where: in this thread, in threads, in
-processes. The code never changes.
+processes, in forked ones. The code never changes.
 
 >>> import manyhands as mh
 >>> @mh.delayed

@@ -99,6 +99,8 @@ def annotate(exc: BaseException, task: str, key: str | None, scheduler: str) -> 
     scheduler : str
         The scheduler that ran it.
     """
+    if isinstance(exc, TypeError) and "missing" in str(exc) and "'rng'" in str(exc):
+        _add_note(exc, "Give the call a seed, such as seed=1, and each task receives a generator as rng.")
     where = f"scheduler {scheduler!r}" if key is None else f"key {key!r}, scheduler {scheduler!r}"
     note = f"Raised by the task {task} ({where})."
     if not _add_note(exc, note):

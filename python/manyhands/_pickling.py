@@ -13,7 +13,7 @@ import os
 import sys
 from _thread import RLock
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 
 from manyhands import _function_cache
 
@@ -103,14 +103,11 @@ def _dumps(obj: object, sink: _native.Sink | None) -> bytes:
         data = None
     if data is not None and is_portable(data):
         return data
-    import cloudpickle
-
     _local_modules()  # what the object leads to may be new
     if sink is not None:
         sink.clear()  # what the first attempt has left there
     with _LocalModulesByValue():
-        by_value: bytes = cloudpickle.dumps(obj, PROTOCOL) if sink is None else _dump_apart_by_value(obj, sink)
-    return by_value
+        return _dump_by_value(obj) if sink is None else _dump_apart_by_value(obj, sink)
 
 
 def _dump_apart(obj: object, sink: _native.Sink) -> bytes:
@@ -123,18 +120,55 @@ def _dump_apart(obj: object, sink: _native.Sink) -> bytes:
     return sink.take_pickle()
 
 
+def _dump_by_value(obj: object) -> bytes:
+    """A pickle by cloudpickle."""
+    import io
+
+    import cloudpickle
+
+    file = io.BytesIO()
+    pickler = cloudpickle.Pickler.__new__(cloudpickle.Pickler)
+    # Read once, by what follows.
+    pickler.dispatch_table = _by_value_reducers()
+    pickler.__init__(file, PROTOCOL)
+    pickler.dump(obj)
+    return file.getvalue()
+
+
 def _dump_apart_by_value(obj: object, sink: _native.Sink) -> bytes:
-    """The same by cloudpickle."""
+    """The same; the sink has its large buffers, and the large bytes in it."""
     import cloudpickle
 
     from manyhands import _native
 
     pickler = cloudpickle.Pickler.__new__(cloudpickle.Pickler)
-    # Read once, by what follows.
-    pickler.dispatch_table = _native.Reducers(sink, cloudpickle.Pickler.dispatch_table)
+    pickler.dispatch_table = _native.Reducers(sink, _by_value_reducers())
     pickler.__init__(sink, PROTOCOL, sink)
     pickler.dump(obj)
     return sink.take_pickle()
+
+
+def _by_value_reducers() -> Any:
+    """How cloudpickle pickles objects, by their types, and code as this module has it."""
+    import collections
+
+    import cloudpickle
+
+    return collections.ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+
+# What newer versions of cloudpickle put in the place of the file that code is from.
+_NO_FILE = "<dynamic-code>"
+
+
+def _reduce_code(code: CodeType) -> Any:
+    """What code is pickled as: with the file that it is from, for tracebacks to name the line."""
+    import cloudpickle
+
+    rebuild, args, *rest = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    # A string of its own, as cloudpickle makes of each: which strings are one object is a matter of chance.
+    args = tuple("".join(code.co_filename) if arg == _NO_FILE and type(arg) is str else arg for arg in args)
+    return rebuild, args, *rest
 
 
 # Which modules exist in this process only

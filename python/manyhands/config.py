@@ -539,6 +539,9 @@ class set:
 
     def __init__(self, mapping: Mapping[str, object] | None = None, **keywords: object) -> None:
         settings: dict[str, Any] = {}
+        if mapping is not None and not hasattr(mapping, "items"):
+            hint = f' Did you mean scheduler="{mapping}"?' if str(mapping) in _SCHEDULERS else ""
+            raise _error(f"{mapping!r} is not accepted. Accepted: settings by name, such as num_workers=4.{hint}")
         for name, value in [*(mapping.items() if mapping is not None else ()), *keywords.items()]:
             key = _key(name, "")
             checked = _DEFAULTS[key] if value is None and key == "scheduler" else _CHECKS[key](value, str(name))
@@ -569,8 +572,9 @@ def get(key: str, default: Any = _UNSET) -> Any:
     object
         ``scheduler``: one of ``"synchronous"``, ``"threads"``, ``"processes"``, ``"fork"``. ``num_workers``,
         ``chunksize``: an integer, or None where the library is to choose. ``idle_timeout``: seconds, or None for never.
-        ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``seed``: an integer, a tuple of them, a
-        ``numpy.random.SeedSequence``, or None.
+        ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``memory_limit``: bytes as an integer, a
+        share as a float, infinity for none. ``spill_directory``: a path, or None for the usual one. ``seed``: an
+        integer, a tuple of them, a ``numpy.random.SeedSequence``, or None.
 
     Raises
     ------

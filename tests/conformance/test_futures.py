@@ -82,6 +82,33 @@ def test_arguments_of_every_kind():
     assert future.result() == (1, 2, (3, 4), 5, {"function": 6, "self": 7})
 
 
+@pytest.mark.parametrize("n_args", range(5))
+@pytest.mark.parametrize("n_kwargs", range(4))
+def test_any_number_of_arguments_of_either_sort(n_args, n_kwargs):
+    """Arguments have several forms on their way, by how many there are and how simple."""
+
+    def collect(*args, **kwargs):
+        return args, kwargs
+
+    one = mh.delayed(list)((1, 2))
+    expected, futures, tasks, with_inputs = [], [], [], []
+    for value in [1, -1.5, "text", True, None, b"bytes", (1, "two"), [3], {"four": 4}, 2**100]:
+        args = (value,) * n_args
+        kwargs = {f"name_{i}": value for i in range(n_kwargs)}
+        expected.append((args, kwargs))
+        futures.append(mh.submit(collect, *args, **kwargs))
+        tasks.append(mh.delayed(collect)(*args, **kwargs))
+        with_inputs.append(mh.delayed(collect)(*args, one, more=one, **kwargs))
+    assert [future.result() for future in futures] == expected
+    assert mh.compute(tasks) == (expected,)
+    assert mh.compute(with_inputs) == ([((*args, [1, 2]), {**kwargs, "more": [1, 2]}) for args, kwargs in expected],)
+
+
+def test_a_keyword_that_a_function_does_not_take_is_its_own_error():
+    with pytest.raises(TypeError, match="keyword"):
+        mh.submit(abs, -3, scheduler="threads").result()
+
+
 def test_the_state_of_a_call_that_has_not_ended(gate, where):
     future = mh.submit(gate.pass_through, 5)
     if where.is_synchronous:

@@ -294,6 +294,13 @@ def test_decorated_functions_and_partial_ones_receive_one():
     assert mh.map(given, range(2), seed=SEED) == [5, 5]
 
 
+def test_a_call_that_forgets_the_seed_is_told_so():
+    with pytest.raises(TypeError, match="rng") as caught:
+        mh.map(from_argument, range(3))
+    if sys.version_info >= (3, 11):
+        assert "seed=1" in "".join(caught.value.__notes__)
+
+
 def test_a_default_of_its_own_stays():
     """Only a parameter that is open, or has None, is one for the engine."""
     assert mh.map(lambda x, rng=(0, 1): rng, range(3), seed=SEED) == [(0, 1)] * 3

@@ -469,9 +469,11 @@ pub(crate) fn few_scalars<'py>(py: Python<'py>, bytes: &[u8]) -> Option<PyResult
             1 => FewScalars::One(first),
             _ => FewScalars::Two(first, codec::read_value(py, &mut reader)?),
         };
-        let n_kwargs = reader.count()?;
+        if reader.count()? > 0 {
+            return Ok(None);
+        }
         reader.finish()?;
-        Ok((n_kwargs == 0).then_some(few))
+        Ok(Some(few))
     };
     read().transpose()
 }
