@@ -459,6 +459,8 @@ def test_tasks_are_begun_as_soon_as_there_is_room(tmp_path):
         gone.rmdir()
         futures = [mh.submit(bytes, SIZE) for _ in range(6)]
         until(lambda: have_ended(futures), "all are done")
+        # By then the engine has looked at what they take.
+        assert mh.map(abs, [-1, -2]) == [1, 2]
         meeting = tmp_path / "meeting"
         meeting.mkdir()
 
