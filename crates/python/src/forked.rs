@@ -5,7 +5,8 @@
 use crate::call::{Call, TaskInputs, decode_call};
 use crate::codec::Reader;
 use crate::host::{PythonHost, is_original};
-use crate::interpreter::{DropsSoon, InTask};
+use crate::interpreter::InTask;
+use crate::kept::Kept;
 use crate::mapped::{Arguments, lock};
 use crate::rota::Rota;
 use crate::seeding::{GraphSeeding, Place, Roots, Seeding, put_back, split};
@@ -173,10 +174,9 @@ impl ForkPool {
     pub(crate) fn forking(&self, py: Python<'_>, inherited: Inherited) -> PyResult<Arc<Forking>> {
         Ok(Arc::new(Forking {
             nursery: self.pool.nursery(),
-            inherited: Arc::new(inherited),
+            inherited: Kept::new(Arc::new(inherited)),
             n_workers_max: self.n_workers_max,
-            helpers: py.import(intern!(py, "manyhands._forked"))?.unbind().into(),
-            _drops_soon: DropsSoon::default(),
+            helpers: Kept::new(py.import(intern!(py, "manyhands._forked"))?.unbind().into()),
         }))
     }
 
@@ -270,12 +270,10 @@ impl Caller {
 /// Forks the workers of one job.
 pub(crate) struct Forking {
     nursery: Nursery,
-    pub(crate) inherited: Arc<Inherited>,
+    pub(crate) inherited: Kept<Arc<Inherited>>,
     n_workers_max: usize,
     /// The module with what is better said in Python.
-    helpers: Py<PyAny>,
-    /// The pool's own thread may be the last to let go.
-    _drops_soon: DropsSoon,
+    helpers: Kept<Py<PyAny>>,
 }
 
 thread_local! {

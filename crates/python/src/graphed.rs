@@ -3,7 +3,8 @@
 
 use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
-use crate::interpreter::{DropsSoon, InTask, OnList, Turns};
+use crate::interpreter::{InTask, OnList, Turns};
+use crate::kept::Kept;
 use crate::mapped::lock;
 use crate::payload::{Outcome, ToSpill, backlog, spill};
 use crate::seeding::{GraphSeeding, Place};
@@ -18,15 +19,16 @@ use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+/// How tasks have ended, as far as they have.
+type Results = Vec<Option<PyResult<Py<PyAny>>>>;
+
 /// A graph of calls, in this process.
 pub(crate) struct LocalGraph {
     graph: Arc<Graph>,
-    calls: Arc<Vec<Call>>,
-    seeding: Option<(Arc<GraphSeeding>, Place)>,
-    results: Mutex<Vec<Option<PyResult<Py<PyAny>>>>>,
+    calls: Kept<Arc<Vec<Call>>>,
+    seeding: Kept<Option<(Arc<GraphSeeding>, Place)>>,
+    results: Kept<Mutex<Results>>,
     threads: Mutex<Vec<u64>>,
-    /// A thread of the pool may be the last to let go.
-    _drops_soon: DropsSoon,
 }
 
 impl LocalGraph {
@@ -38,11 +40,12 @@ impl LocalGraph {
         let n_tasks = graph.n_tasks();
         LocalGraph {
             graph,
-            calls,
-            seeding,
-            results: Mutex::new(std::iter::repeat_with(|| None).take(n_tasks).collect()),
+            calls: Kept::new(calls),
+            seeding: Kept::new(seeding),
+            results: Kept::new(Mutex::new(
+                std::iter::repeat_with(|| None).take(n_tasks).collect(),
+            )),
             threads: Mutex::default(),
-            _drops_soon: DropsSoon::default(),
         }
     }
 
@@ -65,7 +68,7 @@ impl LocalGraph {
             }
         };
         let call = &self.calls[task.as_usize()];
-        let outcome = match &self.seeding {
+        let outcome = match &*self.seeding {
             None => call.invoke(py, &mut input),
             Some((seeding, place)) => call.invoke_by(py, &mut input, |func, args, kwargs| {
                 seeding.call(*place, task.as_usize(), func, args, kwargs)

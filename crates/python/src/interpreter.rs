@@ -9,9 +9,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 use std::cell::Cell;
-use std::ffi::{c_int, c_void};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// `sys.modules`.
@@ -107,41 +106,6 @@ impl Drop for Parked {
             }
         }
         N_PARKED.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// The last field of what holds Python objects and may end in a thread of the engine's, which is not attached.
-///
-/// Objects that are dropped there are put off until some thread next calls this module, which may be never.
-/// So the main thread is asked to call it.
-#[derive(Default)]
-pub(crate) struct DropsSoon(());
-
-/// Whether the main thread has been asked and has not come to it yet.
-static IS_ASKED_TO_DROP: AtomicBool = AtomicBool::new(false);
-
-impl Drop for DropsSoon {
-    #[allow(unsafe_code)]
-    fn drop(&mut self) {
-        extern "C" fn drop_deferred(_: *mut c_void) -> c_int {
-            IS_ASKED_TO_DROP.store(false, Ordering::Release);
-            // Attaching drops what was put off, also where the thread is attached already.
-            Python::attach(|_| ());
-            0
-        }
-        // SAFETY: both may be called by any thread, attached or not; the second while there is an interpreter.
-        unsafe {
-            if ffi::PyGILState_Check() != 0 || ffi::Py_IsInitialized() == 0 {
-                return;
-            }
-            if IS_ASKED_TO_DROP.swap(true, Ordering::AcqRel) {
-                return;
-            }
-            // Refused where others ask for too much at once: then the next call has to do.
-            if ffi::Py_AddPendingCall(Some(drop_deferred), std::ptr::null_mut()) != 0 {
-                IS_ASKED_TO_DROP.store(false, Ordering::Release);
-            }
-        }
     }
 }
 

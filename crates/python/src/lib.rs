@@ -15,6 +15,7 @@ mod forked;
 mod graphed;
 mod host;
 mod interpreter;
+mod kept;
 mod listing;
 mod map;
 mod map_run;

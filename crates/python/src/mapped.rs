@@ -3,7 +3,8 @@
 //! [`LocalMap`] keeps objects, for threads; [`RemoteMap`] keeps bytes, for processes. Both forget
 //! arguments once a task is done, and results once they are taken.
 
-use crate::interpreter::{DropsSoon, InTask, OnList, StayAtEnd, Turns};
+use crate::interpreter::{InTask, OnList, StayAtEnd, Turns};
+use crate::kept::Kept;
 use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, backlog, spill};
 use crate::seeding::{Place, Seeding};
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
@@ -84,14 +85,12 @@ const _: () = assert!(size_of::<Slot>() <= 16);
 
 /// A function over arguments, in this process.
 pub(crate) struct LocalMap {
-    pub(crate) function: Py<PyAny>,
-    pub(crate) kwargs: Option<Py<PyDict>>,
-    seeding: Option<Arc<Seeding>>,
-    slots: Mutex<Window<Slot>>,
+    pub(crate) function: Kept<Py<PyAny>>,
+    pub(crate) kwargs: Kept<Option<Py<PyDict>>>,
+    seeding: Kept<Option<Arc<Seeding>>>,
+    slots: Kept<Mutex<Window<Slot>>>,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
-    /// A thread of the pool may be the last to let go.
-    _drops_soon: DropsSoon,
 }
 
 impl LocalMap {
@@ -101,12 +100,11 @@ impl LocalMap {
         seeding: Option<Arc<Seeding>>,
     ) -> LocalMap {
         LocalMap {
-            function,
-            kwargs,
-            seeding,
-            slots: Mutex::default(),
+            function: Kept::new(function),
+            kwargs: Kept::new(kwargs),
+            seeding: Kept::new(seeding),
+            slots: Kept::new(Mutex::default()),
             threads: Mutex::default(),
-            _drops_soon: DropsSoon::default(),
         }
     }
 
@@ -147,7 +145,7 @@ impl LocalMap {
         let outcome = {
             let _stay = StayAtEnd;
             let function = self.function.bind(py);
-            match &self.seeding {
+            match &*self.seeding {
                 None => args.call(function, kwargs),
                 Some(seeding) => args.call_seeded(seeding, Place::Thread, index, function, kwargs),
             }
