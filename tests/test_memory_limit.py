@@ -271,25 +271,27 @@ def test_without_a_limit_nothing_goes_to_disk(spilled):
 
 
 def test_a_change_of_the_limit_holds_from_the_next_call_on(tmp_path, spilled):
+    n_results = 16
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
     other.mkdir()
-    with mh.config.set(scheduler="processes", num_workers=2, memory_limit=2 * SIZE, spill_directory=one):
-        (first,) = mh.compute([filled(i) for i in range(8)])
+    # One at a time: at its second call the function is known, and a few batches would be all there is.
+    with mh.config.set(scheduler="processes", num_workers=2, memory_limit=2 * SIZE, spill_directory=one, chunksize=1):
+        (first,) = mh.compute([filled(i) for i in range(n_results)])
         # By then the engine has finished what it was writing.
         assert mh.map(abs, [-1, -2]) == [1, 2]
         n_first = spilled()
         assert n_first > 0
         with mh.config.set(memory_limit="unlimited"):
-            mh.compute([filled(i) for i in range(8)])
+            mh.compute([filled(i) for i in range(n_results)])
             assert spilled() == n_first
         with mh.config.set(spill_directory=other):
-            (second,) = mh.compute([filled(i) for i in range(8)])
+            (second,) = mh.compute([filled(i) for i in range(n_results)])
             assert spilled() > n_first
     # A folder may go: what is there has no name in it.
     shutil.rmtree(one)
     for results in (first, second):
-        assert [float(result[-1]) for result in results] == [float(i) for i in range(8)]
+        assert [float(result[-1]) for result in results] == [float(i) for i in range(n_results)]
 
 
 FULL = """

@@ -79,6 +79,57 @@ def test_results_come_only_after_what_was_printed_before_them(tmp_path):
     assert len(seen) == 2000
 
 
+@pytest.mark.parametrize("scheduler", ["processes", "fork"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        'print("told", end=";")',
+        'sys.stdout.write("told;")',
+        'sys.stdout.writelines(["told", ";"])',
+        'sys.stdout.buffer.write(b"told;")',
+        'print("told", end=";", file=sys.__stderr__)',
+        'sys.stderr.buffer.write(b"told;")',
+        'ctypes.CDLL(None).printf(b"told;")',
+    ],
+)
+def test_parts_of_lines_come_before_a_result_that_leaves_while_the_next_task_runs(scheduler, write, tmp_path):
+    """What Python or the C library still keeps at the end of a task nobody can fetch once the next one computes."""
+    source = (
+        FACES
+        + f"""
+    def talk(item, mark):
+        # The first has everything at hand, the second is quick, the third is not.
+        if item % 3 == 1:
+            {write}
+        while item % 3 == 2 and not os.path.exists(mark):
+            time.sleep(0.001)
+        return item
+
+    def run(first):
+        mark = sys.argv[1] + str(first)
+        items = range(first, first + 3)
+        for item in mh.stream(talk, items, [mark] * 3, scheduler="{scheduler}", num_workers=1, chunksize=3):
+            os.write({2 if "stderr" in write else 1}, b"result %d\\n" % item)
+            if item % 3 == 1:
+                open(mark, "w").close()
+
+    run(0)
+    run(3)
+    """
+    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    outcome = run(tmp_path, source, tmp_path / "mark", env=buffered)
+    assert outcome.returncode == 0, outcome
+    said, silent = outcome.stdout, outcome.stderr
+    if "stderr" in write:
+        said, silent = silent, said
+    # Its own result may wait for that of the second.
+    assert said.replace("result 0\n", "").replace("result 3\n", "") == (
+        "told;result 1\nresult 2\ntold;result 4\nresult 5\n"
+    )
+    assert silent == ""
+
+
 def test_lines_are_whole_while_the_parent_writes_as_well(tmp_path):
     """Far more at once than a pipe takes without interruption."""
     source = (

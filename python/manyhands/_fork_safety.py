@@ -91,7 +91,7 @@ def _new_thread_names() -> Iterator[str]:
     global _n_harmless
     before = _n_harmless
     now: dict[str, int] = {}
-    for thread in os.listdir("/proc/self/task"):
+    for thread in _threads():
         n_looks = before.get(thread, 0)
         if n_looks < _N_LOOKS:
             try:
@@ -101,6 +101,26 @@ def _new_thread_names() -> Iterator[str]:
                 continue
         now[thread] = min(n_looks + 1, _N_LOOKS)
     _n_harmless = now
+
+
+# Threads come and go, but not so many times while they are listed.
+_N_LISTINGS_MAX = 100
+
+
+def _threads() -> set[str]:
+    """The numbers of this process's threads, all that are there throughout.
+
+    The kernel ends a listing early, without a word, if the thread that it has come to ends meanwhile. That thread is
+    the last of such a listing and cannot be in the next, so two that are equal are whole.
+    """
+    listed = set(os.listdir("/proc/self/task"))
+    found = listed
+    for _ in range(_N_LISTINGS_MAX):
+        before, listed = listed, set(os.listdir("/proc/self/task"))
+        if listed == before:
+            break
+        found |= listed
+    return found
 
 
 # Open in every process that has set the driver up.

@@ -146,6 +146,8 @@ def _renew_streams() -> None:
     sys.stdin = open(os.devnull, encoding="utf-8")
     sys.stdout = _text_stream(1, sys.stdout, "strict")
     sys.stderr = _text_stream(2, sys.stderr, "backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        _worker.note_writes(stream)
     for name in ("stdin", "stdout", "stderr"):
         setattr(sys, f"__{name}__", getattr(sys, name))
 

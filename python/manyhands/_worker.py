@@ -42,6 +42,7 @@ def main(parent: int) -> None:
         if stream is not None:
             # Whole lines at once, also where Python was told not to buffer: they do not mix with others'.
             stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
+            note_writes(stream)
 
     _native.serve_parent(socket, parent, sys.modules[__name__])
     end()
@@ -90,6 +91,22 @@ def ignore_interrupts() -> None:
     _signal.signal(_signal.SIGTTIN, _signal.SIG_IGN)
     _signal.signal(_signal.SIGTTOU, _signal.SIG_IGN)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])
+
+
+def note_writes(stream: Any) -> None:
+    """Have the engine know when a standard stream is written to: it flushes it before the task's result leaves.
+
+    Asking the stream after each task would cost more than many a task does.
+    """
+    from manyhands._native import note_output
+
+    for writer in (stream, stream.buffer):
+
+        def write(data: Any, /, *, write_it: Callable[[Any], int] = writer.write) -> int:
+            note_output()
+            return write_it(data)
+
+        writer.write = write
 
 
 def report_crashes() -> None:

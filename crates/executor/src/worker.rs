@@ -59,6 +59,11 @@ pub trait Host {
     /// Calls a function; appends what it returned, or how it failed, and says which.
     fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> bool;
 
+    /// Whether something that was printed has not left this process, as far as that is cheap to know.
+    fn has_output(&self) -> bool {
+        false
+    }
+
     /// Called before results are sent: what tasks have printed must leave first.
     fn before_sending(&mut self);
 
@@ -351,7 +356,8 @@ impl Main<'_> {
         let (duration_ns, now_ns) = self.pace.ended();
         let is_late = |now_ns: u64| now_ns.saturating_sub(self.flushed_ns) >= FLUSH_NS;
         let is_due = now_ns.is_some_and(is_late) || !is_ok;
-        if is_due {
+        // As soon as a result is kept, the reading thread may send it, which cannot see to the output.
+        if is_due || self.host.has_output() {
             self.host.before_sending();
         }
         if keep(self.shared, task, is_ok, duration_ns, &self.result, is_due) {

@@ -88,6 +88,36 @@ pub(crate) fn flush_stdio() {
     let _ = unsafe { fflush(std::ptr::null_mut()) };
 }
 
+/// Whether a standard stream of Python's has been written to since it was last flushed.
+static IS_WRITTEN_TO: AtomicBool = AtomicBool::new(false);
+
+/// Called as something is written to a standard stream of Python's.
+#[pyfunction]
+pub(crate) fn note_output() {
+    IS_WRITTEN_TO.store(true, Ordering::Relaxed);
+}
+
+/// Whether the C library holds back something of what compiled code has printed.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn is_stdio_waiting() -> bool {
+    use std::ffi::c_void;
+    // SAFETY: both are in every C library for Linux, with these types.
+    unsafe extern "C" {
+        static stdout: *mut c_void;
+        fn __fpending(stream: *mut c_void) -> usize;
+    }
+    // SAFETY: the C library sets `stdout` up before anything runs. To say how much waits there is to compare
+    // two of the stream's pointers, not to follow them; should another thread be writing, the answer is
+    // that of a moment before or after.
+    unsafe { __fpending(stdout) > 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_stdio_waiting() -> bool {
+    false
+}
+
 /// Serves the parent at the other end of a socket until it asks to stop.
 #[pyfunction]
 #[allow(unsafe_code)]
@@ -406,7 +436,13 @@ impl Host for PythonHost {
         })
     }
 
+    fn has_output(&self) -> bool {
+        IS_WRITTEN_TO.load(Ordering::Relaxed) || is_stdio_waiting()
+    }
+
     fn before_sending(&mut self) {
+        // Before it is flushed: another thread's output may come in between.
+        IS_WRITTEN_TO.store(false, Ordering::Relaxed);
         Python::attach(|py| {
             let helpers = self.helpers.bind(py);
             if let Err(error) = helpers.call_method0(intern!(py, "flush_output")) {

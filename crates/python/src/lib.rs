@@ -99,6 +99,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(host::serve_parent, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_fork, module)?)?;
     module.add_function(wrap_pyfunction!(host::flush_stdio, module)?)?;
+    module.add_function(wrap_pyfunction!(host::note_output, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::after_fork, module)?)?;
     module.add_function(wrap_pyfunction!(forked::shutdown_forked, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::begin_exit, module)?)?;
