@@ -14,7 +14,7 @@ STAGES ?=
 help:
 	@echo "make demo          build, install into $(VENV), run examples/tour.py"
 	@echo "make test          run everything that must hold; STAGES=\"...\" runs a part, 'make stages' lists them"
-	@echo "make test-pythons  run the Python tests on every CPython >= 3.10 found here"
+	@echo "make test-pythons  run the Python tests on every CPython >= 3.10 found here; OTHERS=1: but \$$(PYTHON)"
 	@echo "make build         build and install into $(VENV) only"
 	@echo "make bench         run our benchmarks"
 	@echo "make format        format Rust and Python"
@@ -40,7 +40,7 @@ stages:
 
 test-pythons:
 	@sh tools/doctor.sh "$(PYTHON)" test
-	@"$(PYTHON)" tools/check_pythons.py
+	@"$(PYTHON)" tools/check_pythons.py $(if $(OTHERS),--others)
 
 bench: build
 	@"$(VENV)/bin/python" -m benches.ours
