@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def pool(num_workers: int) -> ForkPool:
+def pool(num_workers: int, rota: Rota | None = None) -> ForkPool:
     """A pool of workers to be forked from this process as it will be when the tasks are known.
+
+    Submitted calls take turns by the rota: those of one executor by its own.
 
     Raises
     ------
@@ -30,7 +32,7 @@ def pool(num_workers: int) -> ForkPool:
     _fork_safety.check()
     _pools.register()
     _pools.share()
-    return ForkPool(num_workers, _rota)
+    return ForkPool(num_workers, _rota if rota is None else rota)
 
 
 # Whose turn it is among the calls that were submitted by this process.

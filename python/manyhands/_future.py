@@ -107,10 +107,14 @@ class Future(concurrent.futures.Future["T"]):
                 super().cancel()
                 super().set_running_or_notify_cancel()
             else:
-                super().set_exception(error)
+                super().set_exception(self._told(error))
         else:
             super().set_result(value)
         self._pending = None
+
+    def _told(self, error: BaseException) -> BaseException:
+        """What this future raises where its call has failed so."""
+        return error
 
     def _watch(self) -> None:
         """Have the base class told of the end when it comes."""
@@ -128,12 +132,16 @@ class Future(concurrent.futures.Future["T"]):
         except KeyboardInterrupt:
             # As for every other call that waits: whoever presses Ctrl-C wants the machine back.
             pending.interrupt()
-            from manyhands import _pools
-
-            _pools.interrupted(pending.scheduler)
+            self._interrupted(pending.scheduler)
             raise
         if has_ended:
             self._settle()
+
+    def _interrupted(self, scheduler: str) -> None:
+        """After Ctrl-C: no worker of those that ran this call goes on."""
+        from manyhands import _pools
+
+        _pools.interrupted(scheduler)
 
     # The methods of a future
 

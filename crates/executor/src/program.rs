@@ -54,6 +54,11 @@ pub trait RemoteProgram: Send + Sync {
     /// asked to store all that its tasks return, also after a cancel.
     fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>);
 
+    /// Whether how a task failed is its result like any other, so that the job goes on.
+    fn goes_on_after_failures(&self) -> bool {
+        false
+    }
+
     /// Drops the result of a task: nobody will read it.
     fn release(&self, task: TaskIndex);
 

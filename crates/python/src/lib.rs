@@ -1,8 +1,8 @@
 //! The Python face of manyhands: `manyhands._native`. The only crate that knows Python exists.
 //!
 //! [`delayed`] and [`collect`] turn Python objects into graphs; [`call`] and [`codec`] say what one
-//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams, [`pending`] single
-//! calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
+//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams, [`gathered`] maps that go
+//! on by themselves, [`pending`] single calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
 //! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream.
@@ -12,6 +12,7 @@ mod codec;
 mod collect;
 mod delayed;
 mod forked;
+mod gathered;
 mod graphed;
 mod host;
 mod interpreter;
@@ -85,6 +86,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<forked::ForkPool>()?;
     module.add_class::<rota::Rota>()?;
     module.add_class::<map::Stream>()?;
+    module.add_class::<gathered::Gathered>()?;
     module.add_class::<shared::sending::Sink>()?;
     module.add_class::<pending::Pending>()?;
     module.add_class::<pending::Completions>()?;

@@ -118,6 +118,17 @@ fn is_quiet(iterable: &Bound<'_, PyAny>) -> bool {
         || iterable.is_exact_instance_of::<PyRange>()
 }
 
+/// What the reader of a map's results does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// It waits for all of them, so that none of the caller's code runs meanwhile.
+    Waits,
+    /// It takes them as they come, and ends with the first failure.
+    Takes,
+    /// It looks at each in its place, failures among them.
+    Looks,
+}
+
 /// The side of a map that depends on where it runs.
 enum Side {
     Local(Arc<LocalMap>),
@@ -228,19 +239,22 @@ impl MapRun {
         function: Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
-        is_blocking: bool,
+        reader: Reader,
         seeding: Option<Arc<Seeding>>,
     ) -> PyResult<MapRun> {
+        let goes_on = reader == Reader::Looks;
+        let is_blocking = reader == Reader::Waits;
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let program = LocalMap::new(function.clone_ref(py), None, seeding.clone());
-                let program = Arc::new(program);
+                let program = Arc::new(program.going_on(goes_on));
                 let own = Arc::clone(&program);
                 let spec = open_spec(kind_of(&function), batch_size);
                 (Side::Local(program), threads.get().pool.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
-                Self::open_remote(py, processes.get(), &function, pickle, batch_size)?
+                let processes = processes.get();
+                Self::open_remote(py, processes, &function, pickle, batch_size, goes_on)?
             }
             AnyPool::Fork(fork) => {
                 let inherited = Inherited::Stream(function.clone_ref(py));
@@ -422,10 +436,11 @@ impl MapRun {
         function: &Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
+        goes_on: bool,
     ) -> PyResult<(Side, Job)> {
         let (pickler, stock) = sharing(py)?;
         let number = number_of(py, processes, pickle);
-        let program = Arc::new(RemoteMap::new(number, stock));
+        let program = Arc::new(RemoteMap::new(number, stock).going_on(goes_on));
         let spec = open_spec(KindId(number), batch_size);
         let own = Arc::clone(&program);
         let job = processes.pool.submit(spec, own, vec![number]);
@@ -609,6 +624,25 @@ impl MapRun {
             }
         }
         Ok(())
+    }
+
+    /// Turns one delivered task into what came of it, once; raises what it raised.
+    pub(crate) fn take_one(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        scheduler: &str,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let has_failed = match &self.side {
+            Side::Local(program) => program.has_failed(task),
+            Side::Remote { program, .. } => program.has_failed(task),
+        };
+        if has_failed {
+            return Err(self.exception(py, &Failure::Task(task), scheduler));
+        }
+        let mut taken = None;
+        self.take(py, &[task], |_, value| taken = Some(value))?;
+        Ok(taken)
     }
 
     /// The exception for how the job failed.
