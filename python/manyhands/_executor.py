@@ -365,6 +365,12 @@ class _Submitted(Future["T"]):
     def _interrupted(self, scheduler: str) -> None:
         self._workers.interrupt()
 
+    def _stop(self) -> None:
+        """End the call, also where it is running. What runs in a thread goes on, and nobody hears of it."""
+        call = self._pending
+        if call is not None and call.cancel(True):
+            self._settle()
+
     def cancel(self) -> bool:
         """Cancel the call, unless a worker may have started it.
 

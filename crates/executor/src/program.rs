@@ -5,6 +5,7 @@ use manyhands_graph::TaskIndex;
 use manyhands_store::SegmentId;
 use manyhands_wire::TasksWriter;
 use std::any::Any;
+use std::sync::Arc;
 
 /// The tasks of a job, for executors that run them in this process.
 ///
@@ -123,6 +124,11 @@ pub struct Death {
 pub trait ThreadHook: Send + Sync {
     /// Prepares the thread; what is returned is dropped in the same thread when it ends.
     fn started(&self) -> ThreadGuard;
+
+    /// Drops what a thread is done with, if nobody else has it, where dropping needs preparing, too.
+    fn let_go(&self, program: Arc<dyn Program>) {
+        drop(program);
+    }
 }
 
 /// Whatever a [`ThreadHook`] wants dropped at the end of the thread.

@@ -307,7 +307,11 @@ pub(crate) fn loads<'py>(
     views: &dyn Views,
 ) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let loads = LOADS.import(py, "_pickle", "loads")?;
+    static LOAD_WARILY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let loads = match views.is_wary() {
+        false => LOADS.import(py, "_pickle", "loads")?,
+        true => LOAD_WARILY.import(py, "manyhands._wary", "loads")?,
+    };
     if receiving::is_marked(framed) {
         let (buffers, pickle) = receiving::open(py, framed, views)?;
         let keywords = PyDict::new(py);

@@ -656,7 +656,8 @@ impl MapRun {
             };
             return exception(py, failure, Evidence::None, nobody, scheduler);
         };
-        let (evidence, args) = self.evidence(py, *task);
+        let has_died = matches!(failure, Failure::WorkerDied(..));
+        let (evidence, args) = self.evidence(py, *task, has_died);
         let name = || TaskName {
             text: self.describe(py, task.0, args),
             key: None,
@@ -665,7 +666,12 @@ impl MapRun {
     }
 
     /// What is known of how a task failed, and its arguments where they are at hand.
-    fn evidence(&self, py: Python<'_>, task: TaskIndex) -> (Evidence, Option<Args>) {
+    fn evidence(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        has_died: bool,
+    ) -> (Evidence, Option<Args>) {
         match &self.side {
             Side::Local(program) => match program.take(&[task]).pop() {
                 Some((_, Slot::Failed(failed))) => {
@@ -680,7 +686,10 @@ impl MapRun {
                 let args = self.inherited_args(py, task.0).or_else(|| {
                     let bytes = program.task_bytes(task.0)?;
                     let mut none = |_| Ok(py.None());
-                    let views = OwnViews(Arc::clone(program.stock()));
+                    let views = OwnViews {
+                        stock: Arc::clone(program.stock()),
+                        is_wary: has_died,
+                    };
                     let (_, call) = split(bytes.get(1..)?).ok()?;
                     let call = decode_call(py, call, &mut none, &views).ok()?;
                     Some((call.args.unbind(), call.kwargs.map(Bound::unbind)))
