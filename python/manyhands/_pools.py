@@ -325,13 +325,16 @@ def tell_context(pool: ProcessPool, num_workers: int, told: tuple[Any, ...] | No
         directory: str | None = os.getcwd()
     except OSError:  # it has been removed
         directory = None
-    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing)
+    # Objects of multiprocessing's managers can be passed on to processes that know this.
+    managers = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
+    authkey = None if managers is None else bytes(managers.current_process().authkey)
+    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing, authkey)
     if context != told:
         import _pickle as pickle
 
         path = [str(entry) for entry in sys.path]
         argv = [str(argument) for argument in sys.argv]
-        pool.set_context(pickle.dumps((path, directory, argv, thread_limits(num_workers), _sharing)))
+        pool.set_context(pickle.dumps((path, directory, argv, thread_limits(num_workers), _sharing, authkey)))
     return context
 
 

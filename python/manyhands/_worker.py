@@ -123,8 +123,8 @@ def report_crashes() -> None:
 def set_context(context: bytes) -> None:
     """Take over what tasks run with.
 
-    That is the parent's import path, working directory and arguments, limits for libraries that start threads, and from
-    what size on buffers travel through shared memory.
+    That is the parent's import path, working directory and arguments, limits for libraries that start threads, from
+    what size on buffers travel through shared memory, and what multiprocessing's managers want to be told.
 
     Raises
     ------
@@ -135,10 +135,14 @@ def set_context(context: bytes) -> None:
 
     from manyhands import _native
 
-    path, directory, argv, thread_limits, sharing = pickle.loads(context)
+    path, directory, argv, thread_limits, sharing, authkey = pickle.loads(context)
     _native._set_sharing(sharing)
     sys.path[:] = path
     sys.argv[:] = argv
+    if authkey is not None:
+        import multiprocessing
+
+        multiprocessing.current_process().authkey = authkey
     _limit_threads(thread_limits)
     if directory is not None:
         try:

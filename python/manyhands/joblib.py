@@ -140,9 +140,11 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         """
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        if n_jobs is None or (self._given["scheduler"] is None and (_native.in_task() or _worker.is_worker)):
+        if self._given["scheduler"] is None and (_native.in_task() or _worker.is_worker):
             # In a task, all workers are busy with tasks such as that one.
             return 1
+        if n_jobs is None:
+            n_jobs = self.default_n_jobs
         if n_jobs < 0:
             return max(1, config.resolve()[1] + 1 + n_jobs)
         return n_jobs

@@ -27,7 +27,6 @@ except (ImportError, unittest.SkipTest) as reason:
 
 
 INSIDE = "asks for the threads or processes by names of the implementation"
-NOT_PICKLED = "objects of multiprocessing can be inherited, not pickled; here workers inherit nothing"
 RECYCLED = "max_tasks_per_child is a parameter of theirs"
 
 LEFT_OUT = {
@@ -42,7 +41,6 @@ LEFT_OUT = {
         "test_idle_process_reuse_multiple": INSIDE,
         "test_killed_child": "a worker that is killed does not break the executor: its task is run again",
         "test_traceback": "the cause is a manyhands.RemoteTraceback, which shows the same",
-        "test_ressources_gced_in_workers": NOT_PICKLED,
         "test_max_tasks_per_child": RECYCLED,
         "test_max_tasks_per_child_defaults_to_spawn_context": RECYCLED,
         "test_max_tasks_early_shutdown": RECYCLED,
