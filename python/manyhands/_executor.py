@@ -310,7 +310,11 @@ def _results(
         while not gathered.is_exhausted():
             # None of them is held here while the caller has it.
             yield gathered.next(None if end_s is None else end_s - _now_s())
-            may_have_more = may_have_more and gathered.feed(1)
+            try:
+                may_have_more = may_have_more and gathered.feed(1)
+            except PicklingError as error:
+                gathered.stop_feeding()
+                late, may_have_more = error, False
         if late is not None:
             raise late
     except KeyboardInterrupt as error:

@@ -128,25 +128,21 @@ impl Gathered {
 impl State {
     fn feed(&mut self, py: Python<'_>, n_more: Option<u32>) -> PyResult<bool> {
         let end = n_more.map(|n_more| self.run.n_sent().wrapping_add(n_more));
-        let outcome = loop {
+        loop {
             let n_left = match end {
                 Some(end) => end.wrapping_sub(self.run.n_sent()) as usize,
                 None => usize::MAX,
             };
             if self.is_closed || self.items.is_exhausted() || n_left == 0 {
-                break Ok(());
+                break;
             }
-            let fed = self.run.feed(py, &mut self.items, n_left);
-            if let Err(error) = fed.and_then(|()| py.check_signals()) {
-                break Err(error);
-            }
-        };
-        if outcome.is_err() {
-            self.run.interrupt(py);
-        } else if self.items.is_exhausted() {
+            self.run.feed(py, &mut self.items, n_left)?;
+            py.check_signals()?;
+        }
+        if self.items.is_exhausted() {
             self.close();
         }
-        outcome.map(|()| !self.is_closed)
+        Ok(!self.is_closed)
     }
 
     fn close(&mut self) {
