@@ -64,7 +64,7 @@ def test_a_timeout_ends_what_runs(tmp_path):
         scripts.until((path / "never").exists, "never")
 
     with joblib.parallel_config(backend="manyhands", n_jobs=2, scheduler="processes"):
-        with pytest.raises(Exception) as caught:  # noqa: B017 - of multiprocessing, or the builtin, by its version
+        with pytest.raises(Exception) as caught:
             run(note_and_wait, [tmp_path] * 2, timeout=2)
         assert "Timeout" in type(caught.value).__name__
         for begun in os.listdir(tmp_path):

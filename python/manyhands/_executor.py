@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class Executor(concurrent.futures.Executor):
     """Workers with the interface of `concurrent.futures.Executor`, on any scheduler.
 
-    Takes the place of ``ThreadPoolExecutor`` and ``ProcessPoolExecutor``. On processes, no ``__main__`` guard is needed,
-    functions need not be importable, and a call that ends its worker takes no other with it: it alone fails, after a
-    second try, and the executor goes on.
+    Takes the place of ``ThreadPoolExecutor`` and ``ProcessPoolExecutor``. On processes, no ``__main__`` guard is
+    needed, functions need not be importable, and a call that ends its worker takes no other with it: it alone fails,
+    after a second try, and the executor goes on.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class Executor(concurrent.futures.Executor):
     def _initialized(self, function: Callable[..., T]) -> Callable[..., T]:
         return function if self._initializing is None else _Initialized(self._initializing, function)
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Submitted[T]:
         """Have a function called by a worker.
 
         Parameters
@@ -139,16 +139,16 @@ class Executor(concurrent.futures.Executor):
         function = self._initialized(fn)
         root = _run._root(None, is_single=True)
         if isinstance(workers, _executor_pools.Here):
-            return _Submitted._of_call_of(workers, function, args, kwargs, root)
+            return Submitted._of_call_of(workers, function, args, kwargs, root)
         pool = workers.ready()
         try:
             pickle = _run._pickled(pool, function)
             call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root)
         except PicklingError as error:
-            return _Submitted._of_error(workers, error)
+            return Submitted._of_error(workers, error)
         if isinstance(workers, _executor_pools.Forked):
             workers.add(call)
-        return _Submitted(call, workers)
+        return Submitted(call, workers)
 
     def map(
         self,
@@ -331,7 +331,7 @@ def _results(
         gathered.cancel()
 
 
-class _Submitted(Future["T"]):
+class Submitted(Future["T"]):
     """The future of an executor's call."""
 
     def __init__(self, call: _native.Pending | None, workers: Workers) -> None:
@@ -346,19 +346,21 @@ class _Submitted(Future["T"]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         root: Any,
-    ) -> Future[T]:
+    ) -> Submitted[T]:
         """The future of a call made here and now."""
         made = Future._of_call(function, args, kwargs, root)
         error = made.exception()
-        if error is None:
-            return made
-        told = _told(workers, error)
-        return made if told is error else cls._of_error(workers, told)
+        if error is not None:
+            return cls._of_error(workers, _told(workers, error))
+        future: Submitted[T] = cls(None, workers)
+        future.set_running_or_notify_cancel()
+        future.set_result(made.result())
+        return future
 
     @classmethod
-    def _of_error(cls, workers: Workers, error: BaseException) -> _Submitted[Any]:
+    def _of_error(cls, workers: Workers, error: BaseException) -> Submitted[Any]:
         """The future of a call that could not be made."""
-        future: _Submitted[Any] = cls(None, workers)
+        future: Submitted[Any] = cls(None, workers)
         future.set_running_or_notify_cancel()
         future.set_exception(error)
         return future
@@ -369,7 +371,7 @@ class _Submitted(Future["T"]):
     def _interrupted(self, scheduler: str) -> None:
         self._workers.interrupt()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """End the call, also where it is running. What runs in a thread goes on, and nobody hears of it."""
         call = self._pending
         if call is not None and call.cancel(True):

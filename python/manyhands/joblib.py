@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from manyhands._future import Future
+    from manyhands._executor import Submitted
 
 __all__ = ["Backend", "register"]
 
@@ -57,7 +57,9 @@ def register(*, make_default: bool = False) -> None:
     [1, 2]
     """
     if not hasattr(ParallelBackendBase, "supports_retrieve_callback"):
-        raise ImportError(f"joblib {joblib.__version__} is too old for the backend of manyhands, which needs 1.3 or later")
+        raise ImportError(
+            f"joblib {joblib.__version__} is too old for the backend of manyhands, which needs 1.3 or later"
+        )
     joblib.register_parallel_backend(NAME, Backend, make_default=make_default)
 
 
@@ -103,7 +105,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         self._given = {"scheduler": scheduler, "initializer": initializer, "initargs": initargs}
         config.resolve(scheduler)  # an error of the user's is raised here, where he made it
         self._workers: Executor | None = None
-        self._futures: dict[int, Future[Any]] = {}
+        self._futures: dict[int, Submitted[Any]] = {}
         self._numbers = itertools.count()
         self._batch_size = 1
 
@@ -181,7 +183,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         self._workers = Executor(n_workers, **given)  # type: ignore[arg-type]
         return n_workers
 
-    def submit(self, func: Callable[[], Any], callback: Callable[[Any], object] | None = None) -> Future[Any]:
+    def submit(self, func: Callable[[], Any], callback: Callable[[Any], object] | None = None) -> Submitted[Any]:
         """Have a batch of calls made.
 
         Parameters
@@ -208,12 +210,12 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
     # The name before joblib 1.5.
     apply_async = submit
 
-    def retrieve_result_callback(self, out: Future[Any]) -> Any:
+    def retrieve_result_callback(self, out: Submitted[Any]) -> Any:
         """What a batch has returned, or raised.
 
         Parameters
         ----------
-        out : Future
+        out : Submitted
             What `submit` has returned.
         """
         return out.result()
@@ -252,7 +254,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
                 _, future = self._futures.popitem()
             except KeyError:  # its end has come first
                 break
-            future._stop()
+            future.stop()
         if not ensure_ready:
             self.terminate()
 

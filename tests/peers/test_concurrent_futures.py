@@ -1,4 +1,4 @@
-"""CPython's own tests of `concurrent.futures`, run in place from the interpreter's test package on `manyhands.Executor`.
+"""CPython's own tests of `concurrent.futures`, run in place from the interpreter's test package on our `Executor`.
 
 Where an interpreter was installed without its tests, there is nothing to run. What is left out, and why, is listed in
 `LEFT_OUT`; where the error is another, in `OTHER_ERRORS`.
@@ -88,7 +88,6 @@ concurrent.futures.ProcessPoolExecutor = ProcessPoolExecutor
 def found(name):
     """One of their classes."""
     return next(vars(module)[name] for module in modules if name in vars(module))
-
 
 
 class Ours:

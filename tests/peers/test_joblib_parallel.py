@@ -1,10 +1,12 @@
 """joblib's own tests of `Parallel`, run in place from the installed package, with `backend="manyhands"` in its lists.
 
-Of each list of backends, the tests that are about ours are run (see `conftest.py`). What is left out, and why, is listed
-in `LEFT_OUT`.
+Of each list of backends, the tests that are about ours are run (see `conftest.py`). What is left out, and why, is
+listed in `LEFT_OUT`.
 """
 
 from __future__ import annotations
+
+import importlib
 
 import pytest
 
@@ -14,9 +16,7 @@ import manyhands.joblib
 
 manyhands.joblib.register()
 
-import importlib
-
-from joblib.test import test_parallel as theirs
+from joblib.test import test_parallel as theirs  # noqa: E402 - it makes its lists of what is registered
 
 # It makes its lists as it is imported, and another test may have imported it before.
 theirs = importlib.reload(theirs)
