@@ -148,7 +148,8 @@ def data():
     return sklearn_datasets.make_classification(n_samples=300, n_features=8, random_state=0)
 
 
-def test_scikit_learn_finds_the_same(data, there):
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def test_scikit_learn_finds_the_same(data, scheduler):
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, cross_val_predict
@@ -163,16 +164,18 @@ def test_scikit_learn_finds_the_same(data, there):
 
     with joblib.parallel_config(backend="sequential"):
         expected = found(None)
-    for ours, theirs in zip(found(2), expected):
-        np.testing.assert_equal(ours, theirs)
+    with joblib.parallel_config(backend="manyhands", scheduler=scheduler):
+        for ours, theirs in zip(found(2), expected):
+            np.testing.assert_equal(ours, theirs)
 
 
-def test_models_inside_of_searches(data, there):
+def test_models_inside_of_searches(data):
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import GridSearchCV
 
     forest = RandomForestClassifier(n_estimators=4, random_state=0, n_jobs=2)
-    search = GridSearchCV(forest, {"max_depth": [2, 3]}, cv=2, n_jobs=2).fit(*data)
+    with joblib.parallel_config(backend="manyhands", scheduler="processes"):
+        search = GridSearchCV(forest, {"max_depth": [2, 3]}, cv=2, n_jobs=2).fit(*data)
     assert search.best_score_ > 0.5
 
 

@@ -335,8 +335,8 @@ class Submitted(Future["T"]):
     """The future of an executor's call."""
 
     def __init__(self, call: _native.Pending | None, workers: Workers) -> None:
-        self._workers = workers
         super().__init__(call)
+        self._workers = workers
 
     @classmethod
     def _of_call_of(

@@ -108,6 +108,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         self._futures: dict[int, Submitted[Any]] = {}
         self._numbers = itertools.count()
         self._batch_size = 1
+        self._may_batch = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         # To a worker, as the backend of calls inside of calls, goes what the user has said, and nothing that runs.
@@ -195,6 +196,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         """
         if self._workers is None:
             raise RuntimeError("this backend has been ended; it takes no more calls")
+        self._may_batch = self._may_batch and not _has_arrays(func)
         future = self._workers.submit(_call, func)
         number = next(self._numbers)
         self._futures[number] = future
@@ -234,7 +236,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         duration : float
             How many seconds it took, from the moment it was sent.
         """
-        if batch_size != self._batch_size:
+        if batch_size != self._batch_size or not self._may_batch:
             return
         if duration < _BATCH_S_MIN:
             self._batch_size *= 2
@@ -261,9 +263,18 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
     def terminate(self) -> None:
         """Let go of the workers."""
         self._batch_size = 1
+        self._may_batch = True
         workers, self._workers = self._workers, None
         if workers is not None:
             workers.shutdown(wait=False)
+
+
+def _has_arrays(batch: Any) -> bool:
+    """Whether calls have arrays as arguments. Those of one batch would share them, and see what others write there."""
+    for _, args, kwargs in getattr(batch, "items", ()):
+        if any(hasattr(arg, "nbytes") for arg in args) or any(hasattr(arg, "nbytes") for arg in kwargs.values()):
+            return True
+    return False
 
 
 def _call(batch: Callable[[], Any]) -> Any:
