@@ -89,7 +89,7 @@ class Future(concurrent.futures.Future["T"]):
     # What concurrent.futures knows of, kept true on demand
 
     @property
-    def _condition(self) -> threading.Condition:
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
         """The lock that `concurrent.futures` takes before it looks at the state, which it then expects to stay."""
         self._settle()
         return self._lock
