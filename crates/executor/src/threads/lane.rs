@@ -166,7 +166,6 @@ pub(super) fn work(shared: &Shared, lane: &Lane) {
             feed.ended(false);
         }
         feed.report();
-        drop(feed);
         survive(|| shared.hook.let_go(program));
     }
 }
