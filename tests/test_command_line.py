@@ -98,11 +98,16 @@ def study(tmp_path):
     (tmp_path / "package" / "__main__.py").write_text(STUDY)
 
 
-@pytest.mark.parametrize("program", [["study.py"], ["-m", "study"], ["-m", "package"], ["-c", STUDY], ["package"]])
-@pytest.mark.parametrize("scheduler", ["processes", "threads", "fork", "synchronous"])
+PROGRAMS = [["study.py"], ["-m", "study"], ["-m", "package"], ["-c", STUDY], ["package"]]
+
+
+@pytest.mark.parametrize(
+    ("program", "scheduler"),
+    # What differs between programs is how their functions reach other processes.
+    [*((program, "processes") for program in PROGRAMS), (PROGRAMS[0], "fork"), (PROGRAMS[0], "threads")],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value)[:10].strip(),
+)
 def test_a_program_is_what_it_is_for_python(command, study, tmp_path, program, scheduler):
-    if scheduler not in ("processes", "fork") and program != ["study.py"]:
-        pytest.skip("what differs between programs is how their functions reach other processes")
     words = ["--alpha", "3", "-x", "--seed=1"]
     ours = command("run", "--num-workers=2", *program, *words, "--scheduler", scheduler)
     settings = {"MANYHANDS_SCHEDULER": scheduler, "MANYHANDS_NUM_WORKERS": "2"}

@@ -145,12 +145,17 @@ def memory(report: Report) -> Section:
     """How much memory there is, who limits it, and what results may take of it."""
     section = Section("Memory")
     limits = _native._memory_limits()
-    for source, n_bytes, n_bytes_available in limits:
-        name = "this machine" if source == "/proc/meminfo" else f"control group ({source})"
-        section.add(name, f"{size(n_bytes)}, of which {size(n_bytes_available)} can be had now")
     if not limits:
         section.add("this machine", "the system does not say")
         return section
+    machine, *groups = limits
+    section.add("this machine", f"{size(machine[1])}, of which {size(machine[2])} can be had now")
+    # A group without a limit has a number that no machine reaches.
+    limiting = [group for group in groups if group[1] < machine[1]]
+    for source, n_bytes, n_bytes_available in limiting:
+        section.add(f"control group ({source})", f"{size(n_bytes)}, of which {size(n_bytes_available)} can be had now")
+    if not limiting:
+        section.add("control groups", "set no limit below that")
     available = min(left for _, _, left in limits)
     try:
         limit = config.get("memory_limit")
