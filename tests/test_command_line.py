@@ -237,6 +237,30 @@ def test_the_doctor_counts_the_cpus_that_a_process_is_bound_to(tmp_path):
     assert found["report"]["CPUs"]["bound to this process (affinity)"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("script", "row"),
+    [
+        (
+            "echo '0, NVIDIA H100 80GB HBM3, 81559 MiB, 580.95'",
+            ("NVIDIA 0", "NVIDIA H100 80GB HBM3, 81559 MiB, 580.95"),
+        ),
+        ("echo 'no driver is running'; exit 9", ("nvidia-smi", "fails: no driver is running")),
+        ("exec sleep 600", ("nvidia-smi", "fails: ")),
+    ],
+)
+def test_the_doctor_asks_for_gpus(monkeypatch, tmp_path, script, row):
+    asked = tmp_path / "nvidia-smi"
+    asked.write_text(f"#!/bin/sh\n{script}\n")
+    asked.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(_doctor, "GPU_TIMEOUT_S", 1 if "sleep" in script else PATIENCE_S)
+    visible, (name, value) = _doctor.gpus(_doctor.Report()).rows[:2]
+    assert visible == ("CUDA_VISIBLE_DEVICES", "0")
+    assert name == row[0]
+    assert value.startswith(row[1])
+
+
 def test_the_doctor_names_a_setting_that_is_not_accepted(command):
     ran = command("doctor", MANYHANDS_NUM_WORKERS="many")
     assert ran.returncode == 1
