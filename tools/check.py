@@ -139,6 +139,12 @@ def python_stages(environment: Environment) -> list[Stage]:
             lambda: [[python, "-m", "pytest", "--doctest-modules", "--pyargs", "manyhands"]],
             needs=("package",),
         ),
+        Stage(
+            "site",
+            "the documentation site builds without a warning, and its links lead somewhere",
+            lambda: [[python, "tools/build_site.py"]],
+            needs=("package",),
+        ),
     ]
 
 

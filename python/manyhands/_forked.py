@@ -10,7 +10,7 @@ import os
 import sys
 from _thread import get_ident
 
-from manyhands import _fork_safety, _pools, _worker
+from manyhands import _fork_safety, _pickling, _pools, _worker
 from manyhands._native import ForkPool, Rota
 from manyhands._signals import HeldSignals
 
@@ -95,6 +95,7 @@ def begin() -> None:
     _reset_signals()
     _worker.report_crashes()
     _worker.watch_forks()
+    _pickling.inherit()
     _fork_safety.limit_threads()
     _reseed()
     seeding = sys.modules.get("manyhands._seeding")

@@ -29,6 +29,7 @@ __all__ = [
     "Stream",
     "ThreadPool",
     "_begin_sharing",
+    "_cpu_limits",
     "_delayed",
     "_describe",
     "_end_sharing",
@@ -36,6 +37,7 @@ __all__ = [
     "_identity",
     "_is_of_pool",
     "_is_shared",
+    "_memory_limits",
     "_method_caller",
     "_mt19937_jumped",
     "_prepare_sharing",
@@ -340,6 +342,8 @@ def compute(
     root: Root | None,
 ) -> tuple[Any, ...]: ...
 def cpu_count() -> int: ...
+def _cpu_limits() -> list[tuple[str, int]]: ...
+def _memory_limits() -> list[tuple[str, int, int]]: ...
 def describe_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str: ...
 def flush_stdio() -> None: ...
 def note_output() -> None: ...

@@ -56,6 +56,22 @@ fn cpu_count() -> usize {
     manyhands_executor::cpus::cpu_count()
 }
 
+/// What limits the number of CPUs: the source of each limit, and the number.
+#[pyfunction]
+fn _cpu_limits() -> Vec<(String, usize)> {
+    let limits = manyhands_executor::cpus::cpu_limits().into_iter();
+    limits.map(|limit| (limit.source, limit.n_cpus)).collect()
+}
+
+/// What limits memory: the source of each limit, what there is and what is left of it, in bytes.
+#[pyfunction]
+fn _memory_limits() -> Vec<(String, u64, u64)> {
+    let limits = manyhands_store::Memory::limits().into_iter();
+    let said = limits.map(|(source, memory)| (source.display().to_string(), memory));
+    said.map(|(source, memory)| (source, memory.n_bytes, memory.n_bytes_available))
+        .collect()
+}
+
 /// Call a function as a task: what it computes in turn runs serially.
 #[pyfunction]
 fn call_as_task<'py>(
@@ -91,6 +107,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pending::Pending>()?;
     module.add_class::<pending::Completions>()?;
     module.add_function(wrap_pyfunction!(cpu_count, module)?)?;
+    module.add_function(wrap_pyfunction!(_cpu_limits, module)?)?;
+    module.add_function(wrap_pyfunction!(_memory_limits, module)?)?;
     module.add_function(wrap_pyfunction!(call_as_task, module)?)?;
     module.add_function(wrap_pyfunction!(describe_call, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::in_task, module)?)?;
