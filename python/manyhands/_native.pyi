@@ -64,6 +64,7 @@ __all__ = [
     "note_fork",
     "note_output",
     "persist",
+    "run_graph",
     "serve_parent",
     "shutdown_forked",
 ]
@@ -339,6 +340,16 @@ def persist(
     scheduler: str,
     root: Root | None,
 ) -> tuple[Any, ...]: ...
+def run_graph(
+    graph: dict[Any, Any],
+    keys: list[Any],
+    known: Any,
+    pool: _Pool | None,
+    chunksize: int | None,
+    scheduler: str,
+    root: Root | None,
+    on_finished: Callable[[list[Any]], object] | None,
+) -> list[Any]: ...
 def serve_parent(socket: int, parent: int, helpers: Any) -> None: ...
 def shutdown_forked() -> None: ...
 def _begin_sharing() -> object: ...

@@ -10,6 +10,7 @@
 mod call;
 mod codec;
 mod collect;
+mod dask;
 mod delayed;
 mod forked;
 mod graphed;
@@ -95,6 +96,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(interpreter::_is_of_pool, module)?)?;
     module.add_function(wrap_pyfunction!(plan::compute, module)?)?;
     module.add_function(wrap_pyfunction!(plan::persist, module)?)?;
+    module.add_function(wrap_pyfunction!(dask::run_graph, module)?)?;
     module.add_function(wrap_pyfunction!(map::map_all, module)?)?;
     module.add_function(wrap_pyfunction!(host::serve_parent, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_fork, module)?)?;
