@@ -200,7 +200,8 @@ class _Known:
         self.set_of = _fused.set_of
         self.dict_of = _fused.dict_of
         self._convert = spec.convert_legacy_graph
-        self._local = local
+        self._get_sync = local.get_sync
+        self._get_async = local.get_async
         self._config = dask.config
         self._callbacks = callbacks
 
@@ -250,8 +251,8 @@ class _Known:
             "pack_exception": _pack_exception,
         }
         if pool is None:
-            return self._local.get_sync(graph, keys, **options)
-        submit = _Submit(pool, name)
+            return self._get_sync(graph, keys, **options)
+        submit = _Submit(pool, name, n_workers)
         if name in ("processes", "fork"):
             import cloudpickle
             from dask import multiprocessing
@@ -262,23 +263,25 @@ class _Known:
                 pack_exception=multiprocessing.pack_exception,
                 raise_exception=multiprocessing.reraise,
             )
-        return self._local.get_async(submit, n_workers, graph, keys, **options)
+        return self._get_async(submit, n_workers, graph, keys, **options)
 
 
 class _Submit:
     """How Dask's loop hands over a task."""
 
-    def __init__(self, pool: Any, scheduler: str) -> None:
+    def __init__(self, pool: Any, scheduler: str, n_workers: int) -> None:
         self._pool = pool
         self._scheduler = scheduler
+        self._n_workers = n_workers
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         from manyhands._future import Future
 
-        pickle = _run._pickled(self._pool, function)
-        future: Future[Any] = Future(
-            _native.Pending(self._pool, function, pickle, args, {}, self._scheduler, _run._root(None, is_single=True))
-        )
+        # A pool of forked workers lives for one call.
+        pool = _run._where("fork", self._n_workers, None)[3] if self._scheduler == "fork" else self._pool
+        pickle = _run._pickled(pool, function)
+        root = _run._root(None, is_single=True)
+        future: Future[Any] = Future(_native.Pending(pool, function, pickle, args, {}, self._scheduler, root))
         return future
 
 
