@@ -8,6 +8,7 @@
 //! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream.
 
 mod call;
+mod calls;
 mod codec;
 mod collect;
 mod dask;
@@ -106,6 +107,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(forked::shutdown_forked, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::begin_exit, module)?)?;
     module.add_function(wrap_pyfunction!(listing::_graph, module)?)?;
+    calls::register(module)?;
     collect::register(module)?;
     delayed::register(module)?;
     random::register(module)?;

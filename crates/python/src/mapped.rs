@@ -127,6 +127,14 @@ impl LocalMap {
         taken
     }
 
+    /// What a task has returned, which stays where it is.
+    pub(crate) fn peek(&self, py: Python<'_>, task: TaskIndex) -> Option<Py<PyAny>> {
+        match lock(&self.slots).get_mut(task.0) {
+            Some(Slot::Returned(value)) => Some(value.clone_ref(py)),
+            _ => None,
+        }
+    }
+
     /// How many tasks there are from the first that is not done and taken on.
     pub(crate) fn n_held(&self) -> usize {
         lock(&self.slots).len()
@@ -242,6 +250,12 @@ impl RemoteMap {
             .outcomes
             .trim(|outcome| matches!(outcome, Outcome::Gone));
         taken
+    }
+
+    /// How a task has returned, if it has; that stays where it is.
+    pub(crate) fn peek(&self, task: TaskIndex) -> Option<Outcome> {
+        let mut tables = lock(&self.tables);
+        tables.outcomes.get_mut(task.0)?.share()
     }
 
     /// How many tasks there are from the first that is not done and taken on.

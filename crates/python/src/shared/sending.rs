@@ -16,7 +16,7 @@
 //! ([`super::written`]), and has parts of arrays copied into one piece ([`super::strided`]).
 
 use super::cache::{Found, Likeness, Range};
-use super::memory::{self, TALLY};
+use super::memory::{self, Held, TALLY};
 use super::owners::{Alive, owner_of};
 use super::stock::Own;
 use super::strided;
@@ -59,6 +59,8 @@ enum Sent {
 #[derive(Default, Debug)]
 pub(crate) struct Keeps {
     leases: Vec<Arc<Lease>>,
+    /// Parts of results of other calls.
+    held: Vec<Held>,
     /// The segments in which all that lies.
     pub(crate) segments: Vec<SegmentId>,
     /// Bytes that were copied for these tasks and nobody else so far.
@@ -67,7 +69,28 @@ pub(crate) struct Keeps {
 
 impl Keeps {
     pub(crate) fn is_empty(&self) -> bool {
-        self.leases.is_empty()
+        self.leases.is_empty() && self.held.is_empty()
+    }
+
+    /// Holds a part of a result that the bytes of a task refer to.
+    pub(crate) fn hold(&mut self, held: Held) {
+        let segment = held.place().segment;
+        if !self.segments.contains(&segment) {
+            self.segments.push(segment);
+        }
+        self.held.push(held);
+    }
+
+    /// Holds what another holds, too.
+    pub(crate) fn extend(&mut self, other: Keeps) {
+        for segment in other.segments {
+            if !self.segments.contains(&segment) {
+                self.segments.push(segment);
+            }
+        }
+        self.leases.extend(other.leases);
+        self.held.extend(other.held);
+        self.n_bytes_copied += other.n_bytes_copied;
     }
 
     fn add(&mut self, lease: Arc<Lease>, is_copy: bool) {
