@@ -14,7 +14,7 @@ import dask.threaded
 
 import manyhands.dask
 
-# Before any collection is imported, as each notes its scheduler then; and after the module has noted what of Dask it uses.
+# Before any collection is imported, as each notes its scheduler then; and after the module has noted what it uses.
 manyhands.dask._learn()
 
 
@@ -36,4 +36,6 @@ dask.config.set(scheduler=get)
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say that it was us."""
-    terminalreporter.write_line(f"{n_calls[0]} graphs ran on manyhands, scheduler {manyhands.config.get('scheduler')!r}")
+    terminalreporter.write_line(
+        f"{n_calls[0]} graphs ran on manyhands, scheduler {manyhands.config.get('scheduler')!r}"
+    )

@@ -35,6 +35,10 @@ class Program:
         function = self._steps[-1][0] if self._steps else Program
         return str(getattr(function, "__name__", type(function).__name__))
 
+    @property
+    def _functions(self) -> list[Callable[..., Any]]:
+        return [step[0] for step in self._steps]
+
     def __call__(self, *given: Any) -> Any:
         values = list(given)
         # Each lives no longer than somebody needs it, if it is not somebody else's.

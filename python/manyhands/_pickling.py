@@ -345,6 +345,10 @@ def _functions_inside(function: object) -> list[type | FunctionType]:
         elif isinstance(function, partial):
             function = function.func
         else:
+            # Wrappers of ours say what they wrap.
+            inside = getattr(type(function), "_functions", None)
+            for part in inside.__get__(function) if isinstance(inside, property) else ():
+                found += _functions_inside(part)
             found.append(function if isinstance(function, (type, FunctionType)) else type(function))
             break
     return found

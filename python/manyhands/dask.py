@@ -7,8 +7,8 @@
 ...     square.compute()
 9
 
-The module is used by its whole name, so that ``dask`` remains Dask. It is not imported by ``import manyhands``, and Dask
-is imported with the first graph. A graph goes to the engine as a whole, and intermediate results stay with it: in
+The module is used by its whole name, so that ``dask`` remains Dask. It is not imported by ``import manyhands``, and
+Dask is imported with the first graph. A graph goes to the engine as a whole, and intermediate results stay with it: in
 shared memory, where tasks run in processes.
 """
 
@@ -135,9 +135,7 @@ def _run_graph(
 ) -> list[Any]:
     name, _, batch_size, pool = _run._where(scheduler, num_workers, chunksize)
     try:
-        return _native.run_graph(
-            graph, wanted, _known, pool, batch_size, name, _run._root(None), on_finished
-        )
+        return _native.run_graph(graph, wanted, _known, pool, batch_size, name, _run._root(None), on_finished)
     except KeyboardInterrupt as error:
         _run._interrupted(error, name)
         raise
@@ -217,7 +215,7 @@ class _Known:
         if cache:
             graph = {**graph, **{key: self.data_node(key, value) for key, value in cache.items()}}
         node = self.graph_node
-        if all([isinstance(value, node) for value in graph.values()]):
+        if all(isinstance(value, node) for value in graph.values()):
             return graph
         converted: dict[Any, Any] = self._convert(graph)
         return converted
@@ -278,7 +276,9 @@ class _Submit:
         from manyhands._future import Future
 
         # A pool of forked workers lives for one call.
-        pool = _run._where("fork", self._n_workers, None)[3] if self._scheduler == "fork" else self._pool
+        pool: Any = self._pool
+        if self._scheduler == "fork":
+            pool = _run._where("fork", self._n_workers, None)[3]
         pickle = _run._pickled(pool, function)
         root = _run._root(None, is_single=True)
         future: Future[Any] = Future(_native.Pending(pool, function, pickle, args, {}, self._scheduler, root))

@@ -108,8 +108,7 @@ impl Template {
 }
 
 impl Template {
-    /// The call of a function that takes the inputs, as one tuple, before the arguments; those that are values
-    /// are part of it, the others are numbered anew.
+    /// The call of a function. Inputs that are values are part of it, the others are numbered anew.
     fn call(&self, py: Python<'_>, function: &Py<PyAny>, inputs: &[Input]) -> Call {
         let mut numbers = 0..;
         let places: Vec<_> = inputs
@@ -120,8 +119,7 @@ impl Template {
             })
             .collect();
         let mut place = |k: u32| places[k as usize].clone_ref(py);
-        let first = places.iter().map(|place| place.clone_ref(py)).collect();
-        let mut args = vec![Arg::Tuple(first)];
+        let mut args = Vec::with_capacity(self.args.len());
         for arg in &self.args {
             let mut arg = arg.clone_ref(py);
             arg.replace_inputs(&mut place);
@@ -251,9 +249,10 @@ impl Calls {
     }
 
     /// A single call in a worker process that reads results of others as they are stored. For each promise of
-    /// the template, `inputs` has its calls and the number there, or None and the value. The function is given
-    /// them all as a tuple before its arguments.
+    /// the template, `inputs` has its calls and the number there, or None and the value.
     #[staticmethod]
+    #[pyo3(signature = (pool, function, pickle, template, inputs, scheduler, root))]
+    #[allow(clippy::too_many_arguments)]
     fn bound<'py>(
         py: Python<'py>,
         pool: AnyPool<'py>,
@@ -262,6 +261,7 @@ impl Calls {
         template: &Template,
         inputs: Vec<(Option<PyRef<'py, Calls>>, Bound<'py, PyAny>)>,
         scheduler: String,
+        root: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Calls> {
         let AnyPool::Processes(processes) = &pool else {
             return Err(PyTypeError::new_err("only processes read stored results"));
@@ -282,7 +282,8 @@ impl Calls {
             Input::Value(_) => None,
         });
         let stored: Vec<_> = stored.collect();
-        let run = MapRun::bound(py, processes.get(), function, pickle, &call, &stored)?;
+        let seeding = Seeding::of(root.as_ref())?;
+        let run = MapRun::bound(py, processes.get(), pickle, &call, &stored, seeding)?;
         Ok(Calls::of(run, scheduler))
     }
 
@@ -319,6 +320,12 @@ impl Calls {
         state.is_done.get(index as usize).is_some_and(|done| *done)
     }
 
+    /// Whether the result of a call is here as bytes, for others to read.
+    fn is_stored(&self, index: u32) -> bool {
+        let shared = self.run.share(TaskIndex(index));
+        matches!(shared, Some(Outcome::Returned(_) | Outcome::Shared(_)))
+    }
+
     /// Those that have returned, from the n-th on.
     fn done_from(&self, n: usize) -> Vec<u32> {
         self.look(None);
@@ -334,6 +341,7 @@ impl Calls {
     /// Why no further call returns: the number of the one to blame, if there is one, and the exception; None if all
     /// is well.
     fn failure(&self, py: Python<'_>) -> Option<(Option<u32>, Py<PyAny>)> {
+        self.look(None);
         let failure = lock(&self.state).failure.clone()?;
         let blamed = match &failure {
             Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) => {

@@ -395,10 +395,10 @@ impl MapRun {
     pub(crate) fn bound(
         py: Python<'_>,
         processes: &ProcessPool,
-        function: Py<PyAny>,
         pickle: &Bound<'_, PickledFunction>,
         call: &Call,
         inputs: &[Outcome],
+        seeding: Option<Arc<Seeding>>,
     ) -> PyResult<MapRun> {
         let (pickler, stock) = sharing(py)?;
         let mut keeps = Keeps::default();
@@ -416,6 +416,9 @@ impl MapRun {
                     _ => return Err(PyValueError::new_err("an input is not there")),
                 }
             }
+            if let Some(seeding) = &seeding {
+                seeding.write(0, out);
+            }
             call.encode(py, out, &pickler)
         })?;
         keeps.extend(pickler.take_keeps());
@@ -426,6 +429,7 @@ impl MapRun {
         let own = Arc::clone(&program);
         let spec = single_spec(KindId(number));
         let job = processes.pool.submit(spec, own, vec![number]);
+        let function = call.function(py);
         let callee = Callee::Function(function.clone_ref(py));
         Ok(MapRun {
             side: Side::Remote {
@@ -440,7 +444,7 @@ impl MapRun {
             function,
             forking: None,
             is_single: true,
-            seeding: None,
+            seeding,
         })
     }
 
@@ -696,9 +700,8 @@ impl MapRun {
 
     /// Drops what a task has returned.
     pub(crate) fn forget(&self, task: TaskIndex) {
-        // Dropped without the lock: a destructor may run any code.
         match &self.side {
-            Side::Local(program) => drop(program.take(&[task])),
+            Side::Local(program) => program.forget(task),
             Side::Remote { program, .. } => drop(program.take(&[task])),
         }
     }

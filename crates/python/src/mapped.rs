@@ -127,6 +127,19 @@ impl LocalMap {
         taken
     }
 
+    /// Drops how a task has ended, if it has: one that waits still runs.
+    pub(crate) fn forget(&self, task: TaskIndex) {
+        let mut slots = lock(&self.slots);
+        let ended = slots
+            .get_mut(task.0)
+            .filter(|slot| matches!(slot, Slot::Returned(_) | Slot::Failed(_)))
+            .map(|slot| std::mem::replace(slot, Slot::Gone));
+        slots.trim(|slot| matches!(slot, Slot::Gone));
+        drop(slots);
+        // Without the lock: a destructor may run any code.
+        drop(ended);
+    }
+
     /// What a task has returned, which stays where it is.
     pub(crate) fn peek(&self, py: Python<'_>, task: TaskIndex) -> Option<Py<PyAny>> {
         match lock(&self.slots).get_mut(task.0) {
