@@ -12,6 +12,8 @@ import traceback
 import warnings
 import weakref
 
+import dask
+import dask.array as da
 import numpy as np
 import pytest
 from scripts import PATIENCE_S, check, run, until
@@ -188,10 +190,30 @@ def test_a_large_result_goes_from_call_to_call_without_a_copy(processes, counted
     wait(large)
     totals = [processes.submit(np.sum, large) for _ in range(4)]
     assert processes.gather(totals) == [1_000_000.0] * 4
-    assert large._value is not None
     n_made, _ = counted()
     assert n_made == 0
     assert large.result().sum() == 1_000_000.0
+
+
+class Noted:
+    """Leaves a note wherever it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        open(os.path.join(folder, str(os.getpid())), "w").close()
+
+    def __reduce__(self):
+        return Noted, (self.folder,)
+
+
+def test_a_result_that_other_calls_need_is_not_unpickled_here(processes, tmp_path):
+    noted = processes.submit(Noted, str(tmp_path))
+    ends = [processes.submit(lambda noted: os.getpid(), noted) for _ in range(4)]
+    pids = set(processes.gather(ends))
+    assert str(os.getpid()) not in os.listdir(tmp_path)
+    assert {str(pid) for pid in pids} <= set(os.listdir(tmp_path))
+    noted.result()
+    assert str(os.getpid()) in os.listdir(tmp_path)
 
 
 def test_calls_with_one_large_input_are_spread_over_all_workers_without_a_warning(processes):
@@ -521,9 +543,6 @@ def test_delayed_objects(client):
 
 
 def test_collections_of_dask(client):
-    import dask
-    import dask.array as da
-
     x = da.arange(100, chunks=10)
     assert client.compute(x.sum()).result() == 4950
     assert dask.compute(x.sum(), scheduler=client) == (4950,)

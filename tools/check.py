@@ -131,6 +131,15 @@ def python_stages(environment: Environment) -> list[Stage]:
             lambda: [[python, "-m", "pytest", "--doctest-modules", "--pyargs", "manyhands"]],
             needs=("package",),
         ),
+        Stage(
+            "dask-suite",
+            "a part of Dask's own tests, on our scheduler",
+            lambda: [
+                [sys.executable, "tools/environment.py", "--venv", ROOT / ".venvs" / "dask-suite", "dask-suite"],
+                [ROOT / ".venvs" / "dask-suite" / "bin" / "python", "tools/dask_suite.py", "--bounded"],
+            ],
+            needs=("package",),
+        ),
     ]
 
 

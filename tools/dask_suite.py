@@ -60,6 +60,7 @@ def command(files: list[str], scheduler: str, options: list[str]) -> list[str]:
     root = Path(dask.__file__).parent
     words = [sys.executable, "-m", "pytest", "-q", "-p", "dask_suite_plugin", "-c", str(HERE / "dask_suite.ini")]
     words += ["--rootdir", str(root.parent), "-p", "no:cacheprovider", "-r", "fE", "--tb", "short"]
+    # By the path from where pytest looks, which is the folder that Dask's package is in.
     words += [f"--deselect=dask/{name}" for name in deselected(scheduler)]
     return [*words, *options, *(str(root / file) for file in files)]
 

@@ -38,6 +38,10 @@ class Guarded:
     def _functions(self) -> list[Callable[..., Any]]:
         return [self.__wrapped__]
 
+    def _guarded(self) -> tuple[Callable[..., Any], object]:
+        """The function, and what says how it is wrapped."""
+        return self.__wrapped__, ("guarded", self.retries)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _arrived:
             earlier = _arrived[0]

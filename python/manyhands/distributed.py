@@ -605,9 +605,14 @@ class Client:
         theirs = [part for part in parts if _is_lazy(part) and not _is_ours(part)]
         kept: Iterator[Any] = iter(())
         if theirs:
+            from functools import partial
+
             import dask
 
-            kept = iter(dask.persist(*theirs, scheduler=self.get, **kwargs))
+            from manyhands.dask import get
+
+            # Not a method of this object, of which Dask would ask to persist.
+            kept = iter(dask.persist(*theirs, scheduler=partial(get, **self._options()), **kwargs))
         outcome = [next(ours) if _is_ours(part) else next(kept) if _is_lazy(part) else part for part in parts]
         return type(collections)(outcome) if several else outcome[0]
 
