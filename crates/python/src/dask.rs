@@ -362,7 +362,7 @@ impl<'a, 'py> Walk<'a, 'py> {
         slot.task = task;
         self.keys.push(slot.key.clone().unbind());
         const N_TASKS_BETWEEN_SIGNALS: u32 = 1 << 14;
-        if task.0 % N_TASKS_BETWEEN_SIGNALS == 0 {
+        if task.0.is_multiple_of(N_TASKS_BETWEEN_SIGNALS) {
             self.py.check_signals()?;
         }
         Ok(())

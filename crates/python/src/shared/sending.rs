@@ -27,6 +27,7 @@ use manyhands_store::{Arena, Lease, Place, SegmentId};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -58,9 +59,8 @@ enum Sent {
 /// What a job holds on to for its tasks.
 #[derive(Default, Debug)]
 pub(crate) struct Keeps {
-    leases: Vec<Arc<Lease>>,
-    /// Parts of results of other calls.
-    held: Vec<Held>,
+    /// Leases, and rights to parts of results of other calls: what ends when it is dropped.
+    claims: Vec<Arc<dyn Any + Send + Sync>>,
     /// The segments in which all that lies.
     pub(crate) segments: Vec<SegmentId>,
     /// Bytes that were copied for these tasks and nobody else so far.
@@ -69,7 +69,7 @@ pub(crate) struct Keeps {
 
 impl Keeps {
     pub(crate) fn is_empty(&self) -> bool {
-        self.leases.is_empty() && self.held.is_empty()
+        self.claims.is_empty()
     }
 
     /// Holds a part of a result that the bytes of a task refer to.
@@ -78,7 +78,7 @@ impl Keeps {
         if !self.segments.contains(&segment) {
             self.segments.push(segment);
         }
-        self.held.push(held);
+        self.claims.push(Arc::new(held));
     }
 
     /// Holds what another holds, too.
@@ -88,8 +88,7 @@ impl Keeps {
                 self.segments.push(segment);
             }
         }
-        self.leases.extend(other.leases);
-        self.held.extend(other.held);
+        self.claims.extend(other.claims);
         self.n_bytes_copied += other.n_bytes_copied;
     }
 
@@ -101,7 +100,7 @@ impl Keeps {
         if is_copy {
             self.n_bytes_copied += place.n_bytes as usize;
         }
-        self.leases.push(lease);
+        self.claims.push(lease);
     }
 }
 
