@@ -712,6 +712,12 @@ def resolve(
     return name, n_workers, size
 
 
+def is_chosen(key: str) -> bool:
+    """Whether anybody has said what a setting is to be, so that it is not the default."""
+    with _state.lock:
+        return _state.find_checked(key)[1] != "default"
+
+
 def forced() -> tuple[str, ...]:
     """The keys whose values in files and the environment win over keywords."""
     return _state.forced_keys

@@ -22,6 +22,21 @@ use std::sync::{Arc, Mutex, OnceLock};
 /// How tasks have ended, as far as they have.
 type Results = Vec<Option<PyResult<Py<PyAny>>>>;
 
+/// Takes note of tasks that have returned, for somebody who wants to know meanwhile.
+#[derive(Default)]
+pub(crate) struct Finished(Mutex<Vec<TaskIndex>>);
+
+impl Finished {
+    fn note(&self, task: TaskIndex) {
+        lock(&self.0).push(task);
+    }
+
+    /// Those noted since the last time.
+    pub(crate) fn take(&self) -> Vec<TaskIndex> {
+        std::mem::take(&mut lock(&self.0))
+    }
+}
+
 /// A graph of calls, in this process.
 pub(crate) struct LocalGraph {
     graph: Arc<Graph>,
@@ -29,6 +44,7 @@ pub(crate) struct LocalGraph {
     seeding: Kept<Option<(Arc<GraphSeeding>, Place)>>,
     results: Kept<Mutex<Results>>,
     threads: Mutex<Vec<u64>>,
+    finished: Option<Arc<Finished>>,
 }
 
 impl LocalGraph {
@@ -36,6 +52,7 @@ impl LocalGraph {
         graph: Arc<Graph>,
         calls: Arc<Vec<Call>>,
         seeding: Option<(Arc<GraphSeeding>, Place)>,
+        finished: Option<Arc<Finished>>,
     ) -> LocalGraph {
         let n_tasks = graph.n_tasks();
         LocalGraph {
@@ -46,6 +63,7 @@ impl LocalGraph {
                 std::iter::repeat_with(|| None).take(n_tasks).collect(),
             )),
             threads: Mutex::default(),
+            finished,
         }
     }
 
@@ -76,6 +94,9 @@ impl LocalGraph {
         };
         let is_ok = outcome.is_ok();
         lock(&self.results)[task.as_usize()] = Some(outcome);
+        if let (Some(finished), true) = (&self.finished, is_ok) {
+            finished.note(task);
+        }
         is_ok
     }
 }
@@ -127,6 +148,7 @@ pub(crate) struct RemoteGraph {
     ranks: OnceLock<Vec<u32>>,
     /// Whether there ever was a large result.
     has_large: AtomicBool,
+    finished: Option<Arc<Finished>>,
 }
 
 struct Tables {
@@ -164,7 +186,13 @@ impl RemoteGraph {
             wanted,
             ranks: OnceLock::new(),
             has_large: AtomicBool::new(false),
+            finished: None,
         }
+    }
+
+    /// The same, taking note of tasks that have returned.
+    pub(crate) fn noting(self, finished: Option<Arc<Finished>>) -> RemoteGraph {
+        RemoteGraph { finished, ..self }
     }
 
     pub(crate) fn stock(&self) -> &Stock {
@@ -238,6 +266,9 @@ impl RemoteProgram for RemoteGraph {
             if let Some(outcome) = outcomes.get_mut(task.as_usize()) {
                 *outcome = ended;
                 is_sent[task.as_usize()] = false;
+                if let (Some(finished), true) = (&self.finished, is_ok) {
+                    finished.note(task);
+                }
             }
         }
     }

@@ -1,11 +1,12 @@
-//! `compute`: from Delayed objects to a job and back to results.
+//! From a graph of calls to a job and back to results; `compute` and `persist` of Delayed objects.
 
-use crate::call::{Call, Callee, rebuild};
+use crate::call::{Arg, Call, Callee, rebuild};
 use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
+use crate::delayed::key::callable_name;
 use crate::delayed::{Delayed, describe};
 use crate::forked::{ForkPool, Forking, Inherited};
-use crate::graphed::{LocalGraph, RemoteGraph};
+use crate::graphed::{Finished, LocalGraph, RemoteGraph};
 use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, raise_in_thread};
 use crate::map_run::kind_of;
 use crate::payload::Outcome;
@@ -41,7 +42,7 @@ pub(crate) fn compute<'py>(
     root: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref())?;
+    let plan = Plan::new(collected.into(), chunksize, scheduler, root.as_ref())?;
     let results = plan.run(py, pool)?;
     plan.rebuild(py, &results)
 }
@@ -60,12 +61,12 @@ pub(crate) fn persist<'py>(
     root: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref())?;
+    let plan = Plan::new(collected.into(), chunksize, scheduler, root.as_ref())?;
     let results = plan.run(py, pool)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
     let kept = plan.outputs.iter().zip(results).map(|(task, result)| {
-        let key = Delayed::key(plan.nodes[task.as_usize()].bind(py))?;
+        let key = plan.names.key(py, *task)?;
         let leaf = delayed.call1((result, key, false, py.None(), false))?;
         Ok(leaf.unbind())
     });
@@ -73,41 +74,99 @@ pub(crate) fn persist<'py>(
     plan.rebuild(py, &kept)
 }
 
-struct Plan<'a> {
+/// What is to be computed, before it is known where.
+pub(crate) struct Planned {
+    pub(crate) graph: Graph,
+    /// One for each task; its k-th input is the k-th dependency of the task in `graph`.
+    pub(crate) calls: Vec<Call>,
+    pub(crate) names: Names,
+    /// The tasks whose results are asked for, each once.
+    pub(crate) outputs: Vec<TaskIndex>,
+    /// What is to be given back; the k-th input is the k-th of `outputs`.
+    pub(crate) shape: Vec<Arg>,
+    /// Called meanwhile with lists of the keys of tasks that have returned.
+    pub(crate) on_finished: Option<Py<PyAny>>,
+}
+
+impl From<Collected> for Planned {
+    fn from(collected: Collected) -> Planned {
+        Planned {
+            graph: collected.graph,
+            calls: collected.calls,
+            names: Names::Delayed(collected.nodes),
+            outputs: collected.outputs,
+            shape: collected.shape,
+            on_finished: None,
+        }
+    }
+}
+
+/// What tasks are called, one entry for each.
+pub(crate) enum Names {
+    /// The Delayed that each was made from.
+    Delayed(Vec<Py<Delayed>>),
+    Keys(Vec<Py<PyAny>>),
+}
+
+impl Names {
+    fn key<'py>(&self, py: Python<'py>, task: TaskIndex) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Names::Delayed(nodes) => Delayed::key(nodes[task.as_usize()].bind(py)),
+            Names::Keys(keys) => Ok(keys[task.as_usize()].bind(py).clone()),
+        }
+    }
+
+    /// What says when each task was created: the later, the higher.
+    fn sequence(&self) -> Vec<u64> {
+        match self {
+            Names::Delayed(nodes) => nodes.iter().map(|node| node.get().sequence).collect(),
+            Names::Keys(keys) => (0..keys.len() as u64).collect(),
+        }
+    }
+}
+
+pub(crate) struct Plan<'a> {
     graph: Arc<Graph>,
     calls: Arc<Vec<Call>>,
-    nodes: Vec<Py<Delayed>>,
+    names: Names,
     outputs: Vec<TaskIndex>,
-    shape: Vec<crate::call::Arg>,
+    shape: Vec<Arg>,
     batch_size: Option<NonZeroU32>,
     scheduler: &'a str,
     seeding: Option<Arc<GraphSeeding>>,
+    finished: Option<(Arc<Finished>, Py<PyAny>)>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(
-        collected: Collected,
+    pub(crate) fn new(
+        planned: Planned,
         chunksize: Option<u32>,
         scheduler: &'a str,
         root: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Plan<'a>> {
-        let seeding = Seeding::of(root)?.map(|seeding| {
-            let created = collected.nodes.iter().map(|node| node.get().sequence);
-            Arc::new(GraphSeeding::new(seeding, &created.collect::<Vec<_>>()))
-        });
+        let seeding = Seeding::of(root)?
+            .map(|seeding| Arc::new(GraphSeeding::new(seeding, &planned.names.sequence())));
         Ok(Plan {
-            graph: Arc::new(collected.graph),
-            calls: Arc::new(collected.calls),
-            nodes: collected.nodes,
-            outputs: collected.outputs,
-            shape: collected.shape,
+            graph: Arc::new(planned.graph),
+            calls: Arc::new(planned.calls),
+            names: planned.names,
+            outputs: planned.outputs,
+            shape: planned.shape,
             batch_size: chunksize.and_then(NonZeroU32::new),
             scheduler,
             seeding,
+            finished: planned
+                .on_finished
+                .map(|callback| (Arc::default(), callback)),
         })
     }
 
-    fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
+    /// The results of the outputs, in their order.
+    pub(crate) fn run(
+        &self,
+        py: Python<'_>,
+        pool: Option<AnyPool<'_>>,
+    ) -> PyResult<Vec<Py<PyAny>>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
             None => self.run_inline(py),
@@ -149,12 +208,54 @@ impl<'a> Plan<'a> {
     fn local(&self, place: Place) -> Arc<LocalGraph> {
         let calls = Arc::clone(&self.calls);
         let seeding = self.seeding.clone().map(|seeding| (seeding, place));
-        Arc::new(LocalGraph::new(Arc::clone(&self.graph), calls, seeding))
+        let graph = Arc::clone(&self.graph);
+        Arc::new(LocalGraph::new(graph, calls, seeding, self.noting()))
+    }
+
+    fn noting(&self) -> Option<Arc<Finished>> {
+        let finished = self.finished.as_ref();
+        finished.map(|(finished, _)| Arc::clone(finished))
+    }
+
+    /// Waits for the end of a job, looking up for signals and for workers to fork, and telling of tasks that
+    /// have returned; how it failed, if it did.
+    fn wait_for_end(
+        &self,
+        py: Python<'_>,
+        job: &Job,
+        forking: Option<&Forking>,
+    ) -> PyResult<Option<Failure>> {
+        loop {
+            if let Some(forking) = forking {
+                forking.attend(py)?;
+            }
+            let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
+            py.check_signals()?;
+            self.tell(py)?;
+            if news.failure.is_some() || news.is_done {
+                return Ok(news.failure);
+            }
+        }
+    }
+
+    fn tell(&self, py: Python<'_>) -> PyResult<()> {
+        let Some((finished, callback)) = &self.finished else {
+            return Ok(());
+        };
+        let finished = finished.take();
+        if finished.is_empty() {
+            return Ok(());
+        }
+        let keys = finished.iter().map(|&task| self.names.key(py, task));
+        let keys = keys.collect::<PyResult<Vec<_>>>()?;
+        callback.call1(py, (keys,)).map(drop)
     }
 
     fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         let program = self.local(Place::Here);
-        match inline::run(self.spec(self.kinds()), &*program) {
+        let outcome = inline::run(self.spec(self.kinds()), &*program);
+        self.tell(py)?;
+        match outcome {
             Ok(()) => self.take_local(&program),
             Err(failure) => Err(self.local_exception(py, &failure, &program)),
         }
@@ -164,7 +265,7 @@ impl<'a> Plan<'a> {
         let program = self.local(Place::Thread);
         let own = Arc::clone(&program);
         let job = threads.pool.submit(self.spec(self.kinds()), own);
-        match wait_for_end(py, &job, None) {
+        match self.wait_for_end(py, &job, None) {
             Ok(None) => self.take_local(&program),
             Ok(Some(failure)) => Err(self.local_exception(py, &failure, &program)),
             Err(interrupt) => {
@@ -208,7 +309,7 @@ impl<'a> Plan<'a> {
         }
         let functions = kinds.iter().map(|kind| kind.0).collect();
         let graph = Arc::clone(&self.graph);
-        let program = Arc::new(RemoteGraph::new(
+        let program = RemoteGraph::new(
             graph,
             functions,
             bytes,
@@ -216,7 +317,8 @@ impl<'a> Plan<'a> {
             Keeps::default(),
             Arc::clone(&own(py)?.stock),
             self.outputs.clone(),
-        ));
+        );
+        let program = Arc::new(program.noting(self.noting()));
         let inherited = Inherited::Graph(Arc::clone(&self.calls), self.seeding.clone());
         let forking = fork.forking(py, inherited)?;
         forking.expect(n_tasks);
@@ -233,7 +335,7 @@ impl<'a> Plan<'a> {
         program: &RemoteGraph,
         forking: Option<&Forking>,
     ) -> PyResult<Vec<Py<PyAny>>> {
-        match wait_for_end(py, job, forking) {
+        match self.wait_for_end(py, job, forking) {
             Ok(None) => self.take_remote(py, program),
             Ok(Some(failure)) => Err(self.remote_exception(py, &failure, program)),
             Err(interrupt) => {
@@ -274,7 +376,7 @@ impl<'a> Plan<'a> {
         let stock = Arc::clone(&numbers.own.stock);
         let wanted = self.outputs.clone();
         let program = RemoteGraph::new(graph, functions, bytes, ends, keeps, stock, wanted);
-        Ok((Arc::new(program), kinds))
+        Ok((Arc::new(program.noting(self.noting())), kinds))
     }
 
     /// Adds to an error before the run which task it is about.
@@ -307,10 +409,16 @@ impl<'a> Plan<'a> {
     }
 
     fn name(&self, py: Python<'_>, task: TaskIndex) -> TaskName {
-        let node = self.nodes[task.as_usize()].bind(py);
+        let text = match &self.names {
+            Names::Delayed(nodes) => describe(nodes[task.as_usize()].bind(py)),
+            Names::Keys(_) => {
+                let function = self.calls[task.as_usize()].function(py);
+                format!("{}(…)", callable_name(function.bind(py)))
+            }
+        };
         TaskName {
-            text: describe(node),
-            key: Delayed::key(node).ok().map(|key| key.to_string()),
+            text,
+            key: self.names.key(py, task).ok().map(|key| key.to_string()),
         }
     }
 
@@ -352,20 +460,6 @@ impl<'a> Plan<'a> {
 
 fn missing(task: TaskIndex) -> PyErr {
     PyRuntimeError::new_err(format!("task {} is done and has no result", task.0))
-}
-
-/// Waits for the end of a job, looking up for signals and for workers to fork; how it failed, if it did.
-fn wait_for_end(py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<Option<Failure>> {
-    loop {
-        if let Some(forking) = forking {
-            forking.attend(py)?;
-        }
-        let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
-        py.check_signals()?;
-        if news.failure.is_some() || news.is_done {
-            return Ok(news.failure);
-        }
-    }
 }
 
 /// The numbers of the functions of one job; each function is pickled once.
