@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         RemoteTraceback,
         TaskError,
         WorkerDied,
+        WorkerOutOfMemory,
     )
     from manyhands.graph import Graph
 
@@ -52,6 +53,7 @@ __all__ = [
     "RemoteTraceback",
     "TaskError",
     "WorkerDied",
+    "WorkerOutOfMemory",
     "compute",
     "config",
     "cpu_count",
@@ -76,6 +78,7 @@ _LAZY = {
     "RemoteTraceback": "manyhands.errors",
     "TaskError": "manyhands.errors",
     "WorkerDied": "manyhands.errors",
+    "WorkerOutOfMemory": "manyhands.errors",
 }
 
 
