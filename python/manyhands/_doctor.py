@@ -250,7 +250,7 @@ def libraries(report: Report) -> Section:
         n_workers = config.resolve()[1]
     except ConfigError:  # told with the configuration
         return section
-    for name, number in _pools._thread_limits(n_workers).items():
+    for name, number in _pools.thread_limits(n_workers).items():
         if name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             section.add(f"{name} in each of {n_workers} workers", number)
     for name in _pools._THREAD_LIMITS:
