@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         RemoteTraceback,
         TaskError,
         WorkerDied,
+        WorkerOutOfMemory,
     )
     from manyhands.graph import Graph
 
@@ -54,6 +55,7 @@ __all__ = [
     "RemoteTraceback",
     "TaskError",
     "WorkerDied",
+    "WorkerOutOfMemory",
     "compute",
     "config",
     "cpu_count",
@@ -80,6 +82,7 @@ _LAZY = {
     "RemoteTraceback": "manyhands.errors",
     "TaskError": "manyhands.errors",
     "WorkerDied": "manyhands.errors",
+    "WorkerOutOfMemory": "manyhands.errors",
 }
 
 

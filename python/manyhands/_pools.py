@@ -18,6 +18,7 @@ from manyhands._native import (
     ThreadPool,
     _set_sharing,
     _set_spilling,
+    _set_worker_limit,
     after_fork,
     begin_exit,
     cpu_count,
@@ -41,6 +42,8 @@ _context: tuple[Any, ...] | None = None
 _sharing: int | None = None
 # How much results may take, and where they go beyond that, as the engine was told.
 _spilling: tuple[int | float, str | None] | None = None
+# How much workers may take for themselves, as the engine was told.
+_worker_limit: int | float | str | None = None
 _is_registered = False
 _n_reloads = 0
 # Held while a pool is made or taken away; those that exist are used without it.
@@ -165,7 +168,7 @@ def n_reloads() -> int:
 
 def share() -> None:
     """Have the engine know what is to travel through shared memory."""
-    global _sharing, _spilling
+    global _sharing, _spilling, _worker_limit
     _sharing = config.get("shared_memory_threshold") if config.get("shared_memory_enabled") else None
     _set_sharing(_sharing)
     spilling = (config.get("memory_limit"), config.get("spill_directory"))
@@ -175,6 +178,12 @@ def share() -> None:
         is_share = isinstance(limit, float)
         share = limit if is_share and limit <= 1 else None
         _set_spilling(None if is_share else limit, share, directory)
+    worker_limit = config.get("worker_memory_limit")
+    if worker_limit != _worker_limit:
+        _worker_limit = worker_limit
+        is_bytes = isinstance(worker_limit, int)
+        share = worker_limit if isinstance(worker_limit, float) and worker_limit <= 1 else None
+        _set_worker_limit(worker_limit if is_bytes else None, share, worker_limit == "auto")
 
 
 def _new_processes(num_workers: int) -> ProcessPool:

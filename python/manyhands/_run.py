@@ -122,7 +122,8 @@ def compute(
     PicklingError
         If a function, an argument or a result cannot be sent to or from a worker process; with ``"fork"``, a result.
     WorkerDied
-        If a task ended its worker process, twice.
+        If a task ended its worker process, twice; `WorkerOutOfMemory`, which is a MemoryError as well, if it did so by
+        the memory it took.
     ForkError
         With ``"fork"``, if something in this process is known not to survive a fork.
 

@@ -17,6 +17,12 @@ memory_limit            0.6                 how much memory results may take    
                                             that wait for their readers: bytes,
                                             ``"4 GiB"``, a share of what is free
                                             (0.6, ``"60%"``), ``"unlimited"``
+worker_memory_limit     ``"auto"``          how much workers may take for        MANYHANDS_WORKER_MEMORY_LIMIT
+                                            themselves, all together: bytes,
+                                            ``"4 GiB"``, a share of what they
+                                            could have, ``"unlimited"``;
+                                            ``"auto"`` leaves a tenth of that
+                                            free, or 4 GiB if that is less
 spill_directory         the system's for    an existing folder: where they go    MANYHANDS_SPILL_DIRECTORY
                         temporary files     beyond that
 seed                    None                an integer from 0 on, several of     MANYHANDS_SEED
@@ -75,6 +81,7 @@ _DEFAULTS: dict[str, Any] = {
     "shared_memory_enabled": True,
     "shared_memory_threshold": 65536,
     "memory_limit": 0.6,
+    "worker_memory_limit": "auto",
     "spill_directory": None,
     "seed": None,
 }
@@ -202,6 +209,16 @@ def _memory_limit(value: object, name: str) -> int | float:
     )
 
 
+def _worker_memory_limit(value: object, name: str) -> int | float | str:
+    """The same, or ``"auto"``."""
+    if value is None or (isinstance(value, str) and value.strip().lower() == "auto"):
+        return "auto"
+    try:
+        return _memory_limit(value, name)
+    except ValueError as error:
+        raise _error(str(error).replace("Accepted: ", 'Accepted: "auto", ')) from None
+
+
 def _amount(text: str) -> object:
     """The number of bytes, or the share, that a text stands for; the text itself if it stands for none."""
     words = text.strip().lower()
@@ -287,6 +304,7 @@ _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "shared_memory_enabled": _shared_memory_enabled,
     "shared_memory_threshold": _shared_memory_threshold,
     "memory_limit": _memory_limit,
+    "worker_memory_limit": _worker_memory_limit,
     "spill_directory": _spill_directory,
     "seed": _seed,
 }
@@ -573,8 +591,9 @@ def get(key: str, default: Any = _UNSET) -> Any:
         ``scheduler``: one of ``"synchronous"``, ``"threads"``, ``"processes"``, ``"fork"``. ``num_workers``,
         ``chunksize``: an integer, or None where the library is to choose. ``idle_timeout``: seconds, or None for never.
         ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``memory_limit``: bytes as an integer, a
-        share as a float, infinity for none. ``spill_directory``: a path, or None for the usual one. ``seed``: an
-        integer, a tuple of them, a ``numpy.random.SeedSequence``, or None.
+        share as a float, infinity for none. ``worker_memory_limit``: the same, or ``"auto"``.
+        ``spill_directory``: a path, or None for the usual one. ``seed``: an integer, a tuple of them, a
+        ``numpy.random.SeedSequence``, or None.
 
     Raises
     ------

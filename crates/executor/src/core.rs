@@ -18,6 +18,8 @@ pub(crate) struct Entry<P: ?Sized> {
     /// The surroundings of its tasks, where they run elsewhere.
     pub(crate) context: Option<Arc<[u8]>>,
     delivered: Vec<TaskIndex>,
+    /// How workers died under tasks of it.
+    deaths: Vec<(TaskIndex, Death)>,
 }
 
 /// A pool's way to its workers.
@@ -100,6 +102,7 @@ impl<P: ?Sized> Core<P> {
             functions,
             context,
             delivered: Vec::new(),
+            deaths: Vec::new(),
         });
         self.on(Event::Submit(id, spec), now_ns, hands);
         (id, inbox)
@@ -128,7 +131,29 @@ impl<P: ?Sized> Core<P> {
         hands: &mut impl Hands<P>,
     ) {
         self.death = death;
-        self.on(Event::WorkerLost { worker, running }, now_ns, hands);
+        self.death.was_running = running.is_some();
+        let was_memory_short = self.death.was_memory_short();
+        let event = Event::WorkerLost {
+            worker,
+            running,
+            was_memory_short,
+        };
+        self.on(event, now_ns, hands);
+        if let Some(task) = running
+            && let Some(Some(entry)) = self.jobs.get_mut(task.job.0 as usize)
+        {
+            entry.deaths.push((task.index, self.death.abridged()));
+        }
+    }
+
+    /// The last death, with the one before it under the same task.
+    fn death_of(&self, task: TaskId) -> Box<Death> {
+        let mut death = Box::new(self.death.clone());
+        let earlier = self.entry(task.job).map(|entry| entry.deaths.iter().rev());
+        let earlier = earlier.into_iter().flatten();
+        let before = earlier.filter(|(index, _)| *index == task.index);
+        death.before = before.map(|(_, death)| Box::new(death.clone())).next();
+        death
     }
 
     /// Ends a job from here, for a reason that lies outside of its tasks.
@@ -217,7 +242,7 @@ impl<P: ?Sized> Core<P> {
                 if let Some(entry) = self.entry(task.job) {
                     entry.inbox.fail(match cause {
                         Cause::Failed => Failure::Task(task.index),
-                        Cause::WorkerDied => Failure::WorkerDied(task.index, self.death.clone()),
+                        Cause::WorkerDied => Failure::WorkerDied(task.index, self.death_of(*task)),
                     });
                     failed.push(task.job);
                 }

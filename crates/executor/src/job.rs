@@ -18,12 +18,12 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Why a job ended early.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Failure {
     /// This task failed; its program knows how.
     Task(TaskIndex),
     /// Workers died under this task.
-    WorkerDied(TaskIndex, Death),
+    WorkerDied(TaskIndex, Box<Death>),
     /// There is room for this task's result neither in memory nor on disk.
     NoRoom(TaskIndex, Box<Shortage>),
     /// No worker could be started.

@@ -205,6 +205,13 @@ impl RemoteGraph {
         std::mem::replace(outcome, Outcome::Gone)
     }
 
+    /// How large the results are that a task reads, as bytes, where they are still there.
+    pub(crate) fn sizes_of_inputs(&self, task: TaskIndex) -> Vec<Option<u64>> {
+        let tables = lock(&self.tables);
+        let size = |input: &TaskIndex| tables.outcomes[input.as_usize()].n_bytes();
+        self.graph.dependencies(task).iter().map(size).collect()
+    }
+
     fn call_bytes(&self, task: TaskIndex) -> &[u8] {
         let at = task.as_usize();
         let start = match at {

@@ -12,12 +12,13 @@ use crate::shared::receiving::{NoViews, Views, WorkerViews, close, is_marked, la
 use crate::shared::sending::Sink;
 use crate::shared::{begin_sharing, memory, stock};
 use manyhands_executor::WorkerStock;
+use manyhands_executor::processes::DUMP_SIGNAL;
 use manyhands_executor::worker::{Host, serve};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -380,6 +381,19 @@ impl Host for PythonHost {
         let sink = Python::attach(|py| Py::new(py, sink).ok());
         self.pickler = sink.map(|sink| Pickler::of_results(Some(sink)));
         self.stock = Some(own);
+    }
+
+    fn faults(&mut self, file: OwnedFd) {
+        // Open for as long as this process lives: a fault handler writes to it.
+        let file = file.into_raw_fd();
+        Python::attach(|py| {
+            let helpers = self.helpers.bind(py);
+            let report = intern!(py, "report_crashes");
+            if let Err(error) = helpers.call_method1(report, (file, DUMP_SIGNAL)) {
+                // Reports go on to standard error.
+                error.print(py);
+            }
+        });
     }
 
     fn context(&mut self, bytes: &[u8]) {

@@ -745,17 +745,17 @@ impl MapRun {
         let (Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _)) =
             failure
         else {
-            let nobody = || TaskName {
-                text: String::new(),
-                key: None,
-            };
+            let nobody = TaskName::default;
             return exception(py, failure, Evidence::None, nobody, scheduler);
         };
         let has_died = matches!(failure, Failure::WorkerDied(..));
         let (evidence, args) = self.evidence(py, *task, has_died);
+        let called = || self.called(py, args.as_ref()?).ok();
+        let called = has_died.then(called);
         let name = || TaskName {
             text: self.describe(py, task.0, args),
             key: None,
+            called: called.flatten(),
         };
         exception(py, failure, evidence, name, scheduler)
     }
@@ -805,6 +805,13 @@ impl MapRun {
         let kwargs = inherited.kwargs().map(|kwargs| kwargs.clone_ref(py));
         let args = inherited.args(index)?.tuple(py).ok()?;
         Some((args.unbind(), kwargs))
+    }
+
+    /// What is called with these arguments, and they, for who tells how workers died.
+    fn called(&self, py: Python<'_>, (args, kwargs): &Args) -> PyResult<Py<PyAny>> {
+        let kwargs = kwargs.as_ref().map(|kwargs| kwargs.clone_ref(py));
+        let called = (self.function.clone_ref(py), args.clone_ref(py), kwargs);
+        Ok(called.into_pyobject(py)?.into_any().unbind())
     }
 
     fn describe(&self, py: Python<'_>, index: u32, args: Option<Args>) -> String {

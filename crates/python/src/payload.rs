@@ -323,6 +323,15 @@ impl Outcome {
         Outcome::Shared(Box::new(result))
     }
 
+    /// How large a result is as bytes, if it is in memory.
+    pub(crate) fn n_bytes(&self) -> Option<u64> {
+        match self {
+            Outcome::Returned(payload) => Some(payload.len() as u64),
+            Outcome::Shared(result) => result.n_bytes_waiting(),
+            Outcome::Pending | Outcome::NoRoom(_) | Outcome::Failed(_) | Outcome::Gone => None,
+        }
+    }
+
     /// Whether it is the result that this was taken from, and waits in memory.
     pub(crate) fn is_origin_of(&self, taken: &ToSpill) -> bool {
         matches!(self, Outcome::Shared(own) if own.is_origin_of(taken))

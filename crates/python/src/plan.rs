@@ -401,7 +401,7 @@ impl<'a> Plan<'a> {
             Outcome::Shared(result) => result.decode(py, program.stock()),
             Outcome::NoRoom(shortage) => {
                 let failure = Failure::NoRoom(*task, shortage);
-                Err(self.exception(py, &failure, Evidence::None))
+                Err(self.exception(py, &failure, Evidence::None, None))
             }
             _ => Err(missing(*task)),
         };
@@ -419,7 +419,29 @@ impl<'a> Plan<'a> {
         TaskName {
             text,
             key: self.names.key(py, task).ok().map(|key| key.to_string()),
+            called: None,
         }
+    }
+
+    /// What a task calls, and with what. In the places of other tasks' results stands how large they are.
+    fn called(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        program: &RemoteGraph,
+    ) -> PyResult<Py<PyAny>> {
+        let deaths = py.import(intern!(py, "manyhands._deaths"))?;
+        let sizes = program.sizes_of_inputs(task);
+        let mut input = |k: u32| {
+            let n_bytes = sizes.get(k as usize).copied().flatten();
+            Ok(deaths
+                .call_method1(intern!(py, "Result"), (n_bytes,))?
+                .unbind())
+        };
+        let call = &self.calls[task.as_usize()];
+        call.invoke_by(py, &mut input, |function, args, kwargs| {
+            Ok((function, args, kwargs).into_pyobject(py)?.into_any())
+        })
     }
 
     fn local_exception(&self, py: Python<'_>, failure: &Failure, program: &LocalGraph) -> PyErr {
@@ -430,7 +452,7 @@ impl<'a> Plan<'a> {
             },
             _ => Evidence::None,
         };
-        self.exception(py, failure, evidence)
+        self.exception(py, failure, evidence, None)
     }
 
     fn remote_exception(&self, py: Python<'_>, failure: &Failure, program: &RemoteGraph) -> PyErr {
@@ -441,18 +463,28 @@ impl<'a> Plan<'a> {
             },
             _ => Evidence::None,
         };
-        self.exception(py, failure, evidence)
+        let called = match failure {
+            Failure::WorkerDied(task, _) => self.called(py, *task, program).ok(),
+            _ => None,
+        };
+        self.exception(py, failure, evidence, called)
     }
 
-    fn exception(&self, py: Python<'_>, failure: &Failure, evidence: Evidence) -> PyErr {
+    fn exception(
+        &self,
+        py: Python<'_>,
+        failure: &Failure,
+        evidence: Evidence,
+        called: Option<Py<PyAny>>,
+    ) -> PyErr {
         let name = || match failure {
             Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) => {
-                self.name(py, *task)
+                TaskName {
+                    called,
+                    ..self.name(py, *task)
+                }
             }
-            Failure::NoWorkers(_) | Failure::Cancelled => TaskName {
-                text: String::new(),
-                key: None,
-            },
+            Failure::NoWorkers(_) | Failure::Cancelled => TaskName::default(),
         };
         exception(py, failure, evidence, name, self.scheduler)
     }
