@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         PicklingError,
         RemoteTraceback,
         TaskError,
+        UndeclaredRandomError,
+        UndeclaredRandomWarning,
         WorkerDied,
     )
     from manyhands.graph import Graph
@@ -49,6 +51,8 @@ __all__ = [
     "PicklingError",
     "RemoteTraceback",
     "TaskError",
+    "UndeclaredRandomError",
+    "UndeclaredRandomWarning",
     "WorkerDied",
     "compute",
     "config",
@@ -72,6 +76,8 @@ _LAZY = {
     "PicklingError": "manyhands.errors",
     "RemoteTraceback": "manyhands.errors",
     "TaskError": "manyhands.errors",
+    "UndeclaredRandomError": "manyhands.errors",
+    "UndeclaredRandomWarning": "manyhands.errors",
     "WorkerDied": "manyhands.errors",
 }
 

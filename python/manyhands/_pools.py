@@ -304,17 +304,26 @@ def _thread_limits(num_workers: int) -> dict[str, str]:
 
 def _tell_context(pool: ProcessPool, num_workers: int) -> None:
     global _context
+    from manyhands import _reports
+
     try:
         directory: str | None = os.getcwd()
     except OSError:  # it has been removed
         directory = None
-    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing)
+    # Read where `catch_warnings` puts others in their place.
+    warnings = sys.modules.get("warnings")
+    filters = None if warnings is None else tuple(warnings.filters)
+    levels = _reports.levels()
+    misuse = config.hearing()[1] >> 2
+    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing, filters, levels, misuse)
     if context != _context:
         import _pickle as pickle
 
         path = [str(entry) for entry in sys.path]
         argv = [str(argument) for argument in sys.argv]
-        pool.set_context(pickle.dumps((path, directory, argv, _thread_limits(num_workers), _sharing)))
+        limits = _thread_limits(num_workers)
+        told = None if filters is None else _reports.told_filters(filters)
+        pool.set_context(pickle.dumps((path, directory, argv, limits, _sharing, told, levels, misuse)))
         _context = context
 
 

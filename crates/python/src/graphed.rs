@@ -5,6 +5,7 @@ use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
 use crate::interpreter::{InTask, OnList, Turns};
 use crate::kept::Kept;
+use crate::listening::Listening;
 use crate::mapped::lock;
 use crate::payload::{Outcome, ToSpill, backlog, spill};
 use crate::seeding::{GraphSeeding, Place};
@@ -28,6 +29,9 @@ pub(crate) struct LocalGraph {
     calls: Kept<Arc<Vec<Call>>>,
     seeding: Kept<Option<(Arc<GraphSeeding>, Place)>>,
     results: Kept<Mutex<Results>>,
+    listening: Listening,
+    /// The place of each task in the serial run, where somebody asks for it.
+    ranks: Option<Arc<[u32]>>,
     threads: Mutex<Vec<u64>>,
 }
 
@@ -36,6 +40,8 @@ impl LocalGraph {
         graph: Arc<Graph>,
         calls: Arc<Vec<Call>>,
         seeding: Option<(Arc<GraphSeeding>, Place)>,
+        listening: Listening,
+        ranks: Option<Arc<[u32]>>,
     ) -> LocalGraph {
         let n_tasks = graph.n_tasks();
         LocalGraph {
@@ -45,8 +51,14 @@ impl LocalGraph {
             results: Kept::new(Mutex::new(
                 std::iter::repeat_with(|| None).take(n_tasks).collect(),
             )),
+            listening,
+            ranks,
             threads: Mutex::default(),
         }
+    }
+
+    pub(crate) fn listening(&self) -> &Listening {
+        &self.listening
     }
 
     /// Takes how a task has ended, if it has.
@@ -68,12 +80,15 @@ impl LocalGraph {
             }
         };
         let call = &self.calls[task.as_usize()];
-        let outcome = match &*self.seeding {
-            None => call.invoke(py, &mut input),
-            Some((seeding, place)) => call.invoke_by(py, &mut input, |func, args, kwargs| {
-                seeding.call(*place, task.as_usize(), func, args, kwargs)
-            }),
-        };
+        let outcome = call.invoke_by(py, &mut input, |func, args, kwargs| {
+            let is_seeded = self.seeding.is_some();
+            let ranks = self.ranks.as_ref();
+            let rank = ranks.map_or(task.0, |ranks| ranks[task.as_usize()]);
+            (self.listening).call((task.0, rank), is_seeded, func, || match &*self.seeding {
+                None => func.call(args, kwargs),
+                Some((seeding, place)) => seeding.call(*place, task.as_usize(), func, args, kwargs),
+            })
+        });
         let is_ok = outcome.is_ok();
         lock(&self.results)[task.as_usize()] = Some(outcome);
         is_ok

@@ -6,11 +6,14 @@ use crate::collect::{Collected, collect};
 use crate::delayed::{Delayed, describe};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::graphed::{LocalGraph, RemoteGraph};
-use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, raise_in_thread};
+use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, in_task, raise_in_thread};
+use crate::listening::Listening;
 use crate::map_run::kind_of;
+use crate::misuse::OnMisuse;
 use crate::payload::Outcome;
 use crate::pools::{AnyPool, ProcessPool, ThreadPool};
 use crate::raising::{Evidence, TaskName, exception};
+use crate::relay::{Hearing, Manner, Teller};
 use crate::seeding::{GraphSeeding, Place, Seeding};
 use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::NoViews;
@@ -30,7 +33,8 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -39,9 +43,10 @@ pub(crate) fn compute<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref())?;
+    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref(), manner)?;
     let results = plan.run(py, pool)?;
     plan.rebuild(py, &results)
 }
@@ -49,7 +54,8 @@ pub(crate) fn compute<'py>(
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -58,9 +64,10 @@ pub(crate) fn persist<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref())?;
+    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref(), manner)?;
     let results = plan.run(py, pool)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
@@ -82,6 +89,7 @@ struct Plan<'a> {
     batch_size: Option<NonZeroU32>,
     scheduler: &'a str,
     seeding: Option<Arc<GraphSeeding>>,
+    teller: Teller,
 }
 
 impl<'a> Plan<'a> {
@@ -90,10 +98,25 @@ impl<'a> Plan<'a> {
         chunksize: Option<u32>,
         scheduler: &'a str,
         root: Option<&Bound<'_, PyAny>>,
+        manner: Manner,
     ) -> PyResult<Plan<'a>> {
         let seeding = Seeding::of(root)?.map(|seeding| {
             let created = collected.nodes.iter().map(|node| node.get().sequence);
             Arc::new(GraphSeeding::new(seeding, &created.collect::<Vec<_>>()))
+        });
+        let ranks = (manner.hearing == Hearing::Ordered).then(|| {
+            let spec = JobSpec {
+                graph: Graph::clone(&collected.graph),
+                wanted: Wanted::Tasks(collected.outputs.clone()),
+                kinds: Kinds::One(KindId(0)),
+                batch_size: None,
+                is_open: false,
+            };
+            let mut ranks = vec![0; collected.graph.n_tasks()];
+            for (rank, task) in inline::order(spec).into_iter().enumerate() {
+                ranks[task.as_usize()] = rank as u32;
+            }
+            ranks
         });
         Ok(Plan {
             graph: Arc::new(collected.graph),
@@ -104,6 +127,7 @@ impl<'a> Plan<'a> {
             batch_size: chunksize.and_then(NonZeroU32::new),
             scheduler,
             seeding,
+            teller: Teller::new(manner, ranks, scheduler),
         })
     }
 
@@ -114,6 +138,29 @@ impl<'a> Plan<'a> {
             Some(AnyPool::Threads(threads)) => self.run_in_threads(py, threads.get()),
             Some(AnyPool::Processes(processes)) => self.run_in_processes(py, processes.get()),
             Some(AnyPool::Fork(fork)) => self.run_in_forks(py, fork.get()),
+        }
+    }
+
+    /// Waits for the end of a job, looking up for signals and for workers to fork, and tells what its tasks say; how
+    /// it failed, if it did.
+    fn wait_for_end(
+        &self,
+        py: Python<'_>,
+        job: &Job,
+        forking: Option<&Forking>,
+    ) -> PyResult<Option<Failure>> {
+        let function = |py: Python<'_>, task: TaskIndex| self.calls[task.as_usize()].function(py);
+        loop {
+            if let Some(forking) = forking {
+                forking.attend(py)?;
+            }
+            let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
+            self.teller.hear(py, news.said, &function)?;
+            py.check_signals()?;
+            if news.failure.is_some() || news.is_done {
+                self.teller.end(py, news.failure.as_ref(), &function)?;
+                return Ok(news.failure);
+            }
         }
     }
 
@@ -146,25 +193,72 @@ impl<'a> Plan<'a> {
         self.calls.iter().map(kind).collect()
     }
 
-    fn local(&self, place: Place) -> Arc<LocalGraph> {
+    fn local(&self, py: Python<'_>, place: Place) -> PyResult<Arc<LocalGraph>> {
         let calls = Arc::clone(&self.calls);
         let seeding = self.seeding.clone().map(|seeding| (seeding, place));
-        Arc::new(LocalGraph::new(Arc::clone(&self.graph), calls, seeding))
+        let mut manner = self.teller.manner();
+        if place == Place::Here {
+            if manner.hearing == Hearing::Ordered {
+                // It is in order as it is.
+                manner.hearing = Hearing::Here;
+            }
+            if in_task() {
+                manner.on_misuse = OnMisuse::Ignore;
+            }
+        }
+        let listening = Listening::new(py, manner)?;
+        let graph = Arc::clone(&self.graph);
+        Ok(Arc::new(LocalGraph::new(
+            graph,
+            calls,
+            seeding,
+            listening,
+            self.teller.ranks().map(Arc::from),
+        )))
+    }
+
+    /// Tells of what tasks in this process have done, once they have.
+    fn tell_local(
+        &self,
+        py: Python<'_>,
+        program: &LocalGraph,
+        failure: Option<&Failure>,
+    ) -> PyResult<()> {
+        let listening = program.listening();
+        let failed = match failure {
+            Some(Failure::Task(task)) => Some(task.as_usize()),
+            _ => None,
+        };
+        let ranks = self.teller.ranks();
+        let rank = failed.map(|at| ranks.map_or(at as u32, |ranks| ranks[at]));
+        listening.end(py, failure.is_none(), rank)?;
+        for (at, drawn) in listening.take_drawn() {
+            let function = self.calls[at as usize].function(py);
+            self.teller.tell_of_misuse(py, &function, drawn)?;
+        }
+        Ok(())
     }
 
     fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local(Place::Here);
-        match inline::run(self.spec(self.kinds()), &*program) {
-            Ok(()) => self.take_local(&program),
-            Err(failure) => Err(self.local_exception(py, &failure, &program)),
+        let program = self.local(py, Place::Here)?;
+        let failure = inline::run(self.spec(self.kinds()), &*program).err();
+        self.tell_local(py, &program, failure.as_ref())?;
+        match failure {
+            None => self.take_local(&program),
+            Some(failure) => Err(self.local_exception(py, &failure, &program)),
         }
     }
 
     fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local(Place::Thread);
+        let program = self.local(py, Place::Thread)?;
         let own = Arc::clone(&program);
         let job = threads.pool.submit(self.spec(self.kinds()), own);
-        match wait_for_end(py, &job, None) {
+        let waited = self.wait_for_end(py, &job, None);
+        match &waited {
+            Ok(failure) => self.tell_local(py, &program, failure.as_ref())?,
+            Err(_) => program.listening().end(py, false, None)?,
+        }
+        match waited {
             Ok(None) => self.take_local(&program),
             Ok(Some(failure)) => Err(self.local_exception(py, &failure, &program)),
             Err(interrupt) => {
@@ -192,7 +286,12 @@ impl<'a> Plan<'a> {
         };
         let own = Arc::clone(&program);
         let spec = self.spec(kinds);
-        let job = processes.pool.submit(spec, own, numbers.acquired);
+        let job = (processes.pool).submit_relayed(
+            spec,
+            own,
+            numbers.acquired,
+            self.teller.manner().relay(),
+        );
         self.finish_remote(py, &job, &program, None)
     }
 
@@ -221,7 +320,12 @@ impl<'a> Plan<'a> {
         let forking = fork.forking(py, inherited)?;
         forking.expect(n_tasks);
         let own = Arc::clone(&program);
-        let job = fork.pool.submit(self.spec(kinds), own, Vec::new());
+        let job = (fork.pool).submit_relayed(
+            self.spec(kinds),
+            own,
+            Vec::new(),
+            self.teller.manner().relay(),
+        );
         self.finish_remote(py, &job, &program, Some(&forking))
     }
 
@@ -233,7 +337,7 @@ impl<'a> Plan<'a> {
         program: &RemoteGraph,
         forking: Option<&Forking>,
     ) -> PyResult<Vec<Py<PyAny>>> {
-        match wait_for_end(py, job, forking) {
+        match self.wait_for_end(py, job, forking) {
             Ok(None) => self.take_remote(py, program),
             Ok(Some(failure)) => Err(self.remote_exception(py, &failure, program)),
             Err(interrupt) => {
@@ -352,20 +456,6 @@ impl<'a> Plan<'a> {
 
 fn missing(task: TaskIndex) -> PyErr {
     PyRuntimeError::new_err(format!("task {} is done and has no result", task.0))
-}
-
-/// Waits for the end of a job, looking up for signals and for workers to fork; how it failed, if it did.
-fn wait_for_end(py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<Option<Failure>> {
-    loop {
-        if let Some(forking) = forking {
-            forking.attend(py)?;
-        }
-        let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
-        py.check_signals()?;
-        if news.failure.is_some() || news.is_done {
-            return Ok(news.failure);
-        }
-    }
 }
 
 /// The numbers of the functions of one job; each function is pickled once.
