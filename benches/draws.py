@@ -35,10 +35,12 @@ def draw(source: Any, kind: str, n: int) -> float:
 
 
 def with_rng(kind: str, n: int, rng: np.random.Generator) -> float:
+    """A task that draws from its own stream."""
     return draw(rng, kind, n)
 
 
 def with_global_state(kind: str, n: int) -> float:
+    """A task that draws from the one generator of the process."""
     return draw(np.random, kind, n)
 
 
@@ -55,6 +57,7 @@ def seconds(function: Any, n: int, scheduler: str, n_turns: int) -> float:
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a size that says nothing about speed")
     parser.add_argument("-n", type=int, default=10**8, help="how many numbers each task draws")

@@ -179,7 +179,7 @@ def _named(function: Callable[..., Any] | None) -> str:
             break
     inner = getattr(inner, "__func__", inner)
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
-    code = getattr(inner, "__code__", None) or getattr(getattr(type(inner), "__call__", None), "__code__", None)
+    code = getattr(inner, "__code__", None) or getattr(vars(type(inner)).get("__call__"), "__code__", None)
     where = "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"
     return f"The function {name!r}{where}"
 
@@ -274,7 +274,7 @@ def _install() -> None:
 
         if _call_handlers is None:
             _call_handlers = logging.Logger.callHandlers
-            logging.Logger.callHandlers = _keep_record  # type: ignore[method-assign]
+            logging.Logger.callHandlers = _keep_record  # type: ignore[method-assign,assignment]
 
 
 def _uninstall() -> None:

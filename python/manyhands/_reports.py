@@ -94,7 +94,9 @@ def forget_warnings() -> None:
 
 def told_filters(filters: tuple[Any, ...]) -> list[Any]:
     """Filters, for their way to workers; called in the parent."""
-    return [(action, _told(message), _place(cls), _told(module), line) for action, message, cls, module, line in filters]
+    return [
+        (action, _told(message), _place(cls), _told(module), line) for action, message, cls, module, line in filters
+    ]
 
 
 def _told(pattern: Any) -> Any:

@@ -55,7 +55,7 @@ def _root(seed: Any, is_single: bool = False) -> Root | None:
 
 
 def _manner(relay: bool | str | None) -> int:
-    """How the tasks of a call are heard, and what becomes of random numbers without a seed, as the engine numbers it."""
+    """How the tasks of a call are heard, and what becomes of draws without a seed, as the engine numbers it."""
     hearing, on_misuse = config.hearing(relay)
     if hearing == 0 and not (sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__):
         # What appears there has to be put there by Python, in the thread that waits.
@@ -475,9 +475,7 @@ def _one_by_one(
         yield result
 
 
-def _call_here(
-    function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, manner: int
-) -> T:
+def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, manner: int) -> T:
     """One call of a map in this thread, with errors told as elsewhere."""
     try:
         if manner & 3 == 3:

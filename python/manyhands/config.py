@@ -292,7 +292,7 @@ def _relay(value: object, name: str) -> bool | str:
     if value is None or value == "live":
         return True
     if isinstance(value, bool) or value == "ordered":
-        return value  # type: ignore[return-value]
+        return value
     raise _error(
         f'{name}={value!r} is not accepted. Accepted: True (what tasks print appears as it comes), "ordered" (in the '
         f"order of the serial run) or False (it does not appear)."

@@ -86,6 +86,7 @@ const SAID_BYTES_MAX: usize = 1 << 28;
 pub(crate) struct SaidList {
     said: Vec<Said>,
     n_bytes: usize,
+    n_bytes_lost: usize,
 }
 
 impl SaidList {
@@ -98,11 +99,21 @@ impl SaidList {
         if self.n_bytes + n_bytes <= SAID_BYTES_MAX {
             self.n_bytes += n_bytes;
             self.said.push(said);
+        } else {
+            self.n_bytes_lost += n_bytes;
         }
     }
 
     pub(crate) fn take(&mut self) -> Vec<Said> {
         self.n_bytes = 0;
+        let n_lost = std::mem::take(&mut self.n_bytes_lost);
+        if n_lost > 0 {
+            let text = format!(
+                "manyhands: {n_lost} bytes of what tasks said are lost, as nobody took them\n"
+            );
+            self.said
+                .push(Said::Text(Stream::Stderr, text.into_bytes()));
+        }
         std::mem::take(&mut self.said)
     }
 }
@@ -206,8 +217,13 @@ mod tests {
         for _ in 0..5 {
             list.push(large.clone());
         }
-        assert_eq!(list.take().len(), 2);
-        list.push(large);
-        assert_eq!(list.take().len(), 1);
+        let taken = list.take();
+        assert_eq!(taken[..2], [large.clone(), large.clone()]);
+        assert!(
+            matches!(&taken[2..], [Said::Text(Stream::Stderr, _)]),
+            "it is told"
+        );
+        list.push(large.clone());
+        assert_eq!(list.take(), [large]);
     }
 }

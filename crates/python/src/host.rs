@@ -49,6 +49,8 @@ struct Sizes {
 pub(crate) struct PythonHost {
     /// By number: the parent keeps numbers small.
     functions: Vec<Option<Function>>,
+    /// The surroundings as they came last.
+    context: Vec<u8>,
     /// Why the present surroundings could not be taken over, if so: no task may run in others.
     astray: Option<PyErr>,
     pickler: Option<Pickler>,
@@ -172,6 +174,7 @@ pub(crate) fn serve_parent(
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     let mut host = PythonHost {
         functions: Vec::new(),
+        context: Vec::new(),
         astray: None,
         pickler: None,
         stock: None,
@@ -196,6 +199,7 @@ impl PythonHost {
     ) -> PyResult<PythonHost> {
         Ok(PythonHost {
             functions: Vec::new(),
+            context: Vec::new(),
             astray: None,
             pickler: None,
             stock: None,
@@ -464,9 +468,11 @@ impl Host for PythonHost {
     }
 
     fn context(&mut self, bytes: &[u8]) {
-        if self.inherited.is_some() {
+        // Every call comes with its own, where output goes to the caller; they seldom differ.
+        if self.inherited.is_some() || (bytes == self.context && self.astray.is_none()) {
             return;
         }
+        self.context = bytes.to_vec();
         Python::attach(|py| {
             let bytes = PyBytes::new(py, bytes);
             let helpers = self.helpers.bind(py);

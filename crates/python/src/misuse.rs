@@ -17,7 +17,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods, PyDict, PyTuple};
 use std::cell::Cell;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// What becomes of a task that has drawn from a global state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,11 +102,14 @@ static FOUND: Mutex<[Found; 2]> = Mutex::new(
 static N_MODULES: AtomicUsize = AtomicUsize::new(0);
 /// How often the caller of a job has begun and ended to run code of its own while tasks may be running.
 static CALLER_STEPS: AtomicU64 = AtomicU64::new(0);
-/// How many draws further a state is looked for, in rounds of the generator.
-static N_ROUNDS_MAX: AtomicU32 = AtomicU32::new(ROUNDS_MOST);
-/// Ten million words: a few milliseconds.
-const ROUNDS_MOST: u32 = 1 << 14;
-const ROUNDS_LEAST: u32 = 4;
+/// How much further a state is looked for, in rounds of the generator: twenty million draws, which takes some
+/// hundredths of a second; and while that has been in vain lately, ten thousand.
+const ROUNDS_MOST: u32 = 1 << 15;
+const ROUNDS_LEAST: u32 = 16;
+/// After a long search in vain, so many times as long no other: tasks that set a state each time are not to wait
+/// each time.
+const REST_TIMES: u32 = 20;
+static REST: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// A few words of each state: by these it is seen that one has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -233,20 +237,23 @@ fn is_drawn(at: usize) -> bool {
     };
     let seen = lock(&FOUND)[at].seen.replace(now.clone());
     let Some(before) = seen else { return false };
-    let n_rounds = N_ROUNDS_MAX.load(Ordering::Relaxed);
-    let is_drawn = match mt19937_draws(&before.0, &now.0, n_rounds) {
+    let begun = Instant::now();
+    let is_resting = lock(&REST).is_some_and(|until| begun < until);
+    let n_rounds = if is_resting {
+        ROUNDS_LEAST
+    } else {
+        ROUNDS_MOST
+    };
+    match mt19937_draws(&before.0, &now.0, n_rounds) {
         Some(0) => now.1 > before.1,
         Some(_) => true,
-        None => false,
-    };
-    // Programs whose tasks set a state each time are not to wait each time.
-    let next = if is_drawn {
-        ROUNDS_MOST
-    } else {
-        (n_rounds / 8).max(ROUNDS_LEAST)
-    };
-    N_ROUNDS_MAX.store(next, Ordering::Relaxed);
-    is_drawn
+        None if is_resting => false,
+        None => {
+            let ended = Instant::now();
+            *lock(&REST) = Some(ended + REST_TIMES * (ended - begun));
+            false
+        }
+    }
 }
 
 /// Stands beside code of the caller's that runs while tasks may be running in threads.

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import logging
+import os
 import random
 import sys
 import time
@@ -65,9 +66,8 @@ def test_it_goes_where_the_program_has_it_go():
         mh.map(talk, range(3))
         total = mh.delayed(sum)([mh.delayed(talk)(x) for x in range(3, 5)])
         assert total.compute() == 7
-    assert sorted(line for line in out.getvalue().splitlines() if line.startswith("out ")) == [
-        f"out {x}" for x in range(5)
-    ]
+    for x in range(5):
+        assert out.getvalue().count(f"out {x}\n") == 1
     assert sorted(error.getvalue().splitlines()) == [f"error {x}" for x in range(5)]
 
 
@@ -242,8 +242,9 @@ def test_log_records_arrive_with_all_they_have(records, where):
     assert record.unit == {"m"}
     assert (record.pathname, record.funcName) == (__file__, "log")
     text = logging.Formatter("%(message)s").format(record)
-    assert text.startswith("divided by 0\nTraceback") and text.endswith("ZeroDivisionError: division by zero")
-    assert (record.process != mh.submit(lambda: __import__("os").getppid()).result()) == where.is_elsewhere
+    assert text.startswith("divided by 0\nTraceback")
+    assert text.endswith("ZeroDivisionError: division by zero")
+    assert (record.process != os.getpid()) == where.is_elsewhere
 
 
 def test_the_levels_of_the_programs_loggers_decide(records):
@@ -277,7 +278,7 @@ def from_random(x):
 
 
 def from_numpy(x):
-    return np.random.normal()
+    return np.random.random()
 
 
 def misuses(call):
@@ -308,7 +309,8 @@ def test_drawing_without_a_seed_is_reported_once(function, state, face, where):
     (warning,) = found
     text = str(warning.message)
     assert f"{function.__name__!r} ({__file__}:{function.__code__.co_firstlineno})" in text
-    assert f"`{state}`" in text and "seed=1" in text and "rng" in text and "random_misuse" in text
+    for word in (f"`{state}`", "seed=1", "`rng`", "random_misuse"):
+        assert word in text
     assert warning.filename == __file__
 
 
@@ -354,12 +356,12 @@ def test_a_caller_who_draws_is_not_reported():
     assert misuses(lambda: list(mh.stream(abs, (random.random() for _ in range(200))))) == []
 
 
-def test_drawing_very_much_is_reported_too():
+def test_drawing_more_than_a_state_holds_is_reported_too():
     def much(x):
-        return np.random.random(100_000).sum()
+        return np.random.random(3_000).sum(), [random.random() for _ in range(312)]
 
     found = misuses(lambda: mh.map(much, range(3)))
-    assert found and "much" in str(found[0].message)
+    assert "`random` and `numpy.random`" in str(found[0].message)
 
 
 def test_misuse_can_be_an_error_or_be_ignored():
