@@ -226,6 +226,7 @@ fn encode_one(arg: &Bound<'_, PyAny>, seeding: Option<(&Seeding, u64)>, block: &
 
 impl MapRun {
     /// Submits an empty open job for a function; for processes, with its pickle.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn open(
         py: Python<'_>,
         pool: &AnyPool<'_>,
