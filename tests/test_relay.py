@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import textwrap
 import warnings
 
 import numpy as np
@@ -63,8 +64,6 @@ def test_in_order_both_streams_are_those_of_the_serial_run_byte_for_byte(schedul
 
 
 def run_bytes(folder, source, *args):
-    import textwrap
-
     path = folder / "program.py"
     path.write_text(textwrap.dedent(source))
     ended = subprocess.run([sys.executable, path, *args], stdin=subprocess.DEVNULL, capture_output=True)
@@ -271,6 +270,69 @@ def test_drawing_very_much_is_noticed(tmp_path):
     for scheduler in ("processes", "threads"):
         outcome = run(tmp_path, source, scheduler)
         assert outcome.stderr.count("UndeclaredRandomWarning: The function 'much'") == 1, outcome
+
+
+TORCH = """
+    # Stands for torch, as far as its global generator goes.
+    import random
+
+    class State:
+        def __init__(self, state):
+            self.state = state
+
+        def numpy(self):
+            return repr(self.state).encode()
+
+    class Generator:
+        def __init__(self):
+            self.manual_seed(0)
+
+        def manual_seed(self, seed):
+            self.seed, self.numbers = seed, random.Random(seed)
+
+        def initial_seed(self):
+            return self.seed
+
+        def get_state(self):
+            return State(self.numbers.getstate())
+
+    default_generator = Generator()
+
+    def rand():
+        return default_generator.numbers.random()
+"""
+
+
+def test_torch_is_looked_at_as_well(tmp_path):
+    """By a module that behaves alike; the real one is large."""
+    (tmp_path / "torch.py").write_text(textwrap.dedent(TORCH))
+    source = """
+    import sys, warnings
+    import torch
+    import manyhands as mh
+
+    def draw(x):
+        return torch.rand()
+
+    def seeding(x):
+        torch.default_generator.manual_seed(x)
+        return torch.rand()
+
+    mh.config.set(scheduler=sys.argv[1], num_workers=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        mh.map(seeding, range(1, 20))
+        assert not caught, caught[0]
+        # It is looked at now and then only.
+        while not caught:
+            mh.map(draw, range(100))
+    print(caught[0].message)
+    """
+    for scheduler in ("processes", "threads", "synchronous"):
+        outcome = run(tmp_path, source, scheduler)
+        check(outcome)
+        assert outcome.stdout.startswith("The function 'draw'")
+        assert "`torch`" in outcome.stdout
 
 
 def test_random_is_not_imported_for_those_who_do_not_use_it(tmp_path):

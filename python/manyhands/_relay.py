@@ -142,27 +142,31 @@ def misuse_error(function: Callable[..., Any] | None, states: int) -> BaseExcept
     return UndeclaredRandomError(_misuse(function, states, ""))
 
 
-_STATES = {1: "random", 2: "numpy.random"}
+_STATES = {1: "random", 2: "numpy.random", 4: "torch"}
 
 
 def _misuse(function: Callable[..., Any] | None, states: int, scheduler: str) -> str:
     names = " and ".join(f"`{name}`" for bit, name in _STATES.items() if states & bit)
-    text = (
-        f"{_named(function)} draws random numbers from the global state of {names}, and the call has no seed: the "
-        f"numbers cannot be repeated, and nothing says that those of different tasks are independent. "
-    )
+    text = f"{_named(function)} draws random numbers from the global state of {names}"
     if scheduler == "threads":
         text += (
-            "Tasks in threads share that state, so a seed does not make it theirs: give the function a parameter "
-            "`rng` and draw from that, and give the call a seed (seed=1). (As the state is shared, it may have been "
-            "another task of another function that drew at that moment.) "
+            ", which tasks in threads share: the numbers cannot be repeated, with a seed or without. Give the function "
+            "a parameter `rng` and draw from that, and give the call a seed (seed=1); or use another scheduler. (As "
+            "the state is shared, it may have been another function of this program that drew at that moment.) "
         )
     else:
         text += (
-            "Give the call a seed (seed=1): each task then has a stream of its own, which sets that state and is "
-            "given to a function's parameter `rng`. "
+            ", and the call has no seed: the numbers cannot be repeated, and nothing says that those of different "
+            "tasks are independent. Give the call a seed (seed=1): each task then has a stream of its own, which sets "
+            "that state and is given to a function's parameter `rng`. "
         )
     return text + 'To be left alone: manyhands.config.set(random_misuse="ignore").'
+
+
+def state_of_torch() -> tuple[int, bytes]:
+    """The seed of torch's global generator, and its state. Only where torch has been imported."""
+    generator = sys.modules["torch"].default_generator
+    return generator.initial_seed(), bytes(generator.get_state().numpy())
 
 
 def _named(function: Callable[..., Any] | None) -> str:

@@ -81,7 +81,8 @@ impl LocalGraph {
         };
         let call = &self.calls[task.as_usize()];
         let outcome = call.invoke_by(py, &mut input, |func, args, kwargs| {
-            let is_seeded = self.seeding.is_some();
+            // In threads a seed does not reach the global states: there it is told in any case.
+            let is_seeded = matches!(&*self.seeding, Some((_, Place::Here)));
             let ranks = self.ranks.as_ref();
             let rank = ranks.map_or(task.0, |ranks| ranks[task.as_usize()]);
             (self.listening).call((task.0, rank), is_seeded, func, || match &*self.seeding {

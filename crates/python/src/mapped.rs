@@ -149,14 +149,10 @@ impl LocalMap {
         let outcome = {
             let _stay = StayAtEnd;
             let function = self.function.bind(py);
-            let is_seeded = self.seeding.is_some();
-            (self.listening).call((index, index), is_seeded, function, || {
-                match &*self.seeding {
-                    None => args.call(function, kwargs),
-                    Some(seeding) => {
-                        args.call_seeded(seeding, Place::Thread, index, function, kwargs)
-                    }
-                }
+            // A seed does not reach the global states, which threads share.
+            (self.listening).call((index, index), false, function, || match &*self.seeding {
+                None => args.call(function, kwargs),
+                Some(seeding) => args.call_seeded(seeding, Place::Thread, index, function, kwargs),
             })
         };
         let is_ok = outcome.is_ok();

@@ -5,7 +5,7 @@
 //! object. Asking the object for it takes a hundred times as long as reading two words of it where they lie. What lies
 //! where is no promise of either: so it is compared with what the object says, and not read again where it differs.
 //!
-//! Nothing is imported here: a generator that nobody has imported has not been drawn from.
+//! torch's is asked, now and then. Nothing is imported here: what nobody has imported has not been drawn from.
 
 use crate::interpreter::{in_task, modules};
 use crate::kept::Kept;
@@ -15,9 +15,9 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods, PyDict, PyTuple};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// What becomes of a task that has drawn from a global state.
@@ -119,7 +119,15 @@ struct Glance {
     caller_steps: u64,
 }
 
+/// torch's generator is not to be read like that: asking it takes some microseconds. So it is asked before and after
+/// a task now and then only, for a hundredth of the time at most.
+const TORCH: u8 = 4;
+const TORCH_TIMES: u32 = 100;
+static NEXT_OF_TORCH: Mutex<Option<Instant>> = Mutex::new(None);
+
 thread_local! {
+    /// Its seed and its state before the task that runs in this thread.
+    static TORCH_BEFORE: RefCell<Option<(Py<PyAny>, Instant)>> = const { RefCell::new(None) };
     static BEFORE: Cell<Option<Glance>> = const { Cell::new(None) };
 }
 
@@ -189,11 +197,52 @@ pub(crate) fn begin(py: Python<'_>) {
         }
     }
     BEFORE.set(Some(now));
+    if HAS_TORCH.load(Ordering::Relaxed) {
+        begin_torch(py);
+    }
+}
+
+/// Whether torch has been imported.
+static HAS_TORCH: AtomicBool = AtomicBool::new(false);
+
+#[cold]
+fn begin_torch(py: Python<'_>) {
+    let begun = Instant::now();
+    let is_due = lock(&NEXT_OF_TORCH).is_none_or(|next| begun >= next);
+    let state = is_due.then(|| state_of_torch(py)).flatten();
+    TORCH_BEFORE.set(state.map(|state| (state, begun)));
+}
+
+fn state_of_torch(py: Python<'_>) -> Option<Py<PyAny>> {
+    let helpers = py.import(intern!(py, "manyhands._relay")).ok()?;
+    let state = helpers.call_method0(intern!(py, "state_of_torch"));
+    // A torch that has none is not watched.
+    Some(state.ok()?.unbind())
+}
+
+/// Whether the task that has just ended has drawn from torch's global state, as far as that was looked at.
+fn has_drawn_from_torch(py: Python<'_>) -> bool {
+    let Some((before, begun)) = TORCH_BEFORE.take() else {
+        return false;
+    };
+    let looked_at = Instant::now();
+    let now = state_of_torch(py);
+    let item = |state: &Py<PyAny>, at: usize| state.bind(py).get_item(at);
+    let is_same = |now: &Py<PyAny>, at: usize| item(now, at)?.eq(item(&before, at)?);
+    // Who sets another seed does so on purpose.
+    let has_drawn = |now: &Py<PyAny>| PyResult::Ok(is_same(now, 0)? && !is_same(now, 1)?);
+    let found = now.is_some_and(|now| has_drawn(&now).unwrap_or(false));
+    let ended = Instant::now();
+    // Both looks took about as long.
+    let pause = TORCH_TIMES * 2 * (ended - looked_at);
+    *lock(&NEXT_OF_TORCH) = Some(ended.max(begun) + pause);
+    found
 }
 
 /// No task without a seed runs in this thread.
 pub(crate) fn skip() {
     BEFORE.set(None);
+    TORCH_BEFORE.set(None);
 }
 
 /// A task has ended in this thread: which states it has drawn from, a bit each.
@@ -202,15 +251,20 @@ pub(crate) fn end(py: Python<'_>) -> u8 {
     let Some(before) = BEFORE.take() else {
         return 0;
     };
+    let from_torch = if HAS_TORCH.load(Ordering::Relaxed) && has_drawn_from_torch(py) {
+        TORCH
+    } else {
+        0
+    };
     let now = glance(py);
-    if now == before {
-        return 0;
-    }
     // The caller may have drawn meanwhile, who is free to do so.
     if now.caller_steps != before.caller_steps || now.caller_steps % 2 == 1 {
         return 0;
     }
-    let mut drawn = 0;
+    let mut drawn = from_torch;
+    if now == before {
+        return drawn;
+    }
     for (at, kind) in KINDS.into_iter().enumerate() {
         if before.words[at] == 0 {
             drawn |= u8::from(now.n_modules != before.n_modules && is_fresh_and_drawn(py, at))
@@ -289,6 +343,8 @@ pub(crate) fn forget() {
 #[cold]
 fn look(py: Python<'_>) {
     N_MODULES.store(n_modules(py), Ordering::Relaxed);
+    let has_torch = modules(py).and_then(|modules| modules.contains(intern!(py, "torch")));
+    HAS_TORCH.store(has_torch.unwrap_or(false), Ordering::Relaxed);
     for (at, kind) in KINDS.into_iter().enumerate() {
         if lock(&FOUND)[at].is_settled {
             continue;

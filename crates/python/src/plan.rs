@@ -149,7 +149,10 @@ impl<'a> Plan<'a> {
         job: &Job,
         forking: Option<&Forking>,
     ) -> PyResult<Option<Failure>> {
-        let function = |py: Python<'_>, task: TaskIndex| self.calls[task.as_usize()].function(py);
+        let function = |py: Python<'_>, task: TaskIndex| {
+            let call = self.calls.get(task.as_usize());
+            call.map_or_else(|| py.None(), |call| call.function(py))
+        };
         loop {
             if let Some(forking) = forking {
                 forking.attend(py)?;

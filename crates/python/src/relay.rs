@@ -196,7 +196,10 @@ impl Teller {
 
     fn rank(&self, task: TaskIndex) -> u32 {
         let ranks = self.ranks.as_ref();
-        ranks.map_or(task.0, |ranks| ranks[task.as_usize()])
+        // A number that no task has is no reason for the engine to stop.
+        ranks.map_or(task.0, |ranks| {
+            ranks.get(task.as_usize()).copied().unwrap_or(u32::MAX)
+        })
     }
 
     /// What is due now.
