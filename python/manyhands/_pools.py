@@ -109,6 +109,10 @@ def _new_threads(num_workers: int) -> ThreadPool:
     global _threads, _n_threads
     with _lock:
         if _threads is None:
+            # The thread that imports it first passes for the main thread, for whose end Python waits at the end of
+            # the program (before 3.13). A thread of the pool never ends before that.
+            import threading  # noqa: F401
+
             register()
             _n_threads = num_workers
             _threads = ThreadPool(num_workers)
