@@ -32,12 +32,17 @@ def write(number: int, data: bytes) -> None:
     stream: Any = sys.stdout if number == 1 else sys.stderr
     if stream is None:
         return
+    try:
+        _write_to(stream, data)
+    except (AttributeError, ValueError):  # it is closed, detached or no stream: nobody is to lose anything by that
+        while data:
+            data = data[os.write(number, data) :]
+
+
+def _write_to(stream: Any, data: bytes) -> None:
     import io
 
-    try:
-        buffer = stream.buffer if isinstance(stream, io.TextIOWrapper) else None
-    except ValueError:  # it is detached
-        buffer = None
+    buffer = stream.buffer if isinstance(stream, io.TextIOWrapper) else None
     if buffer is None:
         stream.write(data.decode("utf-8", "backslashreplace"))
         flush = getattr(stream, "flush", None)
