@@ -301,8 +301,11 @@ impl Heard {
                     Stream::Stdout => &mut self.stdout,
                     Stream::Stderr => &mut self.stderr,
                 };
-                // A task that is run once more, as its worker has died, says all of it again.
-                *written = Written { parts, is_whole };
+                // A task that is run once more, as its worker has died, says all of it again. And a worker may
+                // end right after a task, whose last words these would be.
+                if is_whole || !written.is_whole {
+                    *written = Written { parts, is_whole };
+                }
             }
             Said::Report { number, bytes, .. } => {
                 self.reports.insert(number, bytes);

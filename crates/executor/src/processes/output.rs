@@ -184,6 +184,9 @@ impl Way {
     /// All that came since the last mark was written by this task.
     fn end(&mut self, task: TaskKey, is_whole: bool) {
         let parts = std::mem::take(&mut self.parts);
+        if !is_whole && parts.is_empty() {
+            return;
+        }
         if let Route::Caller(inbox, true) = &self.route
             && let Some(inbox) = inbox.upgrade()
         {
