@@ -42,6 +42,7 @@ _sharing: int | None = None
 # How much results may take, and where they go beyond that, as the engine was told.
 _spilling: tuple[int | float, str | None] | None = None
 _is_registered = False
+_n_reloads = 0
 # Held while a pool is made or taken away; those that exist are used without it.
 _lock = RLock()
 # Pools that are no longer used and may still have something to finish.
@@ -137,8 +138,7 @@ def nested_threads(num_workers: int) -> ThreadPool:
 def processes(num_workers: int) -> ProcessPool:
     """The pool of processes, told of the present import path and working directory."""
     global _n_processes, _idle_timeout, _settings
-    if _reloads.any_since_last_call():
-        _retire_processes()
+    n_reloads()
     pool = _processes
     if pool is None:
         pool = _new_processes(num_workers)
@@ -151,11 +151,20 @@ def processes(num_workers: int) -> ProcessPool:
             pool.set_idle_timeout(idle_timeout)
         _idle_timeout = idle_timeout
     if num_workers != _n_processes:
-        pool.set_environment(list(_thread_limits(num_workers).items()))
+        pool.set_environment(list(thread_limits(num_workers).items()))
         pool.resize(num_workers)
         _n_processes = num_workers
     _tell_context(pool, num_workers)
     return pool
+
+
+def n_reloads() -> int:
+    """How often modules of the user's have been loaded anew; what workers had loaded before is not used again."""
+    global _n_reloads
+    if _reloads.any_since_last_call():
+        _n_reloads += 1
+        _retire_processes()
+    return _n_reloads
 
 
 def share() -> None:
@@ -180,7 +189,7 @@ def _new_processes(num_workers: int) -> ProcessPool:
             register()
             _idle_timeout = config.get("idle_timeout")
             _n_processes = num_workers
-            _processes = _start_processes(num_workers, _idle_timeout)
+            _processes = start_processes(num_workers, _idle_timeout)
         return _processes
 
 
@@ -196,7 +205,7 @@ def _retire_processes() -> None:
             _retired.append(pool)
 
 
-def _start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPool:
+def start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPool:
     """A pool whose workers are started with SIGINT blocked, as they inherit it from the pool's own thread.
 
     So Ctrl-C does not end a worker in the moment before it can say what it wants to happen then.
@@ -205,7 +214,7 @@ def _start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPoo
 
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGINT])
     try:
-        limits = list(_thread_limits(num_workers).items())
+        limits = list(thread_limits(num_workers).items())
         return ProcessPool(_command(), limits, num_workers, idle_timeout)
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
@@ -242,6 +251,9 @@ def shutdown() -> None:
         threads, processes = _threads, _processes
         _threads = _processes = _context = None
     shutdown_forked()
+    executors = sys.modules.get("manyhands._executor_pools")
+    if executors is not None:
+        executors.end_all()
     if processes is not None:
         processes.shutdown()
     while _retired:
@@ -301,34 +313,41 @@ def _interpreter_options() -> list[str]:
     return options
 
 
-def _thread_limits(num_workers: int) -> dict[str, str]:
+def thread_limits(num_workers: int) -> dict[str, str]:
     n_each = max(1, cpu_count() // num_workers)
     return {name: str(n_each) for name in _THREAD_LIMITS if name not in os.environ}
 
 
 def _tell_context(pool: ProcessPool, num_workers: int) -> None:
     global _context
+    _context = tell_context(pool, num_workers, _context)
+
+
+def tell_context(pool: ProcessPool, num_workers: int, told: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    """Have a pool know what its tasks run with, unless that is what it has been told."""
     from manyhands import _reports
 
     try:
         directory: str | None = os.getcwd()
     except OSError:  # it has been removed
         directory = None
+    # Objects of multiprocessing's managers can be passed on to processes that know this.
+    managers = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
+    authkey = None if managers is None else bytes(managers.current_process().authkey)
     # Read where `catch_warnings` puts others in their place.
     warnings = sys.modules.get("warnings")
     filters = None if warnings is None else tuple(warnings.filters)
-    levels = _reports.levels()
-    misuse = config.hearing()[1] >> 2
-    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing, filters, levels, misuse)
-    if context != _context:
+    heard = (filters, _reports.levels(), config.hearing()[1] >> 2)
+    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing, authkey, heard)
+    if context != told:
         import _pickle as pickle
 
         path = [str(entry) for entry in sys.path]
         argv = [str(argument) for argument in sys.argv]
-        limits = _thread_limits(num_workers)
-        told = None if filters is None else _reports.told_filters(filters)
-        pool.set_context(pickle.dumps((path, directory, argv, limits, _sharing, told, levels, misuse)))
-        _context = context
+        limits = thread_limits(num_workers)
+        told_filters = None if filters is None else _reports.told_filters(filters)
+        pool.set_context(pickle.dumps((path, directory, argv, limits, _sharing, authkey, (told_filters, *heard[1:]))))
+    return context
 
 
 def register() -> None:

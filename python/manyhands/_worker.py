@@ -127,8 +127,9 @@ def set_context(context: bytes) -> int:
     """Take over what tasks run with.
 
     That is the parent's import path, working directory and arguments, limits for libraries that start threads, from
-    what size on buffers travel through shared memory, filters of warnings, levels of loggers, and what becomes of tasks
-    that draw random numbers without a seed. The last is returned, as the engine numbers it.
+    what size on buffers travel through shared memory, what multiprocessing's managers want to be told, filters of
+    warnings, levels of loggers, and what becomes of tasks that draw random numbers without a seed. The last is
+    returned, as the engine numbers it.
 
     Raises
     ------
@@ -139,10 +140,14 @@ def set_context(context: bytes) -> int:
 
     from manyhands import _native, _reports
 
-    path, directory, argv, thread_limits, sharing, filters, levels, misuse = pickle.loads(context)
+    path, directory, argv, thread_limits, sharing, authkey, (filters, levels, misuse) = pickle.loads(context)
     _native._set_sharing(sharing)
     sys.path[:] = path
     sys.argv[:] = argv
+    if authkey is not None:
+        import multiprocessing
+
+        multiprocessing.current_process().authkey = authkey
     _limit_threads(thread_limits)
     if directory is not None:
         try:

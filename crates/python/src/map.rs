@@ -1,7 +1,7 @@
 //! `map`, and the iterator behind `stream`.
 
 use crate::interpreter::{SIGNAL_PAUSE, thread_number};
-use crate::map_run::{Items, MapRun};
+use crate::map_run::{Items, MapRun, Reader};
 use crate::pools::AnyPool;
 use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
@@ -51,7 +51,7 @@ pub(crate) fn map_all<'py>(
             function,
             pickle.as_ref(),
             chunksize,
-            true,
+            Reader::Waits,
             seeding,
             teller,
         )?,
@@ -177,7 +177,14 @@ impl Stream {
         let seeding = Seeding::of(root.as_ref())?;
         let teller = Teller::new(manner, None, &scheduler);
         let run = MapRun::open(
-            py, &pool, function, pickle, chunksize, false, seeding, teller,
+            py,
+            &pool,
+            function,
+            pickle,
+            chunksize,
+            Reader::Takes,
+            seeding,
+            teller,
         )?;
         let flow = Flow {
             items,
