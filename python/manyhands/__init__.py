@@ -26,6 +26,8 @@ from manyhands.delayed import delayed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from manyhands import dask as dask
+    from manyhands import distributed as distributed
     from manyhands import random, shared
     from manyhands._executor import Executor
     from manyhands._future import Future
@@ -69,6 +71,8 @@ __all__ = [
     "submit",
 ]
 
+# Not all of them are in __all__: after ``from manyhands import *``, ``dask`` should still be Dask.
+_LAZY_MODULES = ("dask", "distributed", "random", "shared")
 _LAZY = {
     "ConfigError": "manyhands.errors",
     "Error": "manyhands.errors",
@@ -87,7 +91,7 @@ _LAZY = {
 
 def __getattr__(name: str) -> object:
     module = _LAZY.get(name)
-    if module is None and name not in ("random", "shared"):
+    if module is None and name not in _LAZY_MODULES:
         raise AttributeError(f"module 'manyhands' has no attribute {name!r}")
     from importlib import import_module
 

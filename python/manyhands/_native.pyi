@@ -11,6 +11,7 @@ from manyhands._seeding import Root
 from manyhands.graph import Graph
 
 __all__ = [
+    "Calls",
     "Completions",
     "Delayed",
     "DelayedLeaf",
@@ -22,11 +23,13 @@ __all__ = [
     "Pending",
     "PickledFunction",
     "ProcessPool",
+    "Promise",
     "Reducers",
     "Rota",
     "SharedBuffer",
     "Sink",
     "Stream",
+    "Template",
     "ThreadPool",
     "_begin_sharing",
     "_cpu_limits",
@@ -71,6 +74,7 @@ __all__ = [
     "persist",
     "report",
     "reports_have_places",
+    "run_graph",
     "serve_parent",
     "shutdown_forked",
 ]
@@ -281,6 +285,66 @@ class Sink:
     def take_pickle(self) -> bytes: ...
     def write(self, data: Any) -> None: ...
 
+@disjoint_base
+class Promise:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
+
+@final
+class Template:
+    @staticmethod
+    def of(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Template | None: ...
+    @property
+    def promises(self) -> list[Any]: ...
+    def fill(self, values: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]: ...
+
+@final
+class Calls:
+    @staticmethod
+    def many(
+        pool: _Pool,
+        function: Callable[..., Any],
+        pickle: PickledFunction | None,
+        iterables: tuple[Iterable[Any], ...],
+        chunksize: int | None,
+        scheduler: str,
+        root: Root | None,
+        manner: int,
+    ) -> Calls: ...
+    @staticmethod
+    def one(
+        pool: _Pool,
+        function: Callable[..., Any],
+        pickle: PickledFunction | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        scheduler: str,
+        root: Root | None,
+        manner: int,
+    ) -> Calls: ...
+    @staticmethod
+    def bound(
+        pool: _Pool,
+        function: Callable[..., Any],
+        pickle: PickledFunction,
+        template: Template,
+        inputs: list[tuple[Calls | None, Any]],
+        scheduler: str,
+        root: Root | None,
+        manner: int,
+    ) -> Calls: ...
+    def __len__(self) -> int: ...
+    def wait(self, index: int | None, timeout: float | None) -> bool: ...
+    def is_done(self, index: int) -> bool: ...
+    def is_stored(self, index: int) -> bool: ...
+    def is_running(self, index: int) -> bool: ...
+    def done_from(self, n: int) -> list[int]: ...
+    def failure(self) -> tuple[int | None, BaseException] | None: ...
+    def value(self, index: int) -> Any: ...
+    def forget(self, index: int) -> None: ...
+    def cancel(self) -> None: ...
+    def interrupt(self) -> None: ...
+    def notify(self, completions: Completions, token: int) -> None: ...
+
 @final
 class Gathered:
     def __new__(
@@ -381,6 +445,17 @@ def persist(
     root: Root | None,
     manner: int,
 ) -> tuple[Any, ...]: ...
+def run_graph(
+    graph: dict[Any, Any],
+    keys: list[Any],
+    known: Any,
+    pool: _Pool | None,
+    chunksize: int | None,
+    scheduler: str,
+    root: Root | None,
+    on_finished: Callable[[list[Any]], object] | None,
+    manner: int,
+) -> list[Any]: ...
 def serve_parent(socket: int, parent: int, helpers: Any) -> None: ...
 def shutdown_forked() -> None: ...
 def _begin_sharing() -> object: ...

@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 _Future: type[Future[Any]] | None = None
 
 
+def is_nested() -> bool:
+    """Whether the caller is a task."""
+    return _native.in_task() or _worker.is_worker
+
+
 def _where(
     scheduler: str | None, num_workers: int | None, chunksize: int | None
 ) -> tuple[str, int, int | None, _native.ThreadPool | _native.ProcessPool | _native.ForkPool | None]:
     """Where a call runs: the scheduler's name, the number of workers, the forced batch size, the pool."""
-    if scheduler is None and (_native.in_task() or _worker.is_worker):
+    if scheduler is None and is_nested():
         # All workers are busy with tasks such as the one that calls; more would only get in their way.
         scheduler = "synchronous"
         config.resolve(None, num_workers, chunksize)

@@ -781,6 +781,12 @@ def hearing(relay: object = None) -> tuple[int, int]:
     return _state.hearing if "relay" in _state.forced_keys else (_HEARINGS[given], _state.hearing[1])
 
 
+def is_chosen(key: str) -> bool:
+    """Whether anybody has said what a setting is to be, so that it is not the default."""
+    with _state.lock:
+        return _state.find_checked(key)[1] != "default"
+
+
 def forced() -> tuple[str, ...]:
     """The keys whose values in files and the environment win over keywords."""
     return _state.forced_keys

@@ -73,12 +73,14 @@ impl News {
 }
 
 type Callback = Box<dyn FnOnce() + Send>;
+type NewsCallback = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct Pending {
     news: News,
     said: SaidList,
     on_end: Vec<Callback>,
+    on_news: Option<NewsCallback>,
 }
 
 /// Where an executor puts the news of a job, and its submitter waits for them.
@@ -90,8 +92,14 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn deliver(&self, tasks: &mut Vec<TaskIndex>) {
-        lock(&self.pending).news.delivered.append(tasks);
+        let mut pending = lock(&self.pending);
+        pending.news.delivered.append(tasks);
+        let on_news = pending.on_news.clone();
+        drop(pending);
         self.changed.notify_all();
+        if let Some(on_news) = on_news {
+            on_news();
+        }
     }
 
     pub(crate) fn say(&self, said: Said) {
@@ -115,8 +123,12 @@ impl Inbox {
 
     fn end(&self, mut pending: MutexGuard<'_, Pending>) {
         let on_end = std::mem::take(&mut pending.on_end);
+        let on_news = pending.on_news.take();
         drop(pending);
         self.changed.notify_all();
+        if let Some(on_news) = on_news {
+            on_news();
+        }
         for on_end in on_end {
             on_end();
         }
@@ -263,6 +275,20 @@ impl Job {
         );
     }
 
+    /// Waits for news until the time is up, and takes none.
+    pub fn wait_until_news(&self, timeout: Duration) {
+        if self.owner.is_elsewhere() {
+            return;
+        }
+        let pending = lock(&self.inbox.pending);
+        let is_quiet = |pending: &mut Pending| !pending.news.is_any();
+        drop(
+            self.inbox
+                .changed
+                .wait_timeout_while(pending, timeout, is_quiet),
+        );
+    }
+
     /// Whether the job has finished or failed, without waiting or taking anything.
     pub fn has_ended(&self) -> bool {
         if self.owner.is_elsewhere() {
@@ -298,6 +324,22 @@ impl Job {
         let job = self.id;
         let event = Event::Cancel { job, grace_ns };
         self.control.on_job(job, &self.inbox, event);
+    }
+
+    /// Calls back each time there are news, from whichever thread brings them; at once if there are some
+    /// already. The last call comes with the end of the job. Replaces an earlier callback, and is as quick as
+    /// that of [`on_end`](Job::on_end).
+    pub fn on_news(&self, callback: impl Fn() + Send + Sync + 'static) {
+        let callback: NewsCallback = Arc::new(callback);
+        let mut pending = lock(&self.inbox.pending);
+        let is_any = self.owner.is_elsewhere() || pending.news.is_any();
+        if !pending.news.is_end() {
+            pending.on_news = Some(Arc::clone(&callback));
+        }
+        drop(pending);
+        if is_any {
+            callback();
+        }
     }
 
     /// Calls back once the job has finished or failed, from whichever thread finds out; at once if

@@ -23,6 +23,21 @@ use std::sync::{Arc, Mutex, OnceLock};
 /// How tasks have ended, as far as they have.
 type Results = Vec<Option<PyResult<Py<PyAny>>>>;
 
+/// Takes note of tasks that have returned, for somebody who wants to know meanwhile.
+#[derive(Default)]
+pub(crate) struct Finished(Mutex<Vec<TaskIndex>>);
+
+impl Finished {
+    fn note(&self, task: TaskIndex) {
+        lock(&self.0).push(task);
+    }
+
+    /// Those noted since the last time.
+    pub(crate) fn take(&self) -> Vec<TaskIndex> {
+        std::mem::take(&mut lock(&self.0))
+    }
+}
+
 /// A graph of calls, in this process.
 pub(crate) struct LocalGraph {
     graph: Arc<Graph>,
@@ -33,6 +48,7 @@ pub(crate) struct LocalGraph {
     /// The place of each task in the serial run, where somebody asks for it.
     ranks: Option<Arc<[u32]>>,
     threads: Mutex<Vec<u64>>,
+    finished: Option<Arc<Finished>>,
 }
 
 impl LocalGraph {
@@ -42,6 +58,7 @@ impl LocalGraph {
         seeding: Option<(Arc<GraphSeeding>, Place)>,
         listening: Listening,
         ranks: Option<Arc<[u32]>>,
+        finished: Option<Arc<Finished>>,
     ) -> LocalGraph {
         let n_tasks = graph.n_tasks();
         LocalGraph {
@@ -54,6 +71,7 @@ impl LocalGraph {
             listening,
             ranks,
             threads: Mutex::default(),
+            finished,
         }
     }
 
@@ -92,6 +110,9 @@ impl LocalGraph {
         });
         let is_ok = outcome.is_ok();
         lock(&self.results)[task.as_usize()] = Some(outcome);
+        if let (Some(finished), true) = (&self.finished, is_ok) {
+            finished.note(task);
+        }
         is_ok
     }
 }
@@ -143,6 +164,7 @@ pub(crate) struct RemoteGraph {
     ranks: OnceLock<Vec<u32>>,
     /// Whether there ever was a large result.
     has_large: AtomicBool,
+    finished: Option<Arc<Finished>>,
 }
 
 struct Tables {
@@ -180,7 +202,13 @@ impl RemoteGraph {
             wanted,
             ranks: OnceLock::new(),
             has_large: AtomicBool::new(false),
+            finished: None,
         }
+    }
+
+    /// The same, taking note of tasks that have returned.
+    pub(crate) fn noting(self, finished: Option<Arc<Finished>>) -> RemoteGraph {
+        RemoteGraph { finished, ..self }
     }
 
     pub(crate) fn stock(&self) -> &Stock {
@@ -254,6 +282,9 @@ impl RemoteProgram for RemoteGraph {
             if let Some(outcome) = outcomes.get_mut(task.as_usize()) {
                 *outcome = ended;
                 is_sent[task.as_usize()] = false;
+                if let (Some(finished), true) = (&self.finished, is_ok) {
+                    finished.note(task);
+                }
             }
         }
     }

@@ -9,8 +9,10 @@
 //! tasks that have none and draw. [`relay`] brings what tasks print and report to whoever waits.
 
 mod call;
+mod calls;
 mod codec;
 mod collect;
+mod dask;
 mod delayed;
 mod forked;
 mod gathered;
@@ -119,6 +121,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(interpreter::_is_of_pool, module)?)?;
     module.add_function(wrap_pyfunction!(plan::compute, module)?)?;
     module.add_function(wrap_pyfunction!(plan::persist, module)?)?;
+    module.add_function(wrap_pyfunction!(dask::run_graph, module)?)?;
     module.add_function(wrap_pyfunction!(map::map_all, module)?)?;
     module.add_function(wrap_pyfunction!(host::serve_parent, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_fork, module)?)?;
@@ -132,6 +135,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(forked::shutdown_forked, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::begin_exit, module)?)?;
     module.add_function(wrap_pyfunction!(listing::_graph, module)?)?;
+    calls::register(module)?;
     collect::register(module)?;
     delayed::register(module)?;
     random::register(module)?;

@@ -1,7 +1,7 @@
 //! A map under way: takes arguments from iterators, submits them in blocks, gathers results.
 
-use crate::call::{Callee, decode_call, encode_one_scalar, encode_plain};
-use crate::codec::{Pickler, decode_value, write_varint};
+use crate::call::{Call, Callee, decode_call, encode_one_scalar, encode_plain};
+use crate::codec::{Pickler, decode_value, write_bytes, write_varint};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::interpreter::{Turns, detached, raise_in_thread};
 use crate::listening::Listening;
@@ -14,12 +14,12 @@ use crate::relay::Teller;
 use crate::seeding::{Seeding, split};
 use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::{NoViews, OwnViews};
-use crate::shared::sending::Sink;
+use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::own;
 use manyhands_executor::{Failure, Job, News, Relay, Said, Stock, coarse_tick};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyRange, PyTuple};
@@ -433,6 +433,66 @@ impl MapRun {
         })
     }
 
+    /// Submits a job of one task that reads results of others, in processes.
+    pub(crate) fn bound(
+        py: Python<'_>,
+        processes: &ProcessPool,
+        pickle: &Bound<'_, PickledFunction>,
+        call: &Call,
+        inputs: &[Outcome],
+        seeding: Option<Arc<Seeding>>,
+        teller: Teller,
+    ) -> PyResult<MapRun> {
+        let (pickler, stock) = sharing(py)?;
+        let mut keeps = Keeps::default();
+        let mut block = Block::like(0, 64, 1);
+        block.push(|out| {
+            write_varint(out, inputs.len() as u64);
+            for input in inputs {
+                match input {
+                    Outcome::Returned(payload) => write_bytes(out, payload),
+                    Outcome::Shared(result) => {
+                        write_bytes(out, &result.bytes(&stock));
+                        let held = result.held().iter();
+                        held.for_each(|held| keeps.hold(held.clone()));
+                    }
+                    _ => return Err(PyValueError::new_err("an input is not there")),
+                }
+            }
+            if let Some(seeding) = &seeding {
+                seeding.write(0, out);
+            }
+            call.encode(py, out, &pickler)
+        })?;
+        keeps.extend(pickler.take_keeps());
+        block.keep(keeps);
+        let number = pickle.get().number(py, &processes.pool);
+        let program = Arc::new(RemoteMap::new(number, stock));
+        program.push(block);
+        let own = Arc::clone(&program);
+        let spec = single_spec(KindId(number));
+        let relay = teller.manner().relay();
+        let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
+        let function = call.function(py);
+        let callee = Callee::Function(function.clone_ref(py));
+        Ok(MapRun {
+            side: Side::Remote {
+                program,
+                pickler,
+                callee,
+            },
+            job,
+            n_sent: 1,
+            is_blocking: false,
+            block_like: (0, 0),
+            function,
+            forking: None,
+            is_single: true,
+            seeding,
+            teller,
+        })
+    }
+
     /// Forks a worker for one call, at once: the call sees everything as it is now.
     fn single_forked(
         py: Python<'_>,
@@ -675,6 +735,44 @@ impl MapRun {
         Ok(taken)
     }
 
+    /// What a task has returned, which stays where it is; None if it has not returned.
+    pub(crate) fn peek(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        scheduler: &str,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        match &self.side {
+            Side::Local(program) => Ok(program.peek(py, task)),
+            Side::Remote { program, .. } => match program.peek(task) {
+                Some(Outcome::Returned(payload)) => {
+                    Ok(Some(decode_value(py, &payload, &NoViews)?.unbind()))
+                }
+                Some(Outcome::Shared(result)) => result.decode(py, program.stock()).map(Some),
+                Some(Outcome::NoRoom(shortage)) => {
+                    Err(self.exception(py, &Failure::NoRoom(task, shortage), scheduler))
+                }
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// The same as bytes, for another task to read; None where it is an object.
+    pub(crate) fn share(&self, task: TaskIndex) -> Option<Outcome> {
+        match &self.side {
+            Side::Local(_) => None,
+            Side::Remote { program, .. } => program.peek(task),
+        }
+    }
+
+    /// Drops what a task has returned.
+    pub(crate) fn forget(&self, task: TaskIndex) {
+        match &self.side {
+            Side::Local(program) => program.forget(task),
+            Side::Remote { program, .. } => drop(program.take(&[task])),
+        }
+    }
+
     /// The exception for how the job failed.
     pub(crate) fn exception(&self, py: Python<'_>, failure: &Failure, scheduler: &str) -> PyErr {
         let (Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _)) =
@@ -720,7 +818,9 @@ impl MapRun {
                         stock: Arc::clone(program.stock()),
                         is_wary: has_died,
                     };
-                    let (_, call) = split(bytes.get(1..)?).ok()?;
+                    // Those that read results of others are not named with them.
+                    let (&n_inputs, call) = bytes.split_first()?;
+                    let (_, call) = (n_inputs == 0).then(|| split(call).ok())??;
                     let call = decode_call(py, call, &mut none, &views).ok()?;
                     Some((call.args.unbind(), call.kwargs.map(Bound::unbind)))
                 });

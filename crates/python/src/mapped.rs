@@ -145,6 +145,27 @@ impl LocalMap {
         matches!(lock(&self.slots).get_mut(task.0), Some(Slot::Failed(_)))
     }
 
+    /// Drops how a task has ended, if it has: one that waits still runs.
+    pub(crate) fn forget(&self, task: TaskIndex) {
+        let mut slots = lock(&self.slots);
+        let ended = slots
+            .get_mut(task.0)
+            .filter(|slot| matches!(slot, Slot::Returned(_) | Slot::Failed(_)))
+            .map(|slot| std::mem::replace(slot, Slot::Gone));
+        slots.trim(|slot| matches!(slot, Slot::Gone));
+        drop(slots);
+        // Without the lock: a destructor may run any code.
+        drop(ended);
+    }
+
+    /// What a task has returned, which stays where it is.
+    pub(crate) fn peek(&self, py: Python<'_>, task: TaskIndex) -> Option<Py<PyAny>> {
+        match lock(&self.slots).get_mut(task.0) {
+            Some(Slot::Returned(value)) => Some(value.clone_ref(py)),
+            _ => None,
+        }
+    }
+
     /// How many tasks there are from the first that is not done and taken on.
     pub(crate) fn n_held(&self) -> usize {
         lock(&self.slots).len()
@@ -276,6 +297,12 @@ impl RemoteMap {
     pub(crate) fn has_failed(&self, task: TaskIndex) -> bool {
         let mut tables = lock(&self.tables);
         matches!(tables.outcomes.get_mut(task.0), Some(Outcome::Failed(_)))
+    }
+
+    /// How a task has returned, if it has; that stays where it is.
+    pub(crate) fn peek(&self, task: TaskIndex) -> Option<Outcome> {
+        let mut tables = lock(&self.tables);
+        tables.outcomes.get_mut(task.0)?.share()
     }
 
     /// How many tasks there are from the first that is not done and taken on.

@@ -104,6 +104,20 @@ impl SharedResult {
         self.adopted.iter().map(|adopted| adopted.place().segment)
     }
 
+    /// The same result, held once more.
+    pub(crate) fn share(&self) -> SharedResult {
+        SharedResult {
+            bytes: self.bytes.clone(),
+            adopted: self.adopted.clone(),
+            waiting: None,
+        }
+    }
+
+    /// What its bytes refer to.
+    pub(crate) fn held(&self) -> &[Held] {
+        &self.adopted
+    }
+
     /// The pickle; where it cannot be read, one that raises why when it is read itself.
     pub(crate) fn bytes(&self, stock: &Stock) -> Cow<'_, [u8]> {
         match &self.bytes {
@@ -280,6 +294,16 @@ impl Outcome {
             Some(framed) => Outcome::shared(bytes, framed, stock),
             None if bytes.len() < N_BYTES_LARGE => Outcome::Returned(Payload::new(bytes)),
             None => Outcome::Shared(Box::new(SharedResult::new(bytes, Vec::new(), stock))),
+        }
+    }
+
+    /// The same, if it has returned; it stays where it is.
+    pub(crate) fn share(&self) -> Option<Outcome> {
+        match self {
+            Outcome::Returned(payload) => Some(Outcome::Returned(Payload::new(payload))),
+            Outcome::Shared(result) => Some(Outcome::Shared(Box::new(result.share()))),
+            Outcome::NoRoom(shortage) => Some(Outcome::NoRoom(shortage.clone())),
+            Outcome::Pending | Outcome::Failed(_) | Outcome::Gone => None,
         }
     }
 

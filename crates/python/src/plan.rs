@@ -1,11 +1,12 @@
-//! `compute`: from Delayed objects to a job and back to results.
+//! From a graph of calls to a job and back to results; `compute` and `persist` of Delayed objects.
 
-use crate::call::{Call, Callee, rebuild};
+use crate::call::{Arg, Call, Callee, rebuild};
 use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
+use crate::delayed::key::callable_name;
 use crate::delayed::{Delayed, describe};
 use crate::forked::{ForkPool, Forking, Inherited};
-use crate::graphed::{LocalGraph, RemoteGraph};
+use crate::graphed::{Finished, LocalGraph, RemoteGraph};
 use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, in_task, raise_in_thread};
 use crate::listening::Listening;
 use crate::map_run::kind_of;
@@ -46,7 +47,13 @@ pub(crate) fn compute<'py>(
     manner: Manner,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref(), manner)?;
+    let plan = Plan::new(
+        collected.into(),
+        chunksize,
+        scheduler,
+        root.as_ref(),
+        manner,
+    )?;
     let results = plan.run(py, pool)?;
     plan.rebuild(py, &results)
 }
@@ -67,12 +74,18 @@ pub(crate) fn persist<'py>(
     manner: Manner,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref(), manner)?;
+    let plan = Plan::new(
+        collected.into(),
+        chunksize,
+        scheduler,
+        root.as_ref(),
+        manner,
+    )?;
     let results = plan.run(py, pool)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
     let kept = plan.outputs.iter().zip(results).map(|(task, result)| {
-        let key = Delayed::key(plan.nodes[task.as_usize()].bind(py))?;
+        let key = plan.names.key(py, *task)?;
         let leaf = delayed.call1((result, key, false, py.None(), false))?;
         Ok(leaf.unbind())
     });
@@ -80,58 +93,116 @@ pub(crate) fn persist<'py>(
     plan.rebuild(py, &kept)
 }
 
-struct Plan<'a> {
+/// What is to be computed, before it is known where.
+pub(crate) struct Planned {
+    pub(crate) graph: Graph,
+    /// One for each task; its k-th input is the k-th dependency of the task in `graph`.
+    pub(crate) calls: Vec<Call>,
+    pub(crate) names: Names,
+    /// The tasks whose results are asked for, each once.
+    pub(crate) outputs: Vec<TaskIndex>,
+    /// What is to be given back; the k-th input is the k-th of `outputs`.
+    pub(crate) shape: Vec<Arg>,
+    /// Called meanwhile with lists of the keys of tasks that have returned.
+    pub(crate) on_finished: Option<Py<PyAny>>,
+}
+
+impl From<Collected> for Planned {
+    fn from(collected: Collected) -> Planned {
+        Planned {
+            graph: collected.graph,
+            calls: collected.calls,
+            names: Names::Delayed(collected.nodes),
+            outputs: collected.outputs,
+            shape: collected.shape,
+            on_finished: None,
+        }
+    }
+}
+
+/// What tasks are called, one entry for each.
+pub(crate) enum Names {
+    /// The Delayed that each was made from.
+    Delayed(Vec<Py<Delayed>>),
+    Keys(Vec<Py<PyAny>>),
+}
+
+impl Names {
+    fn key<'py>(&self, py: Python<'py>, task: TaskIndex) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Names::Delayed(nodes) => Delayed::key(nodes[task.as_usize()].bind(py)),
+            Names::Keys(keys) => Ok(keys[task.as_usize()].bind(py).clone()),
+        }
+    }
+
+    /// What says when each task was created: the later, the higher.
+    fn sequence(&self) -> Vec<u64> {
+        match self {
+            Names::Delayed(nodes) => nodes.iter().map(|node| node.get().sequence).collect(),
+            Names::Keys(keys) => (0..keys.len() as u64).collect(),
+        }
+    }
+}
+
+pub(crate) struct Plan<'a> {
     graph: Arc<Graph>,
     calls: Arc<Vec<Call>>,
-    nodes: Vec<Py<Delayed>>,
+    names: Names,
     outputs: Vec<TaskIndex>,
-    shape: Vec<crate::call::Arg>,
+    shape: Vec<Arg>,
     batch_size: Option<NonZeroU32>,
     scheduler: &'a str,
     seeding: Option<Arc<GraphSeeding>>,
     teller: Teller,
+    finished: Option<(Arc<Finished>, Py<PyAny>)>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(
-        collected: Collected,
+    pub(crate) fn new(
+        planned: Planned,
         chunksize: Option<u32>,
         scheduler: &'a str,
         root: Option<&Bound<'_, PyAny>>,
         manner: Manner,
     ) -> PyResult<Plan<'a>> {
-        let seeding = Seeding::of(root)?.map(|seeding| {
-            let created = collected.nodes.iter().map(|node| node.get().sequence);
-            Arc::new(GraphSeeding::new(seeding, &created.collect::<Vec<_>>()))
-        });
+        let seeding = Seeding::of(root)?
+            .map(|seeding| Arc::new(GraphSeeding::new(seeding, &planned.names.sequence())));
         let ranks = (manner.hearing == Hearing::Ordered).then(|| {
             let spec = JobSpec {
-                graph: Graph::clone(&collected.graph),
-                wanted: Wanted::Tasks(collected.outputs.clone()),
+                graph: Graph::clone(&planned.graph),
+                wanted: Wanted::Tasks(planned.outputs.clone()),
                 kinds: Kinds::One(KindId(0)),
                 batch_size: None,
                 is_open: false,
             };
-            let mut ranks = vec![0; collected.graph.n_tasks()];
+            let mut ranks = vec![0; planned.graph.n_tasks()];
             for (rank, task) in inline::order(spec).into_iter().enumerate() {
                 ranks[task.as_usize()] = rank as u32;
             }
             ranks
         });
         Ok(Plan {
-            graph: Arc::new(collected.graph),
-            calls: Arc::new(collected.calls),
-            nodes: collected.nodes,
-            outputs: collected.outputs,
-            shape: collected.shape,
+            graph: Arc::new(planned.graph),
+            calls: Arc::new(planned.calls),
+            names: planned.names,
+            outputs: planned.outputs,
+            shape: planned.shape,
             batch_size: chunksize.and_then(NonZeroU32::new),
             scheduler,
             seeding,
             teller: Teller::new(manner, ranks, scheduler),
+            finished: planned
+                .on_finished
+                .map(|callback| (Arc::default(), callback)),
         })
     }
 
-    fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
+    /// The results of the outputs, in their order.
+    pub(crate) fn run(
+        &self,
+        py: Python<'_>,
+        pool: Option<AnyPool<'_>>,
+    ) -> PyResult<Vec<Py<PyAny>>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
             None => self.run_inline(py),
@@ -160,6 +231,7 @@ impl<'a> Plan<'a> {
             let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
             self.teller.hear(py, news.said, &function)?;
             py.check_signals()?;
+            self.tell(py)?;
             if news.failure.is_some() || news.is_done {
                 self.teller.end(py, news.failure.as_ref(), &function)?;
                 return Ok(news.failure);
@@ -217,6 +289,7 @@ impl<'a> Plan<'a> {
             seeding,
             listening,
             self.teller.ranks().map(Arc::from),
+            self.noting(),
         )))
     }
 
@@ -242,9 +315,28 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    fn noting(&self) -> Option<Arc<Finished>> {
+        let finished = self.finished.as_ref();
+        finished.map(|(finished, _)| Arc::clone(finished))
+    }
+
+    fn tell(&self, py: Python<'_>) -> PyResult<()> {
+        let Some((finished, callback)) = &self.finished else {
+            return Ok(());
+        };
+        let finished = finished.take();
+        if finished.is_empty() {
+            return Ok(());
+        }
+        let keys = finished.iter().map(|&task| self.names.key(py, task));
+        let keys = keys.collect::<PyResult<Vec<_>>>()?;
+        callback.call1(py, (keys,)).map(drop)
+    }
+
     fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         let program = self.local(py, Place::Here)?;
         let failure = inline::run(self.spec(self.kinds()), &*program).err();
+        self.tell(py)?;
         self.tell_local(py, &program, failure.as_ref())?;
         match failure {
             None => self.take_local(&program),
@@ -310,7 +402,7 @@ impl<'a> Plan<'a> {
         }
         let functions = kinds.iter().map(|kind| kind.0).collect();
         let graph = Arc::clone(&self.graph);
-        let program = Arc::new(RemoteGraph::new(
+        let program = RemoteGraph::new(
             graph,
             functions,
             bytes,
@@ -318,7 +410,8 @@ impl<'a> Plan<'a> {
             Keeps::default(),
             Arc::clone(&own(py)?.stock),
             self.outputs.clone(),
-        ));
+        );
+        let program = Arc::new(program.noting(self.noting()));
         let inherited = Inherited::Graph(Arc::clone(&self.calls), self.seeding.clone());
         let forking = fork.forking(py, inherited)?;
         forking.expect(n_tasks);
@@ -381,7 +474,7 @@ impl<'a> Plan<'a> {
         let stock = Arc::clone(&numbers.own.stock);
         let wanted = self.outputs.clone();
         let program = RemoteGraph::new(graph, functions, bytes, ends, keeps, stock, wanted);
-        Ok((Arc::new(program), kinds))
+        Ok((Arc::new(program.noting(self.noting())), kinds))
     }
 
     /// Adds to an error before the run which task it is about.
@@ -414,10 +507,16 @@ impl<'a> Plan<'a> {
     }
 
     fn name(&self, py: Python<'_>, task: TaskIndex) -> TaskName {
-        let node = self.nodes[task.as_usize()].bind(py);
+        let text = match &self.names {
+            Names::Delayed(nodes) => describe(nodes[task.as_usize()].bind(py)),
+            Names::Keys(_) => {
+                let function = self.calls[task.as_usize()].function(py);
+                format!("{}(…)", callable_name(function.bind(py)))
+            }
+        };
         TaskName {
-            text: describe(node),
-            key: Delayed::key(node).ok().map(|key| key.to_string()),
+            text,
+            key: self.names.key(py, task).ok().map(|key| key.to_string()),
         }
     }
 
