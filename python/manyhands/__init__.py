@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         PicklingError,
         RemoteTraceback,
         TaskError,
+        UndeclaredRandomError,
+        UndeclaredRandomWarning,
         WorkerDied,
         WorkerOutOfMemory,
     )
@@ -54,6 +56,8 @@ __all__ = [
     "PicklingError",
     "RemoteTraceback",
     "TaskError",
+    "UndeclaredRandomError",
+    "UndeclaredRandomWarning",
     "WorkerDied",
     "WorkerOutOfMemory",
     "compute",
@@ -81,6 +85,8 @@ _LAZY = {
     "PicklingError": "manyhands.errors",
     "RemoteTraceback": "manyhands.errors",
     "TaskError": "manyhands.errors",
+    "UndeclaredRandomError": "manyhands.errors",
+    "UndeclaredRandomWarning": "manyhands.errors",
     "WorkerDied": "manyhands.errors",
     "WorkerOutOfMemory": "manyhands.errors",
 }

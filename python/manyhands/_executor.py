@@ -143,7 +143,8 @@ class Executor(concurrent.futures.Executor):
         pool = workers.ready()
         try:
             pickle = _run._pickled(pool, function)
-            call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root)
+            manner = _run._manner(None)
+            call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root, manner)
         except PicklingError as error:
             return Submitted._of_error(workers, error)
         if isinstance(workers, _executor_pools.Forked):
@@ -208,7 +209,8 @@ class Executor(concurrent.futures.Executor):
         late: PicklingError | None = None
         pickle = _run._pickled(pool, function)
         root = _run._root(None)
-        gathered = _native.Gathered(pool, function, pickle, iterables, workers.scheduler, root)
+        manner = _run._manner(None)
+        gathered = _native.Gathered(pool, function, pickle, iterables, workers.scheduler, root, manner)
         try:
             may_have_more = gathered.feed(buffersize)
         except PicklingError as error:
@@ -348,7 +350,7 @@ class Submitted(Future["T"]):
         root: Any,
     ) -> Submitted[T]:
         """The future of a call made here and now."""
-        made = Future._of_call(function, args, kwargs, root)
+        made = Future._of_call(function, args, kwargs, root, _run._manner(None))
         error = made.exception()
         if error is not None:
             return cls._of_error(workers, _told(workers, error))

@@ -50,6 +50,7 @@ __all__ = [
     "_probe_encode",
     "_probe_evaluate",
     "_probe_map",
+    "_probe_watched",
     "_rebuild_delayed",
     "_rebuild_mrg32k3a",
     "_seed_words",
@@ -62,6 +63,7 @@ __all__ = [
     "begin_exit",
     "call_as_seeded_task",
     "call_as_task",
+    "call_as_watched_task",
     "compute",
     "cpu_count",
     "describe_call",
@@ -71,6 +73,8 @@ __all__ = [
     "note_fork",
     "note_output",
     "persist",
+    "report",
+    "reports_have_places",
     "run_graph",
     "serve_parent",
     "shutdown_forked",
@@ -225,6 +229,7 @@ class Stream(Generic[_T]):
         buffersize: int | None,
         num_workers: int,
         root: Root | None,
+        manner: int,
     ) -> Stream[_T]: ...
     def __iter__(self) -> Stream[_T]: ...
     def __next__(self) -> _T: ...
@@ -241,6 +246,7 @@ class Pending:
         kwargs: dict[str, Any] | None,
         scheduler: str,
         root: Root | None,
+        manner: int,
     ) -> Pending: ...
     @property
     def stoppable(self) -> bool: ...
@@ -303,6 +309,7 @@ class Calls:
         chunksize: int | None,
         scheduler: str,
         root: Root | None,
+        manner: int,
     ) -> Calls: ...
     @staticmethod
     def one(
@@ -313,6 +320,7 @@ class Calls:
         kwargs: dict[str, Any] | None,
         scheduler: str,
         root: Root | None,
+        manner: int,
     ) -> Calls: ...
     @staticmethod
     def bound(
@@ -323,6 +331,7 @@ class Calls:
         inputs: list[tuple[Calls | None, Any]],
         scheduler: str,
         root: Root | None,
+        manner: int,
     ) -> Calls: ...
     def __len__(self) -> int: ...
     def wait(self, index: int | None, timeout: float | None) -> bool: ...
@@ -347,6 +356,7 @@ class Gathered:
         iterables: tuple[Iterable[Any], ...],
         scheduler: str,
         root: Root | None,
+        manner: int,
     ) -> Gathered: ...
     def cancel(self) -> None: ...
     def feed(self, n_more: int | None = None) -> bool: ...
@@ -395,6 +405,9 @@ def call_as_seeded_task(
     root: Root, number: int, function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None
 ) -> _T: ...
 def call_as_task(function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> _T: ...
+def call_as_watched_task(
+    function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None, manner: int
+) -> _T: ...
 def compute(
     args: tuple[Any, ...],
     traverse: bool,
@@ -402,6 +415,7 @@ def compute(
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
+    manner: int,
 ) -> tuple[Any, ...]: ...
 def cpu_count() -> int: ...
 def _cpu_limits() -> list[tuple[str, int]]: ...
@@ -418,8 +432,11 @@ def map_all(
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
+    manner: int,
 ) -> list[_T]: ...
 def note_fork() -> None: ...
+def report(bytes: bytes) -> bool: ...
+def reports_have_places() -> bool: ...
 def persist(
     args: tuple[Any, ...],
     traverse: bool,
@@ -427,6 +444,7 @@ def persist(
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
+    manner: int,
 ) -> tuple[Any, ...]: ...
 def run_graph(
     graph: dict[Any, Any],
@@ -437,10 +455,12 @@ def run_graph(
     scheduler: str,
     root: Root | None,
     on_finished: Callable[[list[Any]], object] | None,
+    manner: int,
 ) -> list[Any]: ...
 def serve_parent(socket: int, parent: int, helpers: Any) -> None: ...
 def shutdown_forked() -> None: ...
 def _begin_sharing() -> object: ...
+def _probe_watched() -> int: ...
 def _probe_collect(*args: Any, traverse: bool = True, encoded: bool = False) -> dict[str, Any]: ...
 def _probe_decode(data: bytes) -> Any: ...
 def _probe_decode_call(data: bytes) -> tuple[Any, ...]: ...

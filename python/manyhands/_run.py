@@ -59,6 +59,18 @@ def _root(seed: Any, is_single: bool = False) -> Root | None:
     return root(*resolved)
 
 
+def _manner(relay: bool | str | None) -> int:
+    """How the tasks of a call are heard, and what becomes of draws without a seed, as the engine numbers it."""
+    hearing, on_misuse = config.hearing(relay)
+    if hearing == 0 and not (sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__):
+        # What appears there has to be put there by Python, in the thread that waits.
+        hearing = 1
+    if on_misuse and _native.in_task():
+        # It is the outer task that is watched.
+        on_misuse = 0
+    return hearing | on_misuse
+
+
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
     """Ends the workers after Ctrl-C; not for an exception of that kind that a task raised of its own accord."""
     if is_the_persons(error):
@@ -84,6 +96,7 @@ def compute(
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    relay: bool | str | None = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects, all together, and return their results.
 
@@ -108,6 +121,9 @@ def compute(
         Gives each task random numbers of its own, the same on every scheduler: those of the stream
         ``numpy.random.SeedSequence(seed).spawn(n)[i]``, where `i` is how many of the `n` tasks were created before it.
         `map` says how a task meets them. By default the configured seed, if there is one.
+    relay : bool or str, optional
+        Whether what the tasks print, warn of and log appears here: as it comes (True), in the order of the serial run
+        (``"ordered"``), or not at all (False). By default as configured, which is True.
 
     Returns
     -------
@@ -134,9 +150,10 @@ def compute(
     >>> mh.compute(total, {"twice": total * 2}, "as it is")
     (14, {'twice': 28}, 'as it is')
     """
+    manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     try:
-        return _native.compute(args, traverse, pool, batch_size, name, _root(seed))
+        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -150,12 +167,13 @@ def persist(
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    relay: bool | str | None = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
 
     Parameters
     ----------
-    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed
+    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, relay
         As for `compute`.
 
     Returns
@@ -170,9 +188,10 @@ def persist(
     >>> (square + 1).compute()
     10
     """
+    manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     try:
-        return _native.persist(args, traverse, pool, batch_size, name, _root(seed))
+        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -186,6 +205,7 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    relay: bool | str | None = None,
 ) -> list[T]:
     """Call a function with each item of an iterable, in parallel, and return the results in order.
 
@@ -208,6 +228,9 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         that the iterables give. The global states of `random`, `numpy.random` and torch are set from it for the time of
         the call, except with ``"threads"``, which share them. By default the configured seed, if there is one. Two
         calls with one seed draw the same numbers: give each a seed of its own where that matters.
+    relay : bool or str, optional
+        Whether what the calls print, warn of and log appears here: as it comes (True), in the order of the serial run
+        (``"ordered"``), or not at all (False). By default as configured, which is True.
 
     Returns
     -------
@@ -237,13 +260,15 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     _require_callable(function, "map")
     if not iterables:
         raise TypeError("map() needs at least one iterable of arguments after the function")
+    manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
     if pool is None:
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
-        return [_call_here(function, args, index, root) for index, args in enumerate(zip(*iterables))]
+        return [_call_here(function, args, index, root, manner) for index, args in enumerate(zip(*iterables))]
     try:
-        return _native.map_all(pool, function, _pickled(pool, function), iterables, batch_size, name, root)
+        pickle = _pickled(pool, function)
+        return _native.map_all(pool, function, pickle, iterables, batch_size, name, root, manner)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -259,6 +284,7 @@ def stream(
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    relay: bool | str | None = None,
 ) -> Iterator[T]:
     """Call a function with each item of an iterable, in parallel, and give the results one by one.
 
@@ -279,6 +305,8 @@ def stream(
         calls.
     scheduler, num_workers, chunksize, seed
         As for `map`.
+    relay : bool or str, optional
+        As for `map`. In the order of the serial run, things appear as results are consumed.
 
     Returns
     -------
@@ -306,13 +334,24 @@ def stream(
         raise TypeError("stream() needs at least one iterable of arguments after the function")
     if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int) or buffersize < 1):
         raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
+    manner = _manner(relay)
     name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
     if pool is None:
-        return _SerialStream(_one_by_one(function, zip(*iterables), root))
-    pickle = _pickled(pool, function)
-    is_ordered = bool(ordered)
-    return _native.Stream(pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root)
+        return _SerialStream(_one_by_one(function, zip(*iterables), root, manner))
+    return _native.Stream(
+        pool,
+        function,
+        _pickled(pool, function),
+        iterables,
+        batch_size,
+        name,
+        bool(ordered),
+        buffersize,
+        n_workers,
+        root,
+        manner,
+    )
 
 
 class _NotGiven:
@@ -369,12 +408,13 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         seed = None
     elif _names_seed(function):
         kwargs["seed"], seed = seed, None
+    manner = _manner(None)
     name, _, _, pool = _where(None, None, None)
     root = _root(seed, is_single=True)
     if pool is None:
-        return _Future._of_call(function, args, kwargs, root)
+        return _Future._of_call(function, args, kwargs, root, manner)
     pickle = _pickled(pool, function)
-    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root))
+    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root, manner))
 
 
 def _names_seed(function: Callable[..., Any]) -> bool:
@@ -434,24 +474,29 @@ class _SerialStream:
 
 
 def _one_by_one(
-    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], root: Root | None
+    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], root: Root | None, manner: int
 ) -> Generator[T, None, None]:
     """A stream in this thread, with errors told as elsewhere."""
     for index, args in enumerate(arguments):
         try:
-            result = _call_here(function, args, index, root)
+            result = _call_here(function, args, index, root, manner)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error
         yield result
 
 
-def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None) -> T:
+def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, manner: int) -> T:
     """One call of a map in this thread, with errors told as elsewhere."""
     try:
+        if manner & 3 == 3:
+            from manyhands._relay import silenced
+
+            with silenced():
+                return _call_here(function, args, index, root, manner & ~3)
         if root is not None:
             return _native.call_as_seeded_task(root, index, function, args, None)
-        return _native.call_as_task(function, args, None)
+        return _native.call_as_watched_task(function, args, None, manner)
     except Exception as error:
         from manyhands._raising import describe_call, raised
 

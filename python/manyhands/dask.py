@@ -133,9 +133,11 @@ def _run_graph(
     chunksize: int | None,
     on_finished: Callable[[list[Any]], None] | None,
 ) -> list[Any]:
+    manner = _run._manner(None)
     name, _, batch_size, pool = _run._where(scheduler, num_workers, chunksize)
     try:
-        return _native.run_graph(graph, wanted, _known, pool, batch_size, name, _run._root(None), on_finished)
+        root = _run._root(None)
+        return _native.run_graph(graph, wanted, _known, pool, batch_size, name, root, on_finished, manner)
     except KeyboardInterrupt as error:
         _run._interrupted(error, name)
         raise
@@ -281,7 +283,9 @@ class _Submit:
             pool = _run._where("fork", self._n_workers, None)[3]
         pickle = _run._pickled(pool, function)
         root = _run._root(None, is_single=True)
-        future: Future[Any] = Future(_native.Pending(pool, function, pickle, args, {}, self._scheduler, root))
+        manner = _run._manner(None)
+        call = _native.Pending(pool, function, pickle, args, {}, self._scheduler, root, manner)
+        future: Future[Any] = Future(call)
         return future
 
 

@@ -15,6 +15,8 @@ __all__ = [
     "PicklingError",
     "RemoteTraceback",
     "TaskError",
+    "UndeclaredRandomError",
+    "UndeclaredRandomWarning",
     "WorkerDied",
     "WorkerOutOfMemory",
 ]
@@ -112,6 +114,32 @@ class TaskError(Error):
         self.type_name = type_name
         self.text = text
         self.traceback = traceback
+
+
+class UndeclaredRandomWarning(UserWarning):
+    """A task has drawn from a global generator of random numbers, and its call has no seed.
+
+    Shown once for each function and line that makes the call. What is drawn so cannot be repeated. With a seed
+    (``seed=1``) each task has a stream of its own, whatever runs it and in whatever order. The setting
+    ``random_misuse`` makes an error of it, or nothing.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> warnings.simplefilter("error", UndeclaredRandomWarning)  # the program stops at the first
+    >>> warnings.filters.pop(0)[0]
+    'error'
+    """
+
+
+class UndeclaredRandomError(Error):
+    """The same as an exception of the task, with ``random_misuse="error"``.
+
+    Examples
+    --------
+    >>> issubclass(UndeclaredRandomError, Error)
+    True
+    """
 
 
 class RemoteTraceback(Exception):

@@ -313,7 +313,9 @@ impl ThreadPool {
     pub fn submit(&self, spec: JobSpec, program: Arc<dyn Program>) -> Job {
         let mut submitted = None;
         self.shared.update(|core, hands, now_ns| {
-            let (id, inbox) = core.submit(spec, program, Vec::new(), None, now_ns, hands);
+            let inbox = Arc::new(Inbox::default());
+            let known = (Arc::clone(&inbox), None);
+            let id = core.submit(spec, program, Vec::new(), known, now_ns, hands);
             if hands.is_stopped {
                 core.abort(id, Failure::Cancelled, now_ns, hands);
             }

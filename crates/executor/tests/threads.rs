@@ -24,6 +24,7 @@ fn wait(job: &Job) -> (BTreeSet<TaskIndex>, Option<Failure>) {
             delivered: tasks,
             failure,
             is_done,
+            ..
         } = job.wait(Duration::MAX);
         for task in tasks {
             assert!(delivered.insert(task), "{task:?} was delivered twice");

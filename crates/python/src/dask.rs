@@ -11,6 +11,7 @@ use crate::call::{Arg, Args, Call, Callee, Kwargs};
 use crate::collect::identity;
 use crate::plan::{Names, Plan, Planned};
 use crate::pools::AnyPool;
+use crate::relay::Manner;
 use crate::scan::is_atom;
 use flat::Programs;
 use manyhands_graph::{GraphBuilder, TaskIndex};
@@ -22,7 +23,7 @@ use smallvec::SmallVec;
 
 /// Runs the part of a graph that some keys need; a list of their results.
 #[pyfunction]
-#[pyo3(signature = (graph, keys, known, pool, chunksize, scheduler, root, on_finished))]
+#[pyo3(signature = (graph, keys, known, pool, chunksize, scheduler, root, on_finished, manner))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn run_graph<'py>(
     py: Python<'py>,
@@ -34,6 +35,7 @@ pub(crate) fn run_graph<'py>(
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
     on_finished: Option<Py<PyAny>>,
+    manner: Manner,
 ) -> PyResult<Bound<'py, PyList>> {
     let mut walk = Walk::new(graph, &known);
     let wanted = walk.wanted(keys)?;
@@ -54,7 +56,7 @@ pub(crate) fn run_graph<'py>(
         on_finished,
     };
     let slots = walk.slots;
-    let plan = Plan::new(planned, chunksize, scheduler, root.as_ref())?;
+    let plan = Plan::new(planned, chunksize, scheduler, root.as_ref(), manner)?;
     let results = plan.run(py, pool)?;
     let found = wanted.into_iter().map(|found| match found {
         Found::Value(value) => value,

@@ -8,6 +8,7 @@ use crate::host::{PythonHost, is_original};
 use crate::interpreter::InTask;
 use crate::kept::Kept;
 use crate::mapped::{Arguments, lock};
+use crate::misuse::OnMisuse;
 use crate::rota::Rota;
 use crate::seeding::{GraphSeeding, Place, Roots, Seeding, put_back, split};
 use crate::shared::receiving::Views;
@@ -362,9 +363,10 @@ impl Forking {
         };
         is_original();
         let helpers = self.helpers.bind(py);
-        helpers.call_method0(intern!(py, "begin"))?;
+        let on_misuse = helpers.call_method0(intern!(py, "begin"))?.extract()?;
+        let on_misuse = OnMisuse::numbered(on_misuse).unwrap_or(OnMisuse::Ignore);
         let _in_task = InTask::enter();
-        let mut host = PythonHost::inheriting(py, Arc::clone(&self.inherited))?;
+        let mut host = PythonHost::inheriting(py, Arc::clone(&self.inherited), on_misuse)?;
         end.serve(&mut host)?;
         helpers.call_method0(intern!(py, "end"))?;
         Ok(())

@@ -5,6 +5,7 @@ use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
 use crate::interpreter::{InTask, OnList, Turns};
 use crate::kept::Kept;
+use crate::listening::Listening;
 use crate::mapped::lock;
 use crate::payload::{Outcome, ToSpill, backlog, spill};
 use crate::seeding::{GraphSeeding, Place};
@@ -43,6 +44,9 @@ pub(crate) struct LocalGraph {
     calls: Kept<Arc<Vec<Call>>>,
     seeding: Kept<Option<(Arc<GraphSeeding>, Place)>>,
     results: Kept<Mutex<Results>>,
+    listening: Listening,
+    /// The place of each task in the serial run, where somebody asks for it.
+    ranks: Option<Arc<[u32]>>,
     threads: Mutex<Vec<u64>>,
     finished: Option<Arc<Finished>>,
 }
@@ -52,6 +56,8 @@ impl LocalGraph {
         graph: Arc<Graph>,
         calls: Arc<Vec<Call>>,
         seeding: Option<(Arc<GraphSeeding>, Place)>,
+        listening: Listening,
+        ranks: Option<Arc<[u32]>>,
         finished: Option<Arc<Finished>>,
     ) -> LocalGraph {
         let n_tasks = graph.n_tasks();
@@ -62,9 +68,15 @@ impl LocalGraph {
             results: Kept::new(Mutex::new(
                 std::iter::repeat_with(|| None).take(n_tasks).collect(),
             )),
+            listening,
+            ranks,
             threads: Mutex::default(),
             finished,
         }
+    }
+
+    pub(crate) fn listening(&self) -> &Listening {
+        &self.listening
     }
 
     /// Takes how a task has ended, if it has.
@@ -86,12 +98,16 @@ impl LocalGraph {
             }
         };
         let call = &self.calls[task.as_usize()];
-        let outcome = match &*self.seeding {
-            None => call.invoke(py, &mut input),
-            Some((seeding, place)) => call.invoke_by(py, &mut input, |func, args, kwargs| {
-                seeding.call(*place, task.as_usize(), func, args, kwargs)
-            }),
-        };
+        let outcome = call.invoke_by(py, &mut input, |func, args, kwargs| {
+            // In threads a seed does not reach the global states: there it is told in any case.
+            let is_seeded = matches!(&*self.seeding, Some((_, Place::Here)));
+            let ranks = self.ranks.as_ref();
+            let rank = ranks.map_or(task.0, |ranks| ranks[task.as_usize()]);
+            (self.listening).call((task.0, rank), is_seeded, func, || match &*self.seeding {
+                None => func.call(args, kwargs),
+                Some((seeding, place)) => seeding.call(*place, task.as_usize(), func, args, kwargs),
+            })
+        });
         let is_ok = outcome.is_ok();
         lock(&self.results)[task.as_usize()] = Some(outcome);
         if let (Some(finished), true) = (&self.finished, is_ok) {

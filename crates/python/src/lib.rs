@@ -5,7 +5,8 @@
 //! on by themselves, [`pending`] single calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
-//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream.
+//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream, and [`misuse`] notices
+//! tasks that have none and draw. [`relay`] brings what tasks print and report to whoever waits.
 
 mod call;
 mod calls;
@@ -19,10 +20,12 @@ mod graphed;
 mod host;
 mod interpreter;
 mod kept;
+mod listening;
 mod listing;
 mod map;
 mod map_run;
 mod mapped;
+mod misuse;
 mod payload;
 mod pending;
 mod plan;
@@ -30,6 +33,7 @@ mod pools;
 mod probe;
 mod raising;
 mod random;
+mod relay;
 mod rota;
 mod scan;
 mod seeding;
@@ -121,6 +125,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(map::map_all, module)?)?;
     module.add_function(wrap_pyfunction!(host::serve_parent, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(host::report, module)?)?;
+    module.add_function(wrap_pyfunction!(host::reports_have_places, module)?)?;
+    module.add_function(wrap_pyfunction!(misuse::call_as_watched_task, module)?)?;
+    module.add_function(wrap_pyfunction!(misuse::_probe_watched, module)?)?;
     module.add_function(wrap_pyfunction!(host::flush_stdio, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_output, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::after_fork, module)?)?;

@@ -3,6 +3,7 @@
 use crate::interpreter::{SIGNAL_PAUSE, thread_number};
 use crate::map_run::{Items, MapRun, Reader};
 use crate::pools::AnyPool;
+use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use manyhands_executor::Failure;
@@ -23,7 +24,7 @@ const WAITING_BYTES_MAX: usize = 1 << 28;
 
 /// Runs a function over arguments and returns the results in their order.
 #[pyfunction]
-#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root))]
+#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn map_all<'py>(
     py: Python<'py>,
@@ -34,13 +35,15 @@ pub(crate) fn map_all<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
 ) -> PyResult<Bound<'py, PyList>> {
     let seeding = Seeding::of(root.as_ref())?;
     let mut items = Items::new(&iterables)?;
+    let teller = Teller::new(manner, None, scheduler);
     let mut run = match &pool {
         AnyPool::Fork(fork) => {
             let listed = items.list(py)?;
-            MapRun::of_list(py, fork.get(), function, listed, chunksize, seeding)?
+            MapRun::of_list(py, fork.get(), function, listed, chunksize, seeding, teller)?
         }
         _ => MapRun::open(
             py,
@@ -50,6 +53,7 @@ pub(crate) fn map_all<'py>(
             chunksize,
             Reader::Waits,
             seeding,
+            teller,
         )?,
     };
     let outcome = gather(py, &mut run, &mut items, scheduler);
@@ -148,7 +152,7 @@ struct Flow {
 #[pymethods]
 impl Stream {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root))]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, manner))]
     #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
@@ -162,6 +166,7 @@ impl Stream {
         buffersize: Option<usize>,
         num_workers: usize,
         root: Option<Bound<'py, PyAny>>,
+        manner: Manner,
     ) -> PyResult<Stream> {
         if buffersize == Some(0) {
             return Err(PyValueError::new_err("buffersize=0: at least 1 is needed"));
@@ -170,6 +175,7 @@ impl Stream {
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
         let seeding = Seeding::of(root.as_ref())?;
+        let teller = Teller::new(manner, None, &scheduler);
         let run = MapRun::open(
             py,
             &pool,
@@ -178,6 +184,7 @@ impl Stream {
             chunksize,
             Reader::Takes,
             seeding,
+            teller,
         )?;
         let flow = Flow {
             items,

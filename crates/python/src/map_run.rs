@@ -4,16 +4,19 @@ use crate::call::{Call, Callee, decode_call, encode_one_scalar, encode_plain};
 use crate::codec::{Pickler, decode_value, write_bytes, write_varint};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::interpreter::{Turns, detached, raise_in_thread};
+use crate::listening::Listening;
 use crate::mapped::{Arguments, LocalMap, RemoteMap, Slot};
+use crate::misuse::CallersTurn;
 use crate::payload::{Block, Outcome};
 use crate::pools::{AnyPool, ProcessPool};
 use crate::raising::{Evidence, TaskName, exception};
+use crate::relay::Teller;
 use crate::seeding::{Seeding, split};
 use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::{NoViews, OwnViews};
 use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::own;
-use manyhands_executor::{Failure, Job, News, Stock, coarse_tick};
+use manyhands_executor::{Failure, Job, News, Relay, Said, Stock, coarse_tick};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
@@ -154,6 +157,7 @@ pub(crate) struct MapRun {
     /// Whether there is one task only, so that its number says nothing.
     is_single: bool,
     seeding: Option<Arc<Seeding>>,
+    teller: Teller,
 }
 
 /// A kind for a function that has no number: by its address. Where two functions meet in one kind,
@@ -233,6 +237,7 @@ fn encode_one(arg: &Bound<'_, PyAny>, seeding: Option<(&Seeding, u64)>, block: &
 
 impl MapRun {
     /// Submits an empty open job for a function; for processes, with its pickle.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn open(
         py: Python<'_>,
         pool: &AnyPool<'_>,
@@ -241,12 +246,15 @@ impl MapRun {
         batch_size: Option<u32>,
         reader: Reader,
         seeding: Option<Arc<Seeding>>,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let goes_on = reader == Reader::Looks;
         let is_blocking = reader == Reader::Waits;
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
-                let program = LocalMap::new(function.clone_ref(py), None, seeding.clone());
+                let listening = Listening::new(py, teller.manner())?;
+                let own = function.clone_ref(py);
+                let program = LocalMap::new(own, None, seeding.clone(), listening);
                 let program = Arc::new(program.going_on(goes_on));
                 let own = Arc::clone(&program);
                 let spec = open_spec(kind_of(&function), batch_size);
@@ -254,13 +262,21 @@ impl MapRun {
             }
             AnyPool::Processes(processes) => {
                 let processes = processes.get();
-                Self::open_remote(py, processes, &function, pickle, batch_size, goes_on)?
+                let ways = (goes_on, teller.manner().relay());
+                Self::open_remote(py, processes, &function, pickle, batch_size, ways)?
             }
             AnyPool::Fork(fork) => {
                 let inherited = Inherited::Stream(function.clone_ref(py));
                 let fork = fork.get();
-                let run =
-                    Self::open_forked(py, fork, function, inherited, batch_size, is_blocking)?;
+                let run = Self::open_forked(
+                    py,
+                    fork,
+                    function,
+                    inherited,
+                    batch_size,
+                    is_blocking,
+                    teller,
+                )?;
                 return Ok(MapRun { seeding, ..run });
             }
         };
@@ -274,6 +290,7 @@ impl MapRun {
             forking: None,
             is_single: false,
             seeding,
+            teller,
         })
     }
 
@@ -285,13 +302,16 @@ impl MapRun {
         inherited: Inherited,
         batch_size: Option<u32>,
         is_blocking: bool,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let forking = fork.forking(py, inherited)?;
         let (pickler, stock) = sharing(py)?;
         let kind = kind_of(&function);
         let program = Arc::new(RemoteMap::new(kind.0, stock));
         let own = Arc::clone(&program);
-        let job = (fork.pool).submit(open_spec(kind, batch_size), own, Vec::new());
+        let spec = open_spec(kind, batch_size);
+        let relay = teller.manner().relay();
+        let job = (fork.pool).submit_relayed(spec, own, Vec::new(), relay);
         let side = Side::Remote {
             program,
             pickler,
@@ -307,6 +327,7 @@ impl MapRun {
             forking: Some(forking),
             is_single: false,
             seeding: None,
+            teller,
         })
     }
 
@@ -318,6 +339,7 @@ impl MapRun {
         items: Vec<Arguments>,
         batch_size: Option<u32>,
         seeding: Option<Arc<Seeding>>,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let n_tasks = items.len() as u32;
         let inherited = Inherited::Map {
@@ -326,7 +348,7 @@ impl MapRun {
             items,
             seeding,
         };
-        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, true)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, true, teller)?;
         run.send_numbers(n_tasks);
         Ok(run)
     }
@@ -356,11 +378,14 @@ impl MapRun {
         pickle: Option<&Bound<'_, PickledFunction>>,
         (args, kwargs): Given<'_, '_>,
         seeding: Option<Arc<Seeding>>,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let kwargs = kwargs.map(|kwargs| kwargs.clone().unbind());
-                let program = LocalMap::new(function.clone_ref(py), kwargs, seeding.clone());
+                let listening = Listening::new(py, teller.manner())?;
+                let own = function.clone_ref(py);
+                let program = LocalMap::new(own, kwargs, seeding.clone(), listening);
                 let program = Arc::new(program);
                 program.push([Arguments::Many(args.clone().unbind())]);
                 let own = Arc::clone(&program);
@@ -380,7 +405,8 @@ impl MapRun {
                 program.push(block);
                 let own = Arc::clone(&program);
                 let spec = single_spec(KindId(number));
-                let job = processes.pool.submit(spec, own, vec![number]);
+                let relay = teller.manner().relay();
+                let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
                 let side = Side::Remote {
                     program,
                     pickler,
@@ -389,7 +415,8 @@ impl MapRun {
                 (side, job)
             }
             AnyPool::Fork(fork) => {
-                return Self::single_forked(py, fork.get(), function, (args, kwargs), seeding);
+                let given = (args, kwargs);
+                return Self::single_forked(py, fork.get(), function, given, seeding, teller);
             }
         };
         Ok(MapRun {
@@ -402,6 +429,7 @@ impl MapRun {
             forking: None,
             is_single: true,
             seeding,
+            teller,
         })
     }
 
@@ -413,6 +441,7 @@ impl MapRun {
         call: &Call,
         inputs: &[Outcome],
         seeding: Option<Arc<Seeding>>,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let (pickler, stock) = sharing(py)?;
         let mut keeps = Keeps::default();
@@ -442,7 +471,8 @@ impl MapRun {
         program.push(block);
         let own = Arc::clone(&program);
         let spec = single_spec(KindId(number));
-        let job = processes.pool.submit(spec, own, vec![number]);
+        let relay = teller.manner().relay();
+        let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
         let function = call.function(py);
         let callee = Callee::Function(function.clone_ref(py));
         Ok(MapRun {
@@ -459,6 +489,7 @@ impl MapRun {
             forking: None,
             is_single: true,
             seeding,
+            teller,
         })
     }
 
@@ -469,6 +500,7 @@ impl MapRun {
         function: Py<PyAny>,
         (args, kwargs): Given<'_, '_>,
         seeding: Option<Arc<Seeding>>,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let inherited = Inherited::Map {
             function: function.clone_ref(py),
@@ -477,7 +509,7 @@ impl MapRun {
             seeding,
         };
         fork.hold(py)?;
-        let mut run = Self::open_forked(py, fork, function, inherited, None, false)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, None, false, teller)?;
         run.is_single = true;
         run.send_numbers(1);
         run.job.close();
@@ -493,14 +525,14 @@ impl MapRun {
         function: &Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
-        goes_on: bool,
+        (goes_on, relay): (bool, Relay),
     ) -> PyResult<(Side, Job)> {
         let (pickler, stock) = sharing(py)?;
         let number = number_of(py, processes, pickle);
         let program = Arc::new(RemoteMap::new(number, stock).going_on(goes_on));
         let spec = open_spec(KindId(number), batch_size);
         let own = Arc::clone(&program);
-        let job = processes.pool.submit(spec, own, vec![number]);
+        let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
         let callee = Callee::Function(function.clone_ref(py));
         let side = Side::Remote {
             program,
@@ -557,6 +589,7 @@ impl MapRun {
         let tick = coarse_tick();
         let mut block = Vec::new();
         let mut outcome = Ok(());
+        let _turn = (!items.is_quiet).then(CallersTurn::begin);
         while block.len() < n_max && items.is_prompt(tick) {
             match items.next(py) {
                 Ok(Some(args)) => block.push(args),
@@ -835,6 +868,8 @@ impl MapRun {
     /// Ends the job now, as far as it can be ended.
     pub(crate) fn interrupt(&self, py: Python<'_>) {
         if let Side::Local(program) = &self.side {
+            // The error that led here is the one to tell.
+            let _ = program.listening.end(py, false, None);
             for thread in program.threads() {
                 raise_in_thread(py, thread);
             }
@@ -847,16 +882,41 @@ impl MapRun {
         if let Some(forking) = &self.forking {
             forking.attend(py)?;
         }
-        if timeout.is_zero() {
-            return Ok(self.job.wait(timeout));
+        let mut news = match timeout.is_zero() {
+            true => self.job.wait(timeout),
+            false => detached(py, || match for_end {
+                true => self.job.wait_for_end(timeout),
+                false => self.job.wait(timeout),
+            }),
+        };
+        self.hear(py, std::mem::take(&mut news.said))?;
+        if news.failure.is_some() || news.is_done {
+            self.end(py, news.failure.as_ref())?;
         }
-        Ok(detached(py, || {
-            if for_end {
-                self.job.wait_for_end(timeout)
-            } else {
-                self.job.wait(timeout)
+        Ok(news)
+    }
+
+    /// Tells the caller what tasks have said.
+    pub(crate) fn hear(&self, py: Python<'_>, said: Vec<Said>) -> PyResult<()> {
+        if let Side::Local(program) = &self.side {
+            for (_, drawn) in program.listening.take_drawn() {
+                self.teller.tell_of_misuse(py, &self.function, drawn)?;
             }
-        }))
+        }
+        let function = |py: Python<'_>, _| self.function.clone_ref(py);
+        self.teller.hear(py, said, &function)
+    }
+
+    fn end(&self, py: Python<'_>, failure: Option<&Failure>) -> PyResult<()> {
+        if let Side::Local(program) = &self.side {
+            let failed = match failure {
+                Some(Failure::Task(task)) => Some(task.0),
+                _ => None,
+            };
+            program.listening.end(py, failure.is_none(), failed)?;
+        }
+        let function = |py: Python<'_>, _| self.function.clone_ref(py);
+        self.teller.end(py, failure, &function)
     }
 }
 

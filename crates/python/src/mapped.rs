@@ -5,6 +5,7 @@
 
 use crate::interpreter::{InTask, OnList, StayAtEnd, Turns};
 use crate::kept::Kept;
+use crate::listening::Listening;
 use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, backlog, spill};
 use crate::seeding::{Place, Seeding};
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
@@ -89,6 +90,7 @@ pub(crate) struct LocalMap {
     pub(crate) kwargs: Kept<Option<Py<PyDict>>>,
     seeding: Kept<Option<Arc<Seeding>>>,
     slots: Kept<Mutex<Window<Slot>>>,
+    pub(crate) listening: Listening,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
     /// Whether how a call failed is kept for its place, and the others go on.
@@ -100,12 +102,14 @@ impl LocalMap {
         function: Py<PyAny>,
         kwargs: Option<Py<PyDict>>,
         seeding: Option<Arc<Seeding>>,
+        listening: Listening,
     ) -> LocalMap {
         LocalMap {
             function: Kept::new(function),
             kwargs: Kept::new(kwargs),
             seeding: Kept::new(seeding),
             slots: Kept::new(Mutex::default()),
+            listening,
             threads: Mutex::default(),
             goes_on: false,
         }
@@ -180,10 +184,11 @@ impl LocalMap {
         let outcome = {
             let _stay = StayAtEnd;
             let function = self.function.bind(py);
-            match &*self.seeding {
+            // A seed does not reach the global states, which threads share.
+            (self.listening).call((index, index), false, function, || match &*self.seeding {
                 None => args.call(function, kwargs),
                 Some(seeding) => args.call_seeded(seeding, Place::Thread, index, function, kwargs),
-            }
+            })
         };
         let is_ok = outcome.is_ok();
         let ended = match outcome {

@@ -7,11 +7,14 @@ use crate::delayed::key::callable_name;
 use crate::delayed::{Delayed, describe};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::graphed::{Finished, LocalGraph, RemoteGraph};
-use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, raise_in_thread};
+use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, in_task, raise_in_thread};
+use crate::listening::Listening;
 use crate::map_run::kind_of;
+use crate::misuse::OnMisuse;
 use crate::payload::Outcome;
 use crate::pools::{AnyPool, ProcessPool, ThreadPool};
 use crate::raising::{Evidence, TaskName, exception};
+use crate::relay::{Hearing, Manner, Teller};
 use crate::seeding::{GraphSeeding, Place, Seeding};
 use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::NoViews;
@@ -31,7 +34,8 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -40,9 +44,16 @@ pub(crate) fn compute<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected.into(), chunksize, scheduler, root.as_ref())?;
+    let plan = Plan::new(
+        collected.into(),
+        chunksize,
+        scheduler,
+        root.as_ref(),
+        manner,
+    )?;
     let results = plan.run(py, pool)?;
     plan.rebuild(py, &results)
 }
@@ -50,7 +61,8 @@ pub(crate) fn compute<'py>(
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -59,9 +71,16 @@ pub(crate) fn persist<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected.into(), chunksize, scheduler, root.as_ref())?;
+    let plan = Plan::new(
+        collected.into(),
+        chunksize,
+        scheduler,
+        root.as_ref(),
+        manner,
+    )?;
     let results = plan.run(py, pool)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
@@ -134,6 +153,7 @@ pub(crate) struct Plan<'a> {
     batch_size: Option<NonZeroU32>,
     scheduler: &'a str,
     seeding: Option<Arc<GraphSeeding>>,
+    teller: Teller,
     finished: Option<(Arc<Finished>, Py<PyAny>)>,
 }
 
@@ -143,9 +163,24 @@ impl<'a> Plan<'a> {
         chunksize: Option<u32>,
         scheduler: &'a str,
         root: Option<&Bound<'_, PyAny>>,
+        manner: Manner,
     ) -> PyResult<Plan<'a>> {
         let seeding = Seeding::of(root)?
             .map(|seeding| Arc::new(GraphSeeding::new(seeding, &planned.names.sequence())));
+        let ranks = (manner.hearing == Hearing::Ordered).then(|| {
+            let spec = JobSpec {
+                graph: Graph::clone(&planned.graph),
+                wanted: Wanted::Tasks(planned.outputs.clone()),
+                kinds: Kinds::One(KindId(0)),
+                batch_size: None,
+                is_open: false,
+            };
+            let mut ranks = vec![0; planned.graph.n_tasks()];
+            for (rank, task) in inline::order(spec).into_iter().enumerate() {
+                ranks[task.as_usize()] = rank as u32;
+            }
+            ranks
+        });
         Ok(Plan {
             graph: Arc::new(planned.graph),
             calls: Arc::new(planned.calls),
@@ -155,6 +190,7 @@ impl<'a> Plan<'a> {
             batch_size: chunksize.and_then(NonZeroU32::new),
             scheduler,
             seeding,
+            teller: Teller::new(manner, ranks, scheduler),
             finished: planned
                 .on_finished
                 .map(|callback| (Arc::default(), callback)),
@@ -173,6 +209,33 @@ impl<'a> Plan<'a> {
             Some(AnyPool::Threads(threads)) => self.run_in_threads(py, threads.get()),
             Some(AnyPool::Processes(processes)) => self.run_in_processes(py, processes.get()),
             Some(AnyPool::Fork(fork)) => self.run_in_forks(py, fork.get()),
+        }
+    }
+
+    /// Waits for the end of a job, looking up for signals and for workers to fork, and tells what its tasks say; how
+    /// it failed, if it did.
+    fn wait_for_end(
+        &self,
+        py: Python<'_>,
+        job: &Job,
+        forking: Option<&Forking>,
+    ) -> PyResult<Option<Failure>> {
+        let function = |py: Python<'_>, task: TaskIndex| {
+            let call = self.calls.get(task.as_usize());
+            call.map_or_else(|| py.None(), |call| call.function(py))
+        };
+        loop {
+            if let Some(forking) = forking {
+                forking.attend(py)?;
+            }
+            let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
+            self.teller.hear(py, news.said, &function)?;
+            py.check_signals()?;
+            self.tell(py)?;
+            if news.failure.is_some() || news.is_done {
+                self.teller.end(py, news.failure.as_ref(), &function)?;
+                return Ok(news.failure);
+            }
         }
     }
 
@@ -205,37 +268,56 @@ impl<'a> Plan<'a> {
         self.calls.iter().map(kind).collect()
     }
 
-    fn local(&self, place: Place) -> Arc<LocalGraph> {
+    fn local(&self, py: Python<'_>, place: Place) -> PyResult<Arc<LocalGraph>> {
         let calls = Arc::clone(&self.calls);
         let seeding = self.seeding.clone().map(|seeding| (seeding, place));
+        let mut manner = self.teller.manner();
+        if place == Place::Here {
+            if manner.hearing == Hearing::Ordered {
+                // It is in order as it is.
+                manner.hearing = Hearing::Here;
+            }
+            if in_task() {
+                manner.on_misuse = OnMisuse::Ignore;
+            }
+        }
+        let listening = Listening::new(py, manner)?;
         let graph = Arc::clone(&self.graph);
-        Arc::new(LocalGraph::new(graph, calls, seeding, self.noting()))
+        Ok(Arc::new(LocalGraph::new(
+            graph,
+            calls,
+            seeding,
+            listening,
+            self.teller.ranks().map(Arc::from),
+            self.noting(),
+        )))
+    }
+
+    /// Tells of what tasks in this process have done, once they have.
+    fn tell_local(
+        &self,
+        py: Python<'_>,
+        program: &LocalGraph,
+        failure: Option<&Failure>,
+    ) -> PyResult<()> {
+        let listening = program.listening();
+        let failed = match failure {
+            Some(Failure::Task(task)) => Some(task.as_usize()),
+            _ => None,
+        };
+        let ranks = self.teller.ranks();
+        let rank = failed.map(|at| ranks.map_or(at as u32, |ranks| ranks[at]));
+        listening.end(py, failure.is_none(), rank)?;
+        for (at, drawn) in listening.take_drawn() {
+            let function = self.calls[at as usize].function(py);
+            self.teller.tell_of_misuse(py, &function, drawn)?;
+        }
+        Ok(())
     }
 
     fn noting(&self) -> Option<Arc<Finished>> {
         let finished = self.finished.as_ref();
         finished.map(|(finished, _)| Arc::clone(finished))
-    }
-
-    /// Waits for the end of a job, looking up for signals and for workers to fork, and telling of tasks that
-    /// have returned; how it failed, if it did.
-    fn wait_for_end(
-        &self,
-        py: Python<'_>,
-        job: &Job,
-        forking: Option<&Forking>,
-    ) -> PyResult<Option<Failure>> {
-        loop {
-            if let Some(forking) = forking {
-                forking.attend(py)?;
-            }
-            let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
-            py.check_signals()?;
-            self.tell(py)?;
-            if news.failure.is_some() || news.is_done {
-                return Ok(news.failure);
-            }
-        }
     }
 
     fn tell(&self, py: Python<'_>) -> PyResult<()> {
@@ -252,20 +334,26 @@ impl<'a> Plan<'a> {
     }
 
     fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local(Place::Here);
-        let outcome = inline::run(self.spec(self.kinds()), &*program);
+        let program = self.local(py, Place::Here)?;
+        let failure = inline::run(self.spec(self.kinds()), &*program).err();
         self.tell(py)?;
-        match outcome {
-            Ok(()) => self.take_local(&program),
-            Err(failure) => Err(self.local_exception(py, &failure, &program)),
+        self.tell_local(py, &program, failure.as_ref())?;
+        match failure {
+            None => self.take_local(&program),
+            Some(failure) => Err(self.local_exception(py, &failure, &program)),
         }
     }
 
     fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local(Place::Thread);
+        let program = self.local(py, Place::Thread)?;
         let own = Arc::clone(&program);
         let job = threads.pool.submit(self.spec(self.kinds()), own);
-        match self.wait_for_end(py, &job, None) {
+        let waited = self.wait_for_end(py, &job, None);
+        match &waited {
+            Ok(failure) => self.tell_local(py, &program, failure.as_ref())?,
+            Err(_) => program.listening().end(py, false, None)?,
+        }
+        match waited {
             Ok(None) => self.take_local(&program),
             Ok(Some(failure)) => Err(self.local_exception(py, &failure, &program)),
             Err(interrupt) => {
@@ -293,7 +381,12 @@ impl<'a> Plan<'a> {
         };
         let own = Arc::clone(&program);
         let spec = self.spec(kinds);
-        let job = processes.pool.submit(spec, own, numbers.acquired);
+        let job = (processes.pool).submit_relayed(
+            spec,
+            own,
+            numbers.acquired,
+            self.teller.manner().relay(),
+        );
         self.finish_remote(py, &job, &program, None)
     }
 
@@ -323,7 +416,12 @@ impl<'a> Plan<'a> {
         let forking = fork.forking(py, inherited)?;
         forking.expect(n_tasks);
         let own = Arc::clone(&program);
-        let job = fork.pool.submit(self.spec(kinds), own, Vec::new());
+        let job = (fork.pool).submit_relayed(
+            self.spec(kinds),
+            own,
+            Vec::new(),
+            self.teller.manner().relay(),
+        );
         self.finish_remote(py, &job, &program, Some(&forking))
     }
 
