@@ -84,6 +84,7 @@ def compute(
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    checkpoint: Any = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects, all together, and return their results.
 
@@ -108,6 +109,9 @@ def compute(
         Gives each task random numbers of its own, the same on every scheduler: those of the stream
         ``numpy.random.SeedSequence(seed).spawn(n)[i]``, where `i` is how many of the `n` tasks were created before it.
         `map` says how a task meets them. By default the configured seed, if there is one.
+    checkpoint : str or path, optional
+        A file in which the result of each task is kept, as for `map`: also those of tasks that others need. A task is
+        known by its function, its arguments, and the tasks that its inputs come from.
 
     Returns
     -------
@@ -126,6 +130,8 @@ def compute(
         the memory it took.
     ForkError
         With ``"fork"``, if something in this process is known not to survive a fork.
+    CheckpointError
+        If the checkpoint cannot be used or written.
 
     Examples
     --------
@@ -136,6 +142,10 @@ def compute(
     """
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     try:
+        if checkpoint is not None:
+            from manyhands._checkpointing import compute_all
+
+            return compute_all(_native.compute, checkpoint, _root(seed), args, traverse, pool, batch_size, name)
         return _native.compute(args, traverse, pool, batch_size, name, _root(seed))
     except KeyboardInterrupt as error:
         _interrupted(error, name)
@@ -150,12 +160,13 @@ def persist(
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    checkpoint: Any = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
 
     Parameters
     ----------
-    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed
+    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, checkpoint
         As for `compute`.
 
     Returns
@@ -172,6 +183,10 @@ def persist(
     """
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     try:
+        if checkpoint is not None:
+            from manyhands._checkpointing import compute_all
+
+            return compute_all(_native.persist, checkpoint, _root(seed), args, traverse, pool, batch_size, name)
         return _native.persist(args, traverse, pool, batch_size, name, _root(seed))
     except KeyboardInterrupt as error:
         _interrupted(error, name)
@@ -186,6 +201,7 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    checkpoint: Any = None,
 ) -> list[T]:
     """Call a function with each item of an iterable, in parallel, and return the results in order.
 
@@ -208,6 +224,13 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         that the iterables give. The global states of `random`, `numpy.random` and torch are set from it for the time of
         the call, except with ``"threads"``, which share them. By default the configured seed, if there is one. Two
         calls with one seed draw the same numbers: give each a seed of its own where that matters.
+    checkpoint : str or path, optional
+        A file in which each result is kept as it comes. A later run with the same file computes only what is not there:
+        also after the program was killed, or the machine lost its power. A result is known by the function's code and
+        what that uses, by the argument, and by the random numbers; where one of them has changed it is computed anew,
+        and the logger ``manyhands.checkpoint`` says so. Draw random numbers from a seed with it: others are kept as
+        they fell, and would fall otherwise in another run. `manyhands.checkpoint.open` looks into the file, also
+        meanwhile. By default nothing is kept.
 
     Returns
     -------
@@ -220,6 +243,9 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         What a call raised, with a note that names the call; the calls that have not started are cancelled.
     PicklingError, WorkerDied, ForkError
         As for `compute`.
+    CheckpointError
+        If the checkpoint is no checkpoint, is in use by another run, or cannot be written to, as on a full disk; or if
+        an argument cannot be told from others by its content.
 
     Examples
     --------
@@ -239,6 +265,14 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         raise TypeError("map() needs at least one iterable of arguments after the function")
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
+    if checkpoint is not None:
+        from manyhands._checkpointing import map_all
+
+        try:
+            return map_all(checkpoint, pool, function, iterables, batch_size, name, root)
+        except KeyboardInterrupt as error:
+            _interrupted(error, name)
+            raise
     if pool is None:
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
         return [_call_here(function, args, index, root) for index, args in enumerate(zip(*iterables))]
@@ -259,6 +293,7 @@ def stream(
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    checkpoint: Any = None,
 ) -> Iterator[T]:
     """Call a function with each item of an iterable, in parallel, and give the results one by one.
 
@@ -279,6 +314,8 @@ def stream(
         calls.
     scheduler, num_workers, chunksize, seed
         As for `map`.
+    checkpoint : str or path, optional
+        As for `map`. A result is given when it is kept. The file is in use until the stream has ended.
 
     Returns
     -------
@@ -308,6 +345,12 @@ def stream(
         raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
     name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
+    if checkpoint is not None:
+        from manyhands._checkpointing import Stream
+
+        return Stream(
+            checkpoint, pool, function, iterables, batch_size, name, root, bool(ordered), buffersize, n_workers
+        )
     if pool is None:
         return _SerialStream(_one_by_one(function, zip(*iterables), root))
     pickle = _pickled(pool, function)

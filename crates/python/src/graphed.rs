@@ -3,6 +3,7 @@
 
 use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
+use crate::durable::{Recording, Slot, TIMED, untimed};
 use crate::interpreter::{InTask, OnList, Turns};
 use crate::kept::Kept;
 use crate::mapped::lock;
@@ -18,6 +19,7 @@ use pyo3::prelude::*;
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 /// How tasks have ended, as far as they have.
 type Results = Vec<Option<PyResult<Py<PyAny>>>>;
@@ -45,6 +47,7 @@ pub(crate) struct LocalGraph {
     results: Kept<Mutex<Results>>,
     threads: Mutex<Vec<u64>>,
     finished: Option<Arc<Finished>>,
+    recording: Slot,
 }
 
 impl LocalGraph {
@@ -64,6 +67,14 @@ impl LocalGraph {
             )),
             threads: Mutex::default(),
             finished,
+            recording: Slot::new(),
+        }
+    }
+
+    /// Stores what its tasks return. To be called before they run.
+    pub(crate) fn record(&self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = recording {
+            let _ = self.recording.set(recording);
         }
     }
 
@@ -86,12 +97,19 @@ impl LocalGraph {
             }
         };
         let call = &self.calls[task.as_usize()];
-        let outcome = match &*self.seeding {
+        let recording = self.recording.get();
+        let began = recording.map(|_| Instant::now());
+        let mut outcome = match &*self.seeding {
             None => call.invoke(py, &mut input),
             Some((seeding, place)) => call.invoke_by(py, &mut input, |func, args, kwargs| {
                 seeding.call(*place, task.as_usize(), func, args, kwargs)
             }),
         };
+        if let (Some(recording), Some(began), Ok(value)) = (recording, began, &outcome)
+            && let Err(error) = recording.put(task.0, value.bind(py), began.elapsed().as_secs_f64())
+        {
+            outcome = Err(error);
+        }
         let is_ok = outcome.is_ok();
         lock(&self.results)[task.as_usize()] = Some(outcome);
         if let (Some(finished), true) = (&self.finished, is_ok) {
@@ -149,6 +167,7 @@ pub(crate) struct RemoteGraph {
     /// Whether there ever was a large result.
     has_large: AtomicBool,
     finished: Option<Arc<Finished>>,
+    recording: Slot,
 }
 
 struct Tables {
@@ -187,6 +206,14 @@ impl RemoteGraph {
             ranks: OnceLock::new(),
             has_large: AtomicBool::new(false),
             finished: None,
+            recording: Slot::new(),
+        }
+    }
+
+    /// Stores what its tasks return, all of which are timed. To be called before they run.
+    pub(crate) fn record(&self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = recording {
+            let _ = self.recording.set(recording);
         }
     }
 
@@ -195,7 +222,7 @@ impl RemoteGraph {
         RemoteGraph { finished, ..self }
     }
 
-    pub(crate) fn stock(&self) -> &Stock {
+    pub(crate) fn stock(&self) -> &Arc<Stock> {
         &self.stock
     }
 
@@ -240,6 +267,9 @@ impl RemoteProgram for RemoteGraph {
             is_sent[task.as_usize()] = true;
             let key = TaskKey { job, index: task.0 };
             writer.task(key, self.function(task), |out| {
+                if self.recording.get().is_some() {
+                    out.extend_from_slice(&TIMED);
+                }
                 let dependencies = self.graph.dependencies(task);
                 write_varint(out, dependencies.len() as u64);
                 for dependency in dependencies {
@@ -264,8 +294,12 @@ impl RemoteProgram for RemoteGraph {
     fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>) {
         let Tables { outcomes, is_sent } = &mut *lock(&self.tables);
         for (task, is_ok, bytes) in results {
+            let (bytes, duration_s) = untimed(&self.recording, is_ok, bytes);
             // Made in any case: what comes with it must be taken over to be given back.
             let ended = Outcome::new(is_ok, bytes, &self.stock);
+            if let Some(recording) = self.recording.get() {
+                recording.ended(task.0, &ended, duration_s, &self.stock);
+            }
             if matches!(ended, Outcome::Shared(_)) {
                 self.has_large.store(true, Ordering::Relaxed);
             }

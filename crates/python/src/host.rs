@@ -4,6 +4,7 @@
 
 use crate::call::{FewScalars, TaskInputs, decode_call, few_scalars};
 use crate::codec::{Pickler, Reader, encode_result, encode_scalar, with_object};
+use crate::durable::{split_timed, write_elapsed};
 use crate::forked::Inherited;
 use crate::interpreter::{InTask, modules};
 use crate::seeding::{Roots, put_back, split};
@@ -21,6 +22,7 @@ use pyo3::types::PyBytes;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// A function as it came, or as it is.
 enum Function {
@@ -431,11 +433,16 @@ impl Host for PythonHost {
 
     fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         Python::attach(|py| {
+            let (is_timed, bytes) = split_timed(bytes);
+            let began = is_timed.then(Instant::now);
             let outcome = self.try_call(py, function, bytes, out);
             if IS_FORKED.load(Ordering::Relaxed) {
                 self.leave_fork(py, outcome);
             }
             let Err(error) = outcome else {
+                if let Some(began) = began {
+                    write_elapsed(began.elapsed(), out);
+                }
                 return true;
             };
             out.clear();

@@ -5,7 +5,8 @@
 //! on by themselves, [`pending`] single calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
-//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream.
+//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream. [`durable`] keeps results
+//! for runs to come.
 
 mod call;
 mod calls;
@@ -13,6 +14,7 @@ mod codec;
 mod collect;
 mod dask;
 mod delayed;
+mod durable;
 mod forked;
 mod gathered;
 mod graphed;
@@ -130,6 +132,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     calls::register(module)?;
     collect::register(module)?;
     delayed::register(module)?;
+    durable::register(module)?;
     random::register(module)?;
     seeding::register(module)?;
     shared::register(module)?;

@@ -1,5 +1,6 @@
 //! `map`, and the iterator behind `stream`.
 
+use crate::durable::recorder::Recorder;
 use crate::interpreter::{SIGNAL_PAUSE, thread_number};
 use crate::map_run::{Items, MapRun, Reader};
 use crate::pools::AnyPool;
@@ -15,7 +16,7 @@ use pyo3::sync::MutexExt;
 use pyo3::types::{PyList, PyTuple};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Arguments that wait for their tasks may take so much memory before more are asked for.
@@ -23,7 +24,7 @@ const WAITING_BYTES_MAX: usize = 1 << 28;
 
 /// Runs a function over arguments and returns the results in their order.
 #[pyfunction]
-#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root))]
+#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, recorder=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn map_all<'py>(
     py: Python<'py>,
@@ -34,13 +35,23 @@ pub(crate) fn map_all<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    recorder: Option<Bound<'py, Recorder>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let seeding = Seeding::of(root.as_ref())?;
+    let recording = recorder.map(|recorder| Arc::clone(&recorder.get().recording));
     let mut items = Items::new(&iterables)?;
     let mut run = match &pool {
         AnyPool::Fork(fork) => {
             let listed = items.list(py)?;
-            MapRun::of_list(py, fork.get(), function, listed, chunksize, seeding)?
+            MapRun::of_list(
+                py,
+                fork.get(),
+                function,
+                listed,
+                chunksize,
+                seeding,
+                recording.clone(),
+            )?
         }
         _ => MapRun::open(
             py,
@@ -52,6 +63,7 @@ pub(crate) fn map_all<'py>(
             seeding,
         )?,
     };
+    run.record(recording);
     let outcome = gather(py, &mut run, &mut items, scheduler);
     if outcome.is_err() && !run.job.has_ended() {
         run.interrupt(py);
@@ -83,7 +95,7 @@ fn gather(
         } else {
             Duration::ZERO
         };
-        let news = run.wait(py, timeout, !run.is_remote())?;
+        let news = run.wait(py, timeout, !run.is_remote() && !run.is_recording())?;
         py.check_signals()?;
         run.take(py, &news.delivered, |index, value| {
             results[index as usize] = Some(value);
@@ -148,7 +160,7 @@ struct Flow {
 #[pymethods]
 impl Stream {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root))]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, recorder=None))]
     #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
@@ -162,6 +174,7 @@ impl Stream {
         buffersize: Option<usize>,
         num_workers: usize,
         root: Option<Bound<'py, PyAny>>,
+        recorder: Option<Bound<'py, Recorder>>,
     ) -> PyResult<Stream> {
         if buffersize == Some(0) {
             return Err(PyValueError::new_err("buffersize=0: at least 1 is needed"));
@@ -170,7 +183,7 @@ impl Stream {
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
         let seeding = Seeding::of(root.as_ref())?;
-        let run = MapRun::open(
+        let mut run = MapRun::open(
             py,
             &pool,
             function,
@@ -179,6 +192,7 @@ impl Stream {
             Reader::Takes,
             seeding,
         )?;
+        run.record(recorder.map(|recorder| Arc::clone(&recorder.get().recording)));
         let flow = Flow {
             items,
             run: Some(run),

@@ -5,6 +5,8 @@ use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
 use crate::delayed::key::callable_name;
 use crate::delayed::{Delayed, describe};
+use crate::durable::Recording;
+use crate::durable::resume::{Output, recorder_of, resume};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::graphed::{Finished, LocalGraph, RemoteGraph};
 use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, raise_in_thread};
@@ -31,7 +33,8 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, namer=None))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -40,9 +43,14 @@ pub(crate) fn compute<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    namer: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected.into(), chunksize, scheduler, root.as_ref())?;
+    let root = root.as_ref();
+    let plan = match &namer {
+        None => Plan::new(collected.into(), chunksize, scheduler, root)?,
+        Some(namer) => Plan::resuming(collected, chunksize, scheduler, root, namer)?,
+    };
     let results = plan.run(py, pool)?;
     plan.rebuild(py, &results)
 }
@@ -50,7 +58,8 @@ pub(crate) fn compute<'py>(
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, namer=None))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -59,14 +68,19 @@ pub(crate) fn persist<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    namer: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected.into(), chunksize, scheduler, root.as_ref())?;
+    let root = root.as_ref();
+    let plan = match &namer {
+        None => Plan::new(collected.into(), chunksize, scheduler, root)?,
+        Some(namer) => Plan::resuming(collected, chunksize, scheduler, root, namer)?,
+    };
     let results = plan.run(py, pool)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
-    let kept = plan.outputs.iter().zip(results).map(|(task, result)| {
-        let key = plan.names.key(py, *task)?;
+    let kept = results.into_iter().enumerate().map(|(at, result)| {
+        let key = plan.output_key(py, at)?;
         let leaf = delayed.call1((result, key, false, py.None(), false))?;
         Ok(leaf.unbind())
     });
@@ -135,6 +149,9 @@ pub(crate) struct Plan<'a> {
     scheduler: &'a str,
     seeding: Option<Arc<GraphSeeding>>,
     finished: Option<(Arc<Finished>, Py<PyAny>)>,
+    recording: Option<Arc<Recording>>,
+    /// Where the results come from that are asked for, if some may be stored.
+    sources: Option<Vec<Output>>,
 }
 
 impl<'a> Plan<'a> {
@@ -158,7 +175,51 @@ impl<'a> Plan<'a> {
             finished: planned
                 .on_finished
                 .map(|callback| (Arc::default(), callback)),
+            recording: None,
+            sources: None,
         })
+    }
+
+    /// For what is not stored yet: `namer` is a `manyhands._checkpointing.GraphNamer`.
+    fn resuming(
+        collected: Collected,
+        chunksize: Option<u32>,
+        scheduler: &'a str,
+        root: Option<&Bound<'_, PyAny>>,
+        namer: &Bound<'_, PyAny>,
+    ) -> PyResult<Plan<'a>> {
+        let seeding = Seeding::of(root)?.map(|seeding| {
+            let created = collected.nodes.iter().map(|node| node.get().sequence);
+            GraphSeeding::new(seeding, &created.collect::<Vec<_>>())
+        });
+        let numbers = seeding.as_ref().map(|seeding| &seeding.numbers[..]);
+        let rest = resume(namer.py(), collected, numbers, namer)?;
+        // A task's number is the one that it has among all.
+        let seeding = seeding.map(|seeding| {
+            let before = rest.before.iter();
+            let numbers = before.map(|&at| seeding.numbers[at as usize]).collect();
+            Arc::new(GraphSeeding { numbers, ..seeding })
+        });
+        Ok(Plan {
+            seeding,
+            recording: Some(Arc::clone(&recorder_of(namer)?.get().recording)),
+            sources: Some(rest.outputs),
+            ..Plan::new(rest.collected.into(), chunksize, scheduler, None)?
+        })
+    }
+
+    /// The key of a result that is asked for.
+    fn output_key<'py>(&self, py: Python<'py>, at: usize) -> PyResult<Bound<'py, PyAny>> {
+        match &self.sources {
+            Some(sources) => Delayed::key(sources[at].node().bind(py)),
+            None => self.names.key(py, self.outputs[at]),
+        }
+    }
+
+    /// Waits until all that has been stored is durable, before it is taken.
+    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        let recording = self.recording.as_ref();
+        recording.map_or(Ok(()), |recording| recording.wait(py))
     }
 
     /// The results of the outputs, in their order.
@@ -167,6 +228,18 @@ impl<'a> Plan<'a> {
         py: Python<'_>,
         pool: Option<AnyPool<'_>>,
     ) -> PyResult<Vec<Py<PyAny>>> {
+        let computed = self.run_rest(py, pool)?;
+        let Some(sources) = &self.sources else {
+            return Ok(computed);
+        };
+        let result = |source: &Output| match source {
+            Output::Stored(_, value) => value.clone_ref(py),
+            Output::Computed(_, at) => computed[*at].clone_ref(py),
+        };
+        Ok(sources.iter().map(result).collect())
+    }
+
+    fn run_rest(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
             None => self.run_inline(py),
@@ -209,7 +282,9 @@ impl<'a> Plan<'a> {
         let calls = Arc::clone(&self.calls);
         let seeding = self.seeding.clone().map(|seeding| (seeding, place));
         let graph = Arc::clone(&self.graph);
-        Arc::new(LocalGraph::new(graph, calls, seeding, self.noting()))
+        let program = LocalGraph::new(graph, calls, seeding, self.noting());
+        program.record(self.recording.clone());
+        Arc::new(program)
     }
 
     fn noting(&self) -> Option<Arc<Finished>> {
@@ -232,6 +307,9 @@ impl<'a> Plan<'a> {
             let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
             py.check_signals()?;
             self.tell(py)?;
+            if let (Some(recording), false) = (&self.recording, news.is_done) {
+                recording.check(py)?;
+            }
             if news.failure.is_some() || news.is_done {
                 return Ok(news.failure);
             }
@@ -256,7 +334,7 @@ impl<'a> Plan<'a> {
         let outcome = inline::run(self.spec(self.kinds()), &*program);
         self.tell(py)?;
         match outcome {
-            Ok(()) => self.take_local(&program),
+            Ok(()) => self.take_local(py, &program),
             Err(failure) => Err(self.local_exception(py, &failure, &program)),
         }
     }
@@ -266,7 +344,7 @@ impl<'a> Plan<'a> {
         let own = Arc::clone(&program);
         let job = threads.pool.submit(self.spec(self.kinds()), own);
         match self.wait_for_end(py, &job, None) {
-            Ok(None) => self.take_local(&program),
+            Ok(None) => self.take_local(py, &program),
             Ok(Some(failure)) => Err(self.local_exception(py, &failure, &program)),
             Err(interrupt) => {
                 for thread in program.threads() {
@@ -318,6 +396,7 @@ impl<'a> Plan<'a> {
             Arc::clone(&own(py)?.stock),
             self.outputs.clone(),
         );
+        program.record(self.recording.clone());
         let program = Arc::new(program.noting(self.noting()));
         let inherited = Inherited::Graph(Arc::clone(&self.calls), self.seeding.clone());
         let forking = fork.forking(py, inherited)?;
@@ -376,6 +455,7 @@ impl<'a> Plan<'a> {
         let stock = Arc::clone(&numbers.own.stock);
         let wanted = self.outputs.clone();
         let program = RemoteGraph::new(graph, functions, bytes, ends, keeps, stock, wanted);
+        program.record(self.recording.clone());
         Ok((Arc::new(program.noting(self.noting())), kinds))
     }
 
@@ -390,12 +470,14 @@ impl<'a> Plan<'a> {
         noted.map_or_else(|worse| worse, PyErr::from_value)
     }
 
-    fn take_local(&self, program: &LocalGraph) -> PyResult<Vec<Py<PyAny>>> {
+    fn take_local(&self, py: Python<'_>, program: &LocalGraph) -> PyResult<Vec<Py<PyAny>>> {
+        self.settle(py)?;
         let take = |task: &TaskIndex| program.take(*task).unwrap_or_else(|| Err(missing(*task)));
         self.outputs.iter().map(take).collect()
     }
 
     fn take_remote(&self, py: Python<'_>, program: &RemoteGraph) -> PyResult<Vec<Py<PyAny>>> {
+        self.settle(py)?;
         let take = |task: &TaskIndex| match program.take(*task) {
             Outcome::Returned(payload) => Ok(decode_value(py, &payload, &NoViews)?.unbind()),
             Outcome::Shared(result) => result.decode(py, program.stock()),
@@ -486,7 +568,14 @@ impl<'a> Plan<'a> {
             }
             Failure::NoWorkers(_) | Failure::Cancelled => TaskName::default(),
         };
-        exception(py, failure, evidence, name, self.scheduler)
+        let error = exception(py, failure, evidence, name, self.scheduler);
+        if let Some(recording) = &self.recording
+            && let Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) =
+                failure
+        {
+            recording.raised(py, task.0, &error);
+        }
+        error
     }
 }
 
