@@ -72,7 +72,7 @@ def test_what_is_stored_is_not_computed_again(path, tmp_path, said):
     assert mh.map(record, [log] * 3, range(3), checkpoint=path, **HERE) == [0, 1, 2]
     assert mh.map(record, [log] * 5, range(5), checkpoint=path, **HERE) == [0, 1, 2, 3, 4]
     assert lines(log) == ["0", "1", "2", "3", "4"]
-    assert said() == "3 of 5 results were there; to compute: 2 with new arguments."
+    assert said() == "3 of 5 results were there; to compute: 2 not computed before."
     assert mh.map(record, [log] * 5, range(5), checkpoint=path, **HERE) == [0, 1, 2, 3, 4]
     assert said() == "all 5 results were there."
 
@@ -84,7 +84,7 @@ def test_a_resumption_is_said_without_any_setting_and_a_first_run_is_not(tmp_pat
         """
     check(run(tmp_path, source.format(2), cwd=tmp_path), "")
     again = run(tmp_path, source.format(3), cwd=tmp_path)
-    assert again.stderr == "study.mh: 2 of 3 results were there; to compute: 1 with new arguments.\n"
+    assert again.stderr == "study.mh: 2 of 3 results were there; to compute: 1 not computed before.\n"
 
 
 def test_equal_calls_without_a_seed_are_kept_apart(path):

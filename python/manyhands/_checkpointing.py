@@ -222,7 +222,7 @@ class Report:
             _FUNCTION: f"whose function has changed ({changed})",
             _STREAM: "with other random numbers" if self.is_seeded else "that are made more often than before",
             _FAILED: "that failed before",
-            _ARGUMENT: "with new arguments",
+            _ARGUMENT: "not computed before",
             _DAMAGED: "whose results are damaged",
             _UNREADABLE: f"whose results cannot be unpickled ({'; '.join(list(self.errors)[:2])})",
             _NEW: "that are new",
