@@ -26,12 +26,14 @@ from manyhands.delayed import delayed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from manyhands import checkpoint, random, shared
     from manyhands import dask as dask
     from manyhands import distributed as distributed
-    from manyhands import random, shared
     from manyhands._executor import Executor
     from manyhands._future import Future
     from manyhands.errors import (
+        CheckpointError,
+        CheckpointWarning,
         ConfigError,
         Error,
         ForkError,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from manyhands.graph import Graph
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointWarning",
     "ConfigError",
     "Delayed",
     "Error",
@@ -60,6 +64,7 @@ __all__ = [
     "UndeclaredRandomWarning",
     "WorkerDied",
     "WorkerOutOfMemory",
+    "checkpoint",
     "compute",
     "config",
     "cpu_count",
@@ -74,8 +79,10 @@ __all__ = [
 ]
 
 # Not all of them are in __all__: after ``from manyhands import *``, ``dask`` should still be Dask.
-_LAZY_MODULES = ("dask", "distributed", "random", "shared")
+_LAZY_MODULES = ("checkpoint", "dask", "distributed", "random", "shared")
 _LAZY = {
+    "CheckpointError": "manyhands.errors",
+    "CheckpointWarning": "manyhands.errors",
     "ConfigError": "manyhands.errors",
     "Error": "manyhands.errors",
     "Executor": "manyhands._executor",

@@ -97,6 +97,7 @@ def compute(
     chunksize: int | None = None,
     seed: Any = None,
     relay: bool | str | None = None,
+    checkpoint: Any = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects, all together, and return their results.
 
@@ -124,6 +125,9 @@ def compute(
     relay : bool or str, optional
         Whether what the tasks print, warn of and log appears here: as it comes (True), in the order of the serial run
         (``"ordered"``), or not at all (False). By default as configured, which is True.
+    checkpoint : str or path, optional
+        A file in which the result of each task is kept, as for `map`: also those of tasks that others need. A task is
+        known by its function, its arguments, and the tasks that its inputs come from.
 
     Returns
     -------
@@ -142,6 +146,8 @@ def compute(
         the memory it took.
     ForkError
         With ``"fork"``, if something in this process is known not to survive a fork.
+    CheckpointError
+        If the checkpoint cannot be used or written.
 
     Examples
     --------
@@ -153,6 +159,11 @@ def compute(
     manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     try:
+        if checkpoint is not None:
+            from manyhands._checkpointing import compute_all
+
+            root = _root(seed)
+            return compute_all(_native.compute, checkpoint, root, args, traverse, pool, batch_size, name, manner=manner)
         return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
@@ -168,12 +179,13 @@ def persist(
     chunksize: int | None = None,
     seed: Any = None,
     relay: bool | str | None = None,
+    checkpoint: Any = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
 
     Parameters
     ----------
-    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, relay
+    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, relay, checkpoint
         As for `compute`.
 
     Returns
@@ -191,6 +203,11 @@ def persist(
     manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     try:
+        if checkpoint is not None:
+            from manyhands._checkpointing import compute_all
+
+            root = _root(seed)
+            return compute_all(_native.persist, checkpoint, root, args, traverse, pool, batch_size, name, manner=manner)
         return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
@@ -206,6 +223,7 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     chunksize: int | None = None,
     seed: Any = None,
     relay: bool | str | None = None,
+    checkpoint: Any = None,
 ) -> list[T]:
     """Call a function with each item of an iterable, in parallel, and return the results in order.
 
@@ -231,6 +249,13 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     relay : bool or str, optional
         Whether what the calls print, warn of and log appears here: as it comes (True), in the order of the serial run
         (``"ordered"``), or not at all (False). By default as configured, which is True.
+    checkpoint : str or path, optional
+        A file in which each result is kept as it comes. A later run with the same file computes only what is not there:
+        also after the program was killed, or the machine lost its power. A result is known by the function's code and
+        what that uses, by the argument, and by the random numbers; where one of them has changed it is computed anew,
+        and the logger ``manyhands.checkpoint`` says so. Draw random numbers from a seed with it: others are kept as
+        they fell, and would fall otherwise in another run. `manyhands.checkpoint.open` looks into the file, also
+        meanwhile. By default nothing is kept.
 
     Returns
     -------
@@ -243,6 +268,9 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         What a call raised, with a note that names the call; the calls that have not started are cancelled.
     PicklingError, WorkerDied, ForkError
         As for `compute`.
+    CheckpointError
+        If the checkpoint is no checkpoint, is in use by another run, or cannot be written to, as on a full disk; or if
+        an argument cannot be told from others by its content.
 
     Examples
     --------
@@ -263,6 +291,14 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
+    if checkpoint is not None:
+        from manyhands._checkpointing import map_all
+
+        try:
+            return map_all(checkpoint, pool, function, iterables, batch_size, name, root, manner)
+        except KeyboardInterrupt as error:
+            _interrupted(error, name)
+            raise
     if pool is None:
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
         return [_call_here(function, args, index, root, manner) for index, args in enumerate(zip(*iterables))]
@@ -285,6 +321,7 @@ def stream(
     chunksize: int | None = None,
     seed: Any = None,
     relay: bool | str | None = None,
+    checkpoint: Any = None,
 ) -> Iterator[T]:
     """Call a function with each item of an iterable, in parallel, and give the results one by one.
 
@@ -307,6 +344,8 @@ def stream(
         As for `map`.
     relay : bool or str, optional
         As for `map`. In the order of the serial run, things appear as results are consumed.
+    checkpoint : str or path, optional
+        As for `map`. A result is given when it is kept. The file is in use until the stream has ended.
 
     Returns
     -------
@@ -337,6 +376,12 @@ def stream(
     manner = _manner(relay)
     name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
+    if checkpoint is not None:
+        from manyhands._checkpointing import Stream
+
+        return Stream(
+            checkpoint, pool, function, iterables, batch_size, name, root, bool(ordered), buffersize, n_workers, manner
+        )
     if pool is None:
         return _SerialStream(_one_by_one(function, zip(*iterables), root, manner))
     return _native.Stream(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import pickle
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointWarning",
     "ConfigError",
     "Error",
     "ForkError",
@@ -44,6 +46,40 @@ class ConfigError(Error, ValueError):
     Traceback (most recent call last):
     ...
     manyhands.errors.ConfigError: scheduler='thread' is not a scheduler; did you mean 'threads'? ...
+    """
+
+
+class CheckpointError(Error, OSError):
+    """A checkpoint cannot be used, or not be written to any more.
+
+    Where the system has said why, its number is in `errno`; the file's name is in `filename`. What has been stored
+    before stays stored.
+
+    Examples
+    --------
+    >>> error = CheckpointError("'study.mh' is in use by another run")
+    >>> isinstance(error, OSError)
+    True
+    """
+
+    # Whether waiting may help.
+    is_in_use = False
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        known = {"errno": self.errno, "filename": self.filename, "is_in_use": self.is_in_use}
+        return type(self), self.args, known
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint is damaged, or does not notice every change of a function.
+
+    Examples
+    --------
+    >>> issubclass(CheckpointWarning, UserWarning)
+    True
     """
 
 

@@ -39,6 +39,8 @@ pub(crate) enum Inherited {
         kwargs: Option<Py<PyDict>>,
         items: Vec<Arguments>,
         seeding: Option<Arc<Seeding>>,
+        /// Which place each task has in the map, where that is not its number.
+        places: Option<Vec<u32>>,
     },
     /// A function; its arguments come.
     Stream(Py<PyAny>),
@@ -76,6 +78,7 @@ impl Inherited {
                 function,
                 kwargs,
                 seeding,
+                places,
                 ..
             } => {
                 let number = reader.number()?;
@@ -88,7 +91,10 @@ impl Inherited {
                         args.call(function, kwargs)?
                     }
                     Some(seeding) => {
-                        args.call_seeded(seeding, Place::Worker, number, function, kwargs)?
+                        let places = places.as_ref();
+                        let place = places.and_then(|places| places.get(number as usize));
+                        let place = *place.unwrap_or(&number);
+                        args.call_seeded(seeding, Place::Worker, place, function, kwargs)?
                     }
                 };
                 Ok((function.clone().unbind(), result))

@@ -3,6 +3,7 @@
 
 use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
+use crate::durable::{Recording, Slot, TIMED, untimed};
 use crate::interpreter::{InTask, OnList, Turns};
 use crate::kept::Kept;
 use crate::listening::Listening;
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 /// How tasks have ended, as far as they have.
 type Results = Vec<Option<PyResult<Py<PyAny>>>>;
@@ -49,6 +51,7 @@ pub(crate) struct LocalGraph {
     ranks: Option<Arc<[u32]>>,
     threads: Mutex<Vec<u64>>,
     finished: Option<Arc<Finished>>,
+    recording: Slot,
 }
 
 impl LocalGraph {
@@ -72,6 +75,14 @@ impl LocalGraph {
             ranks,
             threads: Mutex::default(),
             finished,
+            recording: Slot::new(),
+        }
+    }
+
+    /// Stores what its tasks return. To be called before they run.
+    pub(crate) fn record(&self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = recording {
+            let _ = self.recording.set(recording);
         }
     }
 
@@ -98,7 +109,9 @@ impl LocalGraph {
             }
         };
         let call = &self.calls[task.as_usize()];
-        let outcome = call.invoke_by(py, &mut input, |func, args, kwargs| {
+        let recording = self.recording.get();
+        let began = recording.map(|_| Instant::now());
+        let mut outcome = call.invoke_by(py, &mut input, |func, args, kwargs| {
             // In threads a seed does not reach the global states: there it is told in any case.
             let is_seeded = matches!(&*self.seeding, Some((_, Place::Here)));
             let ranks = self.ranks.as_ref();
@@ -108,6 +121,11 @@ impl LocalGraph {
                 Some((seeding, place)) => seeding.call(*place, task.as_usize(), func, args, kwargs),
             })
         });
+        if let (Some(recording), Some(began), Ok(value)) = (recording, began, &outcome)
+            && let Err(error) = recording.put(task.0, value.bind(py), began.elapsed().as_secs_f64())
+        {
+            outcome = Err(error);
+        }
         let is_ok = outcome.is_ok();
         lock(&self.results)[task.as_usize()] = Some(outcome);
         if let (Some(finished), true) = (&self.finished, is_ok) {
@@ -165,6 +183,7 @@ pub(crate) struct RemoteGraph {
     /// Whether there ever was a large result.
     has_large: AtomicBool,
     finished: Option<Arc<Finished>>,
+    recording: Slot,
 }
 
 struct Tables {
@@ -203,6 +222,14 @@ impl RemoteGraph {
             ranks: OnceLock::new(),
             has_large: AtomicBool::new(false),
             finished: None,
+            recording: Slot::new(),
+        }
+    }
+
+    /// Stores what its tasks return, all of which are timed. To be called before they run.
+    pub(crate) fn record(&self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = recording {
+            let _ = self.recording.set(recording);
         }
     }
 
@@ -211,7 +238,7 @@ impl RemoteGraph {
         RemoteGraph { finished, ..self }
     }
 
-    pub(crate) fn stock(&self) -> &Stock {
+    pub(crate) fn stock(&self) -> &Arc<Stock> {
         &self.stock
     }
 
@@ -256,6 +283,9 @@ impl RemoteProgram for RemoteGraph {
             is_sent[task.as_usize()] = true;
             let key = TaskKey { job, index: task.0 };
             writer.task(key, self.function(task), |out| {
+                if self.recording.get().is_some() {
+                    out.extend_from_slice(&TIMED);
+                }
                 let dependencies = self.graph.dependencies(task);
                 write_varint(out, dependencies.len() as u64);
                 for dependency in dependencies {
@@ -280,8 +310,12 @@ impl RemoteProgram for RemoteGraph {
     fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>) {
         let Tables { outcomes, is_sent } = &mut *lock(&self.tables);
         for (task, is_ok, bytes) in results {
+            let (bytes, duration_s) = untimed(&self.recording, is_ok, bytes);
             // Made in any case: what comes with it must be taken over to be given back.
             let ended = Outcome::new(is_ok, bytes, &self.stock);
+            if let Some(recording) = self.recording.get() {
+                recording.ended(task.0, &ended, duration_s, &self.stock);
+            }
             if matches!(ended, Outcome::Shared(_)) {
                 self.has_large.store(true, Ordering::Relaxed);
             }

@@ -4,6 +4,7 @@
 
 use crate::call::{FewScalars, TaskInputs, decode_call, few_scalars};
 use crate::codec::{Pickler, Reader, encode_result, encode_scalar, with_object};
+use crate::durable::{split_timed, write_elapsed};
 use crate::forked::Inherited;
 use crate::interpreter::{InTask, modules};
 use crate::mapped::lock;
@@ -24,6 +25,7 @@ use pyo3::types::PyBytes;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// A function as it came, or as it is.
 enum Function {
@@ -528,6 +530,8 @@ impl Host for PythonHost {
 
     fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         Python::attach(|py| {
+            let (is_timed, bytes) = split_timed(bytes);
+            let began = is_timed.then(Instant::now);
             let outcome = self.try_call(py, function, bytes, out);
             if HAS_WARNED.load(Ordering::Relaxed) {
                 self.forget_warnings(py);
@@ -536,6 +540,9 @@ impl Host for PythonHost {
                 self.leave_fork(py, outcome);
             }
             let Err(error) = outcome else {
+                if let Some(began) = began {
+                    write_elapsed(began.elapsed(), out);
+                }
                 return true;
             };
             out.clear();

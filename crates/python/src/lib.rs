@@ -7,6 +7,7 @@
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
 //! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream, and [`misuse`] notices
 //! tasks that have none and draw. [`relay`] brings what tasks print and report to whoever waits.
+//! [`durable`] keeps results for runs to come.
 
 mod call;
 mod calls;
@@ -14,6 +15,7 @@ mod codec;
 mod collect;
 mod dask;
 mod delayed;
+mod durable;
 mod forked;
 mod gathered;
 mod graphed;
@@ -138,6 +140,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     calls::register(module)?;
     collect::register(module)?;
     delayed::register(module)?;
+    durable::register(module)?;
     random::register(module)?;
     seeding::register(module)?;
     shared::register(module)?;

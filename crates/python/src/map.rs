@@ -1,5 +1,6 @@
 //! `map`, and the iterator behind `stream`.
 
+use crate::durable::recorder::Recorder;
 use crate::interpreter::{SIGNAL_PAUSE, thread_number};
 use crate::map_run::{Items, MapRun, Reader};
 use crate::pools::AnyPool;
@@ -16,7 +17,7 @@ use pyo3::sync::MutexExt;
 use pyo3::types::{PyList, PyTuple};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Arguments that wait for their tasks may take so much memory before more are asked for.
@@ -24,7 +25,7 @@ const WAITING_BYTES_MAX: usize = 1 << 28;
 
 /// Runs a function over arguments and returns the results in their order.
 #[pyfunction]
-#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner))]
+#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner, recorder=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn map_all<'py>(
     py: Python<'py>,
@@ -36,14 +37,25 @@ pub(crate) fn map_all<'py>(
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
     manner: Manner,
+    recorder: Option<Bound<'py, Recorder>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let seeding = Seeding::of(root.as_ref())?;
+    let recording = recorder.map(|recorder| Arc::clone(&recorder.get().recording));
     let mut items = Items::new(&iterables)?;
     let teller = Teller::new(manner, None, scheduler);
     let mut run = match &pool {
         AnyPool::Fork(fork) => {
             let listed = items.list(py)?;
-            MapRun::of_list(py, fork.get(), function, listed, chunksize, seeding, teller)?
+            MapRun::of_list(
+                py,
+                fork.get(),
+                function,
+                listed,
+                chunksize,
+                seeding,
+                teller,
+                recording.clone(),
+            )?
         }
         _ => MapRun::open(
             py,
@@ -56,6 +68,7 @@ pub(crate) fn map_all<'py>(
             teller,
         )?,
     };
+    run.record(recording);
     let outcome = gather(py, &mut run, &mut items, scheduler);
     if outcome.is_err() && !run.job.has_ended() {
         run.interrupt(py);
@@ -87,7 +100,7 @@ fn gather(
         } else {
             Duration::ZERO
         };
-        let news = run.wait(py, timeout, !run.is_remote())?;
+        let news = run.wait(py, timeout, !run.is_remote() && !run.is_recording())?;
         py.check_signals()?;
         run.take(py, &news.delivered, |index, value| {
             results[index as usize] = Some(value);
@@ -152,7 +165,7 @@ struct Flow {
 #[pymethods]
 impl Stream {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, manner))]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, manner, recorder=None))]
     #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
@@ -167,6 +180,7 @@ impl Stream {
         num_workers: usize,
         root: Option<Bound<'py, PyAny>>,
         manner: Manner,
+        recorder: Option<Bound<'py, Recorder>>,
     ) -> PyResult<Stream> {
         if buffersize == Some(0) {
             return Err(PyValueError::new_err("buffersize=0: at least 1 is needed"));
@@ -176,7 +190,7 @@ impl Stream {
         let pickle = pickle.as_ref();
         let seeding = Seeding::of(root.as_ref())?;
         let teller = Teller::new(manner, None, &scheduler);
-        let run = MapRun::open(
+        let mut run = MapRun::open(
             py,
             &pool,
             function,
@@ -186,6 +200,7 @@ impl Stream {
             seeding,
             teller,
         )?;
+        run.record(recorder.map(|recorder| Arc::clone(&recorder.get().recording)));
         let flow = Flow {
             items,
             run: Some(run),

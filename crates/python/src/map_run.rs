@@ -2,6 +2,7 @@
 
 use crate::call::{Call, Callee, decode_call, encode_one_scalar, encode_plain};
 use crate::codec::{Pickler, decode_value, write_bytes, write_varint};
+use crate::durable::{Recording, TIMED, split_timed};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::interpreter::{Turns, detached, raise_in_thread};
 use crate::listening::Listening;
@@ -158,6 +159,7 @@ pub(crate) struct MapRun {
     is_single: bool,
     seeding: Option<Arc<Seeding>>,
     teller: Teller,
+    recording: Option<Arc<Recording>>,
 }
 
 /// A kind for a function that has no number: by its address. Where two functions meet in one kind,
@@ -211,9 +213,13 @@ fn encode(
     callee: &Callee,
     pickler: &Pickler,
     seeding: Option<(&Seeding, u64)>,
+    is_timed: bool,
     block: &mut Block,
 ) -> PyResult<()> {
     block.push(|out| {
+        if is_timed {
+            out.extend_from_slice(&TIMED);
+        }
         out.push(0);
         if let Some((seeding, number)) = seeding {
             seeding.write(number, out);
@@ -224,8 +230,16 @@ fn encode(
 
 /// Adds a task that is called with one scalar to a block; `false` if the argument is none.
 #[inline]
-fn encode_one(arg: &Bound<'_, PyAny>, seeding: Option<(&Seeding, u64)>, block: &mut Block) -> bool {
+fn encode_one(
+    arg: &Bound<'_, PyAny>,
+    seeding: Option<(&Seeding, u64)>,
+    is_timed: bool,
+    block: &mut Block,
+) -> bool {
     let pushed = block.push(|out| {
+        if is_timed {
+            out.extend_from_slice(&TIMED);
+        }
         out.push(0);
         if let Some((seeding, number)) = seeding {
             seeding.write(number, out);
@@ -291,6 +305,7 @@ impl MapRun {
             is_single: false,
             seeding,
             teller,
+            recording: None,
         })
     }
 
@@ -328,6 +343,7 @@ impl MapRun {
             is_single: false,
             seeding: None,
             teller,
+            recording: None,
         })
     }
 
@@ -340,6 +356,7 @@ impl MapRun {
         batch_size: Option<u32>,
         seeding: Option<Arc<Seeding>>,
         teller: Teller,
+        recording: Option<Arc<Recording>>,
     ) -> PyResult<MapRun> {
         let n_tasks = items.len() as u32;
         let inherited = Inherited::Map {
@@ -347,8 +364,10 @@ impl MapRun {
             kwargs: None,
             items,
             seeding,
+            places: recording.as_ref().map(|recording| recording.places()),
         };
         let mut run = Self::open_forked(py, fork, function, inherited, batch_size, true, teller)?;
+        run.record(recording);
         run.send_numbers(n_tasks);
         Ok(run)
     }
@@ -359,6 +378,9 @@ impl MapRun {
             let end = n_tasks.min(self.n_sent + N_TASKS_PER_BLOCK_MAX as u32);
             for number in self.n_sent..end {
                 let written: Result<(), Infallible> = block.push(|out| {
+                    if self.recording.is_some() {
+                        out.extend_from_slice(&TIMED);
+                    }
                     // No inputs.
                     out.push(0);
                     write_varint(out, u64::from(number));
@@ -398,7 +420,7 @@ impl MapRun {
                 let callee = Callee::Function(function.clone_ref(py));
                 let mut block = Block::like(0, 64, 1);
                 let seeded = seeding.as_deref().map(|seeding| (seeding, 0));
-                encode(args, kwargs, &callee, &pickler, seeded, &mut block)?;
+                encode(args, kwargs, &callee, &pickler, seeded, false, &mut block)?;
                 block.keep(pickler.take_keeps());
                 let number = number_of(py, processes, pickle);
                 let program = Arc::new(RemoteMap::new(number, stock));
@@ -430,6 +452,7 @@ impl MapRun {
             is_single: true,
             seeding,
             teller,
+            recording: None,
         })
     }
 
@@ -490,6 +513,7 @@ impl MapRun {
             is_single: true,
             seeding,
             teller,
+            recording: None,
         })
     }
 
@@ -507,6 +531,7 @@ impl MapRun {
             kwargs: kwargs.map(|kwargs| kwargs.clone().unbind()),
             items: vec![Arguments::Many(args.clone().unbind())],
             seeding,
+            places: None,
         };
         fork.hold(py)?;
         let mut run = Self::open_forked(py, fork, function, inherited, None, false, teller)?;
@@ -540,6 +565,22 @@ impl MapRun {
             callee,
         };
         Ok((side, job))
+    }
+
+    /// Has what its tasks return stored. To be called before there are any.
+    pub(crate) fn record(&mut self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = &recording {
+            match &self.side {
+                Side::Local(program) => program.record(Arc::clone(recording)),
+                Side::Remote { program, .. } => program.record(Arc::clone(recording)),
+            }
+        }
+        self.recording = recording;
+    }
+
+    /// Whether the results of tasks are stored, so that it matters when they come.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.recording.is_some()
     }
 
     /// How many tasks have been submitted.
@@ -657,13 +698,26 @@ impl MapRun {
                 pickler, callee, ..
             } => {
                 let number = u64::from(self.n_sent) + block.n_tasks() as u64;
+                let recording = self.recording.as_ref();
+                let number = match recording {
+                    None => number,
+                    Some(recording) => recording.place(number as u32).into(),
+                };
                 let seeding = self.seeding.as_deref().map(|seeding| (seeding, number));
                 if let Arguments::One(arg) = args
-                    && encode_one(arg.bind(py), seeding, block)
+                    && encode_one(arg.bind(py), seeding, recording.is_some(), block)
                 {
                     return Ok(());
                 }
-                encode(&args.tuple(py)?, None, callee, pickler, seeding, block)
+                encode(
+                    &args.tuple(py)?,
+                    None,
+                    callee,
+                    pickler,
+                    seeding,
+                    recording.is_some(),
+                    block,
+                )
             }
             Side::Local(_) => Ok(()),
         }
@@ -691,6 +745,10 @@ impl MapRun {
         delivered: &[TaskIndex],
         mut put: impl FnMut(u32, Py<PyAny>),
     ) -> PyResult<()> {
+        if let Some(recording) = self.recording.as_ref().filter(|_| !delivered.is_empty()) {
+            // A result that is seen is durable; and what its reader writes to it is not stored.
+            recording.wait(py)?;
+        }
         match &self.side {
             Side::Local(program) => {
                 for (index, slot) in program.take(delivered) {
@@ -790,7 +848,11 @@ impl MapRun {
             key: None,
             called: called.flatten(),
         };
-        exception(py, failure, evidence, name, scheduler)
+        let error = exception(py, failure, evidence, name, scheduler);
+        if let Some(recording) = &self.recording {
+            recording.raised(py, task.0, &error);
+        }
+        error
     }
 
     /// What is known of how a task failed, and its arguments where they are at hand.
@@ -819,7 +881,7 @@ impl MapRun {
                         is_wary: has_died,
                     };
                     // Those that read results of others are not named with them.
-                    let (&n_inputs, call) = bytes.split_first()?;
+                    let (&n_inputs, call) = split_timed(&bytes).1.split_first()?;
                     let (_, call) = (n_inputs == 0).then(|| split(call).ok())??;
                     let call = decode_call(py, call, &mut none, &views).ok()?;
                     Some((call.args.unbind(), call.kwargs.map(Bound::unbind)))
@@ -854,7 +916,9 @@ impl MapRun {
                 Some((args, kwargs)) => (Some(args), kwargs),
                 None => (None, None),
             };
-            let index = (!self.is_single).then_some(index);
+            let recording = self.recording.as_ref();
+            let place = recording.map_or(index, |recording| recording.place(index));
+            let index = (!self.is_single).then_some(place);
             helpers
                 .call_method1(
                     intern!(py, "describe_call"),

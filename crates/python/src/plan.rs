@@ -5,6 +5,8 @@ use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
 use crate::delayed::key::callable_name;
 use crate::delayed::{Delayed, describe};
+use crate::durable::Recording;
+use crate::durable::resume::{Output, recorder_of, resume};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::graphed::{Finished, LocalGraph, RemoteGraph};
 use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, in_task, raise_in_thread};
@@ -34,7 +36,7 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, namer=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
@@ -45,15 +47,14 @@ pub(crate) fn compute<'py>(
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
     manner: Manner,
+    namer: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(
-        collected.into(),
-        chunksize,
-        scheduler,
-        root.as_ref(),
-        manner,
-    )?;
+    let root = root.as_ref();
+    let plan = match &namer {
+        None => Plan::new(collected.into(), chunksize, scheduler, root, manner)?,
+        Some(namer) => Plan::resuming(collected, chunksize, scheduler, root, manner, namer)?,
+    };
     let results = plan.run(py, pool)?;
     plan.rebuild(py, &results)
 }
@@ -61,7 +62,7 @@ pub(crate) fn compute<'py>(
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, namer=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
@@ -72,20 +73,19 @@ pub(crate) fn persist<'py>(
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
     manner: Manner,
+    namer: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(
-        collected.into(),
-        chunksize,
-        scheduler,
-        root.as_ref(),
-        manner,
-    )?;
+    let root = root.as_ref();
+    let plan = match &namer {
+        None => Plan::new(collected.into(), chunksize, scheduler, root, manner)?,
+        Some(namer) => Plan::resuming(collected, chunksize, scheduler, root, manner, namer)?,
+    };
     let results = plan.run(py, pool)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
-    let kept = plan.outputs.iter().zip(results).map(|(task, result)| {
-        let key = plan.names.key(py, *task)?;
+    let kept = results.into_iter().enumerate().map(|(at, result)| {
+        let key = plan.output_key(py, at)?;
         let leaf = delayed.call1((result, key, false, py.None(), false))?;
         Ok(leaf.unbind())
     });
@@ -155,6 +155,9 @@ pub(crate) struct Plan<'a> {
     seeding: Option<Arc<GraphSeeding>>,
     teller: Teller,
     finished: Option<(Arc<Finished>, Py<PyAny>)>,
+    recording: Option<Arc<Recording>>,
+    /// Where the results come from that are asked for, if some may be stored.
+    sources: Option<Vec<Output>>,
 }
 
 impl<'a> Plan<'a> {
@@ -194,7 +197,52 @@ impl<'a> Plan<'a> {
             finished: planned
                 .on_finished
                 .map(|callback| (Arc::default(), callback)),
+            recording: None,
+            sources: None,
         })
+    }
+
+    /// For what is not stored yet: `namer` is a `manyhands._checkpointing.GraphNamer`.
+    fn resuming(
+        collected: Collected,
+        chunksize: Option<u32>,
+        scheduler: &'a str,
+        root: Option<&Bound<'_, PyAny>>,
+        manner: Manner,
+        namer: &Bound<'_, PyAny>,
+    ) -> PyResult<Plan<'a>> {
+        let seeding = Seeding::of(root)?.map(|seeding| {
+            let created = collected.nodes.iter().map(|node| node.get().sequence);
+            GraphSeeding::new(seeding, &created.collect::<Vec<_>>())
+        });
+        let numbers = seeding.as_ref().map(|seeding| &seeding.numbers[..]);
+        let rest = resume(namer.py(), collected, numbers, namer)?;
+        // A task's number is the one that it has among all.
+        let seeding = seeding.map(|seeding| {
+            let before = rest.before.iter();
+            let numbers = before.map(|&at| seeding.numbers[at as usize]).collect();
+            Arc::new(GraphSeeding { numbers, ..seeding })
+        });
+        Ok(Plan {
+            seeding,
+            recording: Some(Arc::clone(&recorder_of(namer)?.get().recording)),
+            sources: Some(rest.outputs),
+            ..Plan::new(rest.collected.into(), chunksize, scheduler, None, manner)?
+        })
+    }
+
+    /// The key of a result that is asked for.
+    fn output_key<'py>(&self, py: Python<'py>, at: usize) -> PyResult<Bound<'py, PyAny>> {
+        match &self.sources {
+            Some(sources) => Delayed::key(sources[at].node().bind(py)),
+            None => self.names.key(py, self.outputs[at]),
+        }
+    }
+
+    /// Waits until all that has been stored is durable, before it is taken.
+    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        let recording = self.recording.as_ref();
+        recording.map_or(Ok(()), |recording| recording.wait(py))
     }
 
     /// The results of the outputs, in their order.
@@ -203,6 +251,18 @@ impl<'a> Plan<'a> {
         py: Python<'_>,
         pool: Option<AnyPool<'_>>,
     ) -> PyResult<Vec<Py<PyAny>>> {
+        let computed = self.run_rest(py, pool)?;
+        let Some(sources) = &self.sources else {
+            return Ok(computed);
+        };
+        let result = |source: &Output| match source {
+            Output::Stored(_, value) => value.clone_ref(py),
+            Output::Computed(_, at) => computed[*at].clone_ref(py),
+        };
+        Ok(sources.iter().map(result).collect())
+    }
+
+    fn run_rest(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
             None => self.run_inline(py),
@@ -232,6 +292,9 @@ impl<'a> Plan<'a> {
             self.teller.hear(py, news.said, &function)?;
             py.check_signals()?;
             self.tell(py)?;
+            if let (Some(recording), false) = (&self.recording, news.is_done) {
+                recording.check(py)?;
+            }
             if news.failure.is_some() || news.is_done {
                 self.teller.end(py, news.failure.as_ref(), &function)?;
                 return Ok(news.failure);
@@ -283,14 +346,16 @@ impl<'a> Plan<'a> {
         }
         let listening = Listening::new(py, manner)?;
         let graph = Arc::clone(&self.graph);
-        Ok(Arc::new(LocalGraph::new(
+        let program = LocalGraph::new(
             graph,
             calls,
             seeding,
             listening,
             self.teller.ranks().map(Arc::from),
             self.noting(),
-        )))
+        );
+        program.record(self.recording.clone());
+        Ok(Arc::new(program))
     }
 
     /// Tells of what tasks in this process have done, once they have.
@@ -339,7 +404,7 @@ impl<'a> Plan<'a> {
         self.tell(py)?;
         self.tell_local(py, &program, failure.as_ref())?;
         match failure {
-            None => self.take_local(&program),
+            None => self.take_local(py, &program),
             Some(failure) => Err(self.local_exception(py, &failure, &program)),
         }
     }
@@ -354,7 +419,7 @@ impl<'a> Plan<'a> {
             Err(_) => program.listening().end(py, false, None)?,
         }
         match waited {
-            Ok(None) => self.take_local(&program),
+            Ok(None) => self.take_local(py, &program),
             Ok(Some(failure)) => Err(self.local_exception(py, &failure, &program)),
             Err(interrupt) => {
                 for thread in program.threads() {
@@ -411,6 +476,7 @@ impl<'a> Plan<'a> {
             Arc::clone(&own(py)?.stock),
             self.outputs.clone(),
         );
+        program.record(self.recording.clone());
         let program = Arc::new(program.noting(self.noting()));
         let inherited = Inherited::Graph(Arc::clone(&self.calls), self.seeding.clone());
         let forking = fork.forking(py, inherited)?;
@@ -474,6 +540,7 @@ impl<'a> Plan<'a> {
         let stock = Arc::clone(&numbers.own.stock);
         let wanted = self.outputs.clone();
         let program = RemoteGraph::new(graph, functions, bytes, ends, keeps, stock, wanted);
+        program.record(self.recording.clone());
         Ok((Arc::new(program.noting(self.noting())), kinds))
     }
 
@@ -488,12 +555,14 @@ impl<'a> Plan<'a> {
         noted.map_or_else(|worse| worse, PyErr::from_value)
     }
 
-    fn take_local(&self, program: &LocalGraph) -> PyResult<Vec<Py<PyAny>>> {
+    fn take_local(&self, py: Python<'_>, program: &LocalGraph) -> PyResult<Vec<Py<PyAny>>> {
+        self.settle(py)?;
         let take = |task: &TaskIndex| program.take(*task).unwrap_or_else(|| Err(missing(*task)));
         self.outputs.iter().map(take).collect()
     }
 
     fn take_remote(&self, py: Python<'_>, program: &RemoteGraph) -> PyResult<Vec<Py<PyAny>>> {
+        self.settle(py)?;
         let take = |task: &TaskIndex| match program.take(*task) {
             Outcome::Returned(payload) => Ok(decode_value(py, &payload, &NoViews)?.unbind()),
             Outcome::Shared(result) => result.decode(py, program.stock()),
@@ -584,7 +653,14 @@ impl<'a> Plan<'a> {
             }
             Failure::NoWorkers(_) | Failure::Cancelled => TaskName::default(),
         };
-        exception(py, failure, evidence, name, self.scheduler)
+        let error = exception(py, failure, evidence, name, self.scheduler);
+        if let Some(recording) = &self.recording
+            && let Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) =
+                failure
+        {
+            recording.raised(py, task.0, &error);
+        }
+        error
     }
 }
 

@@ -22,10 +22,10 @@ mod usage;
 mod wake;
 
 pub use child::{DUMP_SIGNAL, WorkerCommand, Workers};
+pub use descriptors::Descriptor;
 pub use fork::{Forked, Nursery, WorkerEnd};
 pub use guard::WorkerMemoryLimit;
 
-pub(crate) use descriptors::Descriptor;
 pub(crate) use wake::Wake;
 
 use crate::core::{Core, Entry, Hands};
