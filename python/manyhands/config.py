@@ -29,13 +29,14 @@ seed                    None                an integer from 0 on, several of    
                                             them, a numpy.random.SeedSequence:
                                             what random numbers begin with, the
                                             same for every call
-relay                   True                True, ``"ordered"`` or False: whether    MANYHANDS_RELAY
+relay                   True                True, ``"ordered"``, False: whether  MANYHANDS_RELAY
                                             what tasks print, warn of and log
                                             appears, as it comes or in the order
                                             of the serial run
-random_misuse           ``"warn"``          ``"warn"``, ``"error"``, ``"ignore"``:   MANYHANDS_RANDOM_MISUSE
-                                            what becomes of tasks that draw from
-                                            a global state without a seed
+random_misuse           ``"warn"``          ``"warn"``, ``"error"`` or           MANYHANDS_RANDOM_MISUSE
+                                            ``"ignore"``: what becomes of tasks
+                                            that draw from a global state
+                                            without a seed
 ======================= =================== ==================================== =================================
 
 From the weakest to the strongest: the defaults; the user's file ``~/.config/manyhands/config.toml``; ``manyhands.toml``
