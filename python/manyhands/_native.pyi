@@ -325,9 +325,15 @@ class Sink:
     def take_pickle(self) -> bytes: ...
     def write(self, data: Any) -> None: ...
 
-@disjoint_base
-class Promise:
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
+# Up to 3.11, what its weak references take does not count.
+if sys.version_info >= (3, 12):
+    @disjoint_base
+    class Promise:
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
+
+else:
+    class Promise:
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
 
 @final
 class Template:
