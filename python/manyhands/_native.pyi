@@ -1,6 +1,5 @@
 """What the engine gives to the package. Not for use by itself: the package documents what is public."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pickle import PickleBuffer
 from typing import Any, Generic, TypeAlias, TypeVar, final
@@ -325,15 +324,9 @@ class Sink:
     def take_pickle(self) -> bytes: ...
     def write(self, data: Any) -> None: ...
 
-# Up to 3.11, what its weak references take does not count.
-if sys.version_info >= (3, 12):
-    @disjoint_base
-    class Promise:
-        def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
-
-else:
-    class Promise:
-        def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
+@disjoint_base
+class Promise:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
 
 @final
 class Template:
