@@ -1,5 +1,6 @@
 """What the engine gives to the package. Not for use by itself: the package documents what is public."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pickle import PickleBuffer
 from typing import Any, Generic, TypeAlias, TypeVar, final
