@@ -27,6 +27,7 @@ from manyhands.delayed import delayed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from manyhands import random, shared
+    from manyhands._blas import blas_threads
     from manyhands._future import Future
     from manyhands.errors import (
         ConfigError,
@@ -50,6 +51,7 @@ __all__ = [
     "RemoteTraceback",
     "TaskError",
     "WorkerDied",
+    "blas_threads",
     "compute",
     "config",
     "cpu_count",
@@ -73,6 +75,7 @@ _LAZY = {
     "RemoteTraceback": "manyhands.errors",
     "TaskError": "manyhands.errors",
     "WorkerDied": "manyhands.errors",
+    "blas_threads": "manyhands._blas",
 }
 
 

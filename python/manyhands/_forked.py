@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def pool(num_workers: int) -> ForkPool:
+def pool(num_workers: int, level: int) -> ForkPool:
     """A pool of workers to be forked from this process as it will be when the tasks are known.
 
     Raises
@@ -30,7 +30,7 @@ def pool(num_workers: int) -> ForkPool:
     _fork_safety.check()
     _pools.register()
     _pools.share()
-    return ForkPool(num_workers, _rota)
+    return ForkPool(num_workers, _rota, level)
 
 
 # Whose turn it is among the calls that were submitted by this process.
@@ -84,9 +84,10 @@ def after_fork_in_parent(before: Any) -> None:
 # Called by the engine in the new process
 
 
-def begin() -> None:
-    """Become a worker."""
+def begin(level: int) -> None:
+    """Become a worker, whose tasks are to know of this level."""
     _worker.is_worker = True
+    _worker.level = level
     _forget_imports()
     _drop_exit_handlers()
     _renew_streams()

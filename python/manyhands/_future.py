@@ -59,16 +59,21 @@ class Future(concurrent.futures.Future["T"]):
 
     @classmethod
     def _of_call(
-        cls, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | None
+        cls,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        root: Root | None,
+        level: int | None = None,
     ) -> Future[T]:
-        """A future of a call made here and now."""
+        """A future of a call made here and now, by a task of this level."""
         future: Future[T] = cls()
         future.set_running_or_notify_cancel()
         try:
             if root is None:
-                result = _native.call_as_task(function, args, kwargs)
+                result = _native.call_as_task(function, args, kwargs, level)
             else:
-                result = _native.call_as_seeded_task(root, 0, function, args, kwargs)
+                result = _native.call_as_seeded_task(root, 0, function, args, kwargs, level)
         except KeyboardInterrupt:  # of the person at the keyboard, who waits here
             raise
         except BaseException as error:

@@ -11,7 +11,7 @@ import sys
 from _thread import RLock, _local
 from _weakref import ref
 
-from manyhands import _reloads, config
+from manyhands import _reloads, _worker, config
 from manyhands._native import (
     ForkPool,
     ProcessPool,
@@ -20,7 +20,6 @@ from manyhands._native import (
     _set_spilling,
     after_fork,
     begin_exit,
-    cpu_count,
     in_task,
     shutdown_forked,
 )
@@ -37,6 +36,10 @@ _idle_timeout: float | None = None
 # Stands for the settings that the pool has been told of.
 _settings: object = None
 _context: tuple[Any, ...] | None = None
+# The pools as those hold them whose calls' tasks know of this level, and have this context.
+_threads_there: ThreadPool | None = None
+_threads_level = 0
+_processes_there: ProcessPool | None = None
 # From how many bytes on buffers travel through shared memory, if they do.
 _sharing: int | None = None
 # How much results may take, and where they go beyond that, as the engine was told.
@@ -54,11 +57,12 @@ class _Nested:
     They are its alone: if tasks waited for tasks behind them in one pool, its threads could all be waiting.
     """
 
-    __slots__ = ("__weakref__", "n_threads", "pool")
+    __slots__ = ("__weakref__", "level", "n_threads", "pool")
 
-    def __init__(self, pool: ThreadPool, n_threads: int) -> None:
+    def __init__(self, pool: ThreadPool, n_threads: int, level: int) -> None:
         self.pool: ThreadPool | None = pool
         self.n_threads = n_threads
+        self.level = level
 
 
 # What `own` of this is, each thread has for itself.
@@ -69,8 +73,8 @@ _all_nested: set[ref[_Nested]] = set()
 _inherited: list[object] = []
 
 # Workers share the CPUs; libraries that would start a thread per CPU in each of them are held back, unless the person
-# who runs the program has decided otherwise.
-_THREAD_LIMITS = (
+# who runs the program has decided otherwise. This is what they read when they are loaded.
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -79,29 +83,35 @@ _THREAD_LIMITS = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
+# Counts the changes of what `blas_threads` has chosen.
+blas_generation = 0
 
 
-def pool(scheduler: str, num_workers: int) -> ThreadPool | ProcessPool | ForkPool:
-    """The pool for a scheduler, with so many workers."""
+def pool(scheduler: str, num_workers: int, level: int) -> ThreadPool | ProcessPool | ForkPool:
+    """The pool for a scheduler, with so many workers, for calls whose tasks are to know of this level."""
     if scheduler == "processes":
-        return processes(num_workers)
+        return processes(num_workers, level)
     if scheduler == "fork":
         from manyhands import _forked
 
-        return _forked.pool(num_workers)
-    return nested_threads(num_workers) if in_task() else threads(num_workers)
+        return _forked.pool(num_workers, level)
+    return nested_threads(num_workers, level) if in_task() else threads(num_workers, level)
 
 
-def threads(num_workers: int) -> ThreadPool:
+def threads(num_workers: int, level: int) -> ThreadPool:
     """The pool of threads."""
-    global _n_threads
+    global _n_threads, _threads_there, _threads_level
     pool = _threads
     if pool is None:
         pool = _new_threads(num_workers)
     if num_workers != _n_threads:
         pool.resize(num_workers)
         _n_threads = num_workers
-    return pool
+    there = _threads_there
+    if there is None or level != _threads_level:
+        there = _threads_there = pool.at_level(level)
+        _threads_level = level
+    return there
 
 
 def _new_threads(num_workers: int) -> ThreadPool:
@@ -115,22 +125,24 @@ def _new_threads(num_workers: int) -> ThreadPool:
         return _threads
 
 
-def nested_threads(num_workers: int) -> ThreadPool:
+def nested_threads(num_workers: int, level: int) -> ThreadPool:
     """A pool of threads for the task that the calling thread is running."""
     own: _Nested | None = getattr(_nested, "own", None)
     if own is None or own.pool is None:
         register()
-        pool = ThreadPool(num_workers)
-        own = _nested.own = _Nested(pool, num_workers)
+        pool = ThreadPool(num_workers).at_level(level)
+        own = _nested.own = _Nested(pool, num_workers, level)
         _all_nested.add(ref(own, _all_nested.discard))
         return pool
     if num_workers != own.n_threads:
         own.pool.resize(num_workers)
         own.n_threads = num_workers
+    if level != own.level:
+        own.pool, own.level = own.pool.at_level(level), level
     return own.pool
 
 
-def processes(num_workers: int) -> ProcessPool:
+def processes(num_workers: int, level: int) -> ProcessPool:
     """The pool of processes, told of the present import path and working directory."""
     global _n_processes, _idle_timeout, _settings
     if _reloads.any_since_last_call():
@@ -147,11 +159,9 @@ def processes(num_workers: int) -> ProcessPool:
             pool.set_idle_timeout(idle_timeout)
         _idle_timeout = idle_timeout
     if num_workers != _n_processes:
-        pool.set_environment(list(_thread_limits(num_workers).items()))
         pool.resize(num_workers)
         _n_processes = num_workers
-    _tell_context(pool, num_workers)
-    return pool
+    return _in_context(pool, level)
 
 
 def share() -> None:
@@ -177,15 +187,17 @@ def _new_processes(num_workers: int) -> ProcessPool:
             _idle_timeout = config.get("idle_timeout")
             _n_processes = num_workers
             _processes = _start_processes(num_workers, _idle_timeout)
+            _forget_context()
         return _processes
 
 
 def _retire_processes() -> None:
     """Have the next call start new workers; the old ones finish what they were given."""
-    global _processes, _context
+    global _processes
     with _lock:
         pool = _processes
-        _processes = _context = None
+        _processes = None
+        _forget_context()
         _retired[:] = [old for old in _retired if not old.is_empty()]
         if pool is not None:
             pool.set_idle_timeout(0.0)
@@ -201,8 +213,7 @@ def _start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPoo
 
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGINT])
     try:
-        limits = list(_thread_limits(num_workers).items())
-        return ProcessPool(_command(), limits, num_workers, idle_timeout)
+        return ProcessPool(_command(), [], num_workers, idle_timeout)
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
@@ -233,10 +244,11 @@ def shutdown() -> None:
     [1, 2]
     >>> mh.shutdown()
     """
-    global _threads, _processes, _context
+    global _threads, _processes, _threads_there
     with _lock:
         threads, processes = _threads, _processes
-        _threads = _processes = _context = None
+        _threads = _processes = _threads_there = None
+        _forget_context()
     shutdown_forked()
     if processes is not None:
         processes.shutdown()
@@ -297,25 +309,59 @@ def _interpreter_options() -> list[str]:
     return options
 
 
-def _thread_limits(num_workers: int) -> dict[str, str]:
-    n_each = max(1, cpu_count() // num_workers)
-    return {name: str(n_each) for name in _THREAD_LIMITS if name not in os.environ}
+def _thread_limits(level: int) -> tuple[dict[str, str], tuple[str, ...], int, bool]:
+    """How workers keep libraries from starting more threads than tasks of this level may use CPUs.
+
+    Returns
+    -------
+    tuple
+        Values of variables; those of them that the person who runs the program has not set; the number of threads; and
+        whether it is what `blas_threads` has chosen, for all libraries.
+    """
+    from manyhands import _plans
+
+    blas = sys.modules.get("manyhands._blas")
+    chosen: int = blas.chosen() if blas is not None else 0
+    n_threads = chosen or _plans.n_cpus_of(level)
+    persons = {name: os.environ[name] for name in THREAD_VARIABLES if is_the_persons(name)}
+    free = tuple(name for name in THREAD_VARIABLES if name not in persons)
+    values = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
+    return (values if chosen else {**values, **persons}), free, n_threads, bool(chosen)
 
 
-def _tell_context(pool: ProcessPool, num_workers: int) -> None:
-    global _context
+def is_the_persons(name: str) -> bool:
+    """Whether the person who runs the program has set this variable, rather than the parent of this worker, or we."""
+    blas = sys.modules.get("manyhands._blas")
+    if blas is not None and name in blas.variables_before:
+        return blas.variables_before[name] is not None and name not in _worker.free_variables
+    return name in os.environ and name not in _worker.free_variables
+
+
+def _forget_context() -> None:
+    global _context, _processes_there
+    _context = _processes_there = None
+
+
+def _in_context(pool: ProcessPool, level: int) -> ProcessPool:
+    """The pool for calls whose tasks find things as they are now."""
+    global _context, _processes_there
     try:
         directory: str | None = os.getcwd()
     except OSError:  # it has been removed
         directory = None
-    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing)
-    if context != _context:
+    context = (tuple(sys.path), directory, tuple(sys.argv), level, _sharing, blas_generation)
+    there = _processes_there
+    if there is None or context != _context:
         import _pickle as pickle
 
         path = [str(entry) for entry in sys.path]
         argv = [str(argument) for argument in sys.argv]
-        pool.set_context(pickle.dumps((path, directory, argv, _thread_limits(num_workers), _sharing)))
-        _context = context
+        limits = _thread_limits(level)
+        there = pool.with_context(pickle.dumps((path, directory, argv, limits, _sharing, level)))
+        # For those started from now on, whose start may take a library along.
+        pool.set_environment(list(limits[0].items()))
+        _processes_there, _context = there, context
+    return there
 
 
 def register() -> None:
@@ -348,13 +394,15 @@ def leave_alone(inherited: object) -> None:
 
 def _forget() -> None:
     """In a forked child: leave the parent's pools alone."""
-    global _threads, _processes, _context, _lock, _nested
+    global _threads, _processes, _lock, _nested, _threads_there
     _lock = RLock()
     _inherited.extend(_retired)
     _retired.clear()
     after_fork()
-    _inherited.extend(pool for pool in (_threads, _processes) if pool is not None)
+    held = (_threads, _processes, _threads_there, _processes_there)
+    _inherited.extend(pool for pool in held if pool is not None)
     _inherited.extend((_nested, [found() for found in _all_nested]))
     _nested = _local()
     _all_nested.clear()
-    _threads = _processes = _context = None
+    _threads = _processes = _threads_there = None
+    _forget_context()

@@ -9,7 +9,7 @@ from manyhands import _native, _pools, _worker, config
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from typing import Any, TypeVar
 
     from manyhands._future import Future
@@ -22,20 +22,32 @@ _Future: type[Future[Any]] | None = None
 
 
 def _where(
-    scheduler: str | None, num_workers: int | None, chunksize: int | None
-) -> tuple[str, int, int | None, _native.ThreadPool | _native.ProcessPool | _native.ForkPool | None]:
-    """Where a call runs: the scheduler's name, the number of workers, the forced batch size, the pool."""
-    if scheduler is None and (_native.in_task() or _worker.is_worker):
-        # All workers are busy with tasks such as the one that calls; more would only get in their way.
-        scheduler = "synchronous"
-        config.resolve(None, num_workers, chunksize)
-        return scheduler, 1, None, None
-    name, n_workers, batch_size = config.resolve(scheduler, num_workers, chunksize)
-    if name == "synchronous":
-        return name, n_workers, batch_size, None
+    scheduler: str | Sequence[str] | None, num_workers: int | Sequence[int | None] | None, chunksize: int | None
+) -> tuple[str, int, int | None, Any]:
+    """Where a call runs: the scheduler's name, the number of workers, the forced batch size, the pool.
+
+    For calls in this thread, a number stands for the pool if there is something that their tasks are to know: their
+    level.
+    """
+    level = _native.task_level()
+    if level is not None or _worker.is_worker:
+        from manyhands import _plans
+
+        nested = _plans.nested(level or _worker.level, scheduler, num_workers, chunksize)
+        if nested is None:
+            # All workers are busy with tasks such as the one that calls; more would only get in their way.
+            return "synchronous", 1, None, None
+        name, n_workers, n_all, batch_size, level = nested
+        if name == "synchronous":
+            return name, 1, batch_size, level
+    else:
+        name, n_workers, batch_size, level = config.resolve_plan(scheduler, num_workers, chunksize)
+        n_all = n_workers
+        if name == "synchronous":
+            return name, n_workers, batch_size, level
     # What was printed so far appears before what tasks print.
     _worker.flush_streams()
-    return name, n_workers, batch_size, _pools.pool(name, n_workers)
+    return name, n_workers, batch_size, _pools.pool(name, n_all, level)
 
 
 def _root(seed: Any, is_single: bool = False) -> Root | None:
@@ -56,6 +68,9 @@ def _root(seed: Any, is_single: bool = False) -> Root | None:
 
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
     """Ends the workers after Ctrl-C; not for an exception of that kind that a task raised of its own accord."""
+    if _native._is_of_pool():
+        # What is over is the call that this task belongs to: others' workers go on.
+        return
     notes = getattr(error, "__notes__", ())
     if not any(isinstance(note, str) and note.startswith("Raised by the task ") for note in notes):
         _pools.interrupted(scheduler)
@@ -70,8 +85,8 @@ def compute(
     *args: Any,
     traverse: bool = True,
     optimize_graph: bool = True,
-    scheduler: str | None = None,
-    num_workers: int | None = None,
+    scheduler: str | Sequence[str] | None = None,
+    num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
 ) -> tuple[Any, ...]:
@@ -88,10 +103,12 @@ def compute(
         Whether to look for Delayed objects inside of collections.
     optimize_graph : bool
         Accepted for programs written for Dask; changes nothing.
-    scheduler : str, optional
-        ``"processes"``, ``"threads"``, ``"fork"`` or ``"synchronous"``; by default the configured one.
-    num_workers : int, optional
-        How many workers; by default the configured number, else `cpu_count()`.
+    scheduler : str or sequence of str, optional
+        ``"processes"``, ``"threads"``, ``"fork"`` or ``"synchronous"``; by default the configured one. Several are a
+        plan: the second is for calls that tasks make, and so on; below the plan, calls run one after the other.
+    num_workers : int or sequence of int, optional
+        How many workers, for each level of the plan; by default the configured number, else `cpu_count()` divided by
+        the workers of the levels above.
     chunksize : int, optional
         Exactly so many tasks at a time to each worker. Never needed: batches follow the measured time of the tasks.
     seed : int, sequence of int, or numpy.random.SeedSequence, optional
@@ -135,8 +152,8 @@ def persist(
     *args: Any,
     traverse: bool = True,
     optimize_graph: bool = True,
-    scheduler: str | None = None,
-    num_workers: int | None = None,
+    scheduler: str | Sequence[str] | None = None,
+    num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
 ) -> tuple[Any, ...]:
@@ -171,8 +188,8 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     function: Callable[..., T],
     /,
     *iterables: Iterable[Any],
-    scheduler: str | None = None,
-    num_workers: int | None = None,
+    scheduler: str | Sequence[str] | None = None,
+    num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
 ) -> list[T]:
@@ -184,10 +201,12 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         Called with one item of each iterable.
     *iterables : iterable
         Lists, ranges, generators, anything that can be iterated over; the shortest decides.
-    scheduler : str, optional
-        ``"processes"``, ``"threads"``, ``"fork"`` or ``"synchronous"``; by default the configured one.
-    num_workers : int, optional
-        How many workers; by default the configured number, else `cpu_count()`.
+    scheduler : str or sequence of str, optional
+        ``"processes"``, ``"threads"``, ``"fork"`` or ``"synchronous"``; by default the configured one. Several are a
+        plan: the second is for calls that tasks make, and so on; below the plan, calls run one after the other.
+    num_workers : int or sequence of int, optional
+        How many workers, for each level of the plan; by default the configured number, else `cpu_count()` divided by
+        the workers of the levels above.
     chunksize : int, optional
         Exactly so many calls at a time to each worker. Never needed: batches follow the measured time of the calls.
     seed : int, sequence of int, or numpy.random.SeedSequence, optional
@@ -228,9 +247,9 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         raise TypeError("map() needs at least one iterable of arguments after the function")
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
-    if pool is None:
+    if name == "synchronous":
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
-        return [_call_here(function, args, index, root) for index, args in enumerate(zip(*iterables))]
+        return [_call_here(function, args, index, root, pool) for index, args in enumerate(zip(*iterables))]
     try:
         return _native.map_all(pool, function, _pickled(pool, function), iterables, batch_size, name, root)
     except KeyboardInterrupt as error:
@@ -244,8 +263,8 @@ def stream(
     *iterables: Iterable[Any],
     ordered: bool = True,
     buffersize: int | None = None,
-    scheduler: str | None = None,
-    num_workers: int | None = None,
+    scheduler: str | Sequence[str] | None = None,
+    num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
 ) -> Iterator[T]:
@@ -297,8 +316,8 @@ def stream(
         raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
     name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
-    if pool is None:
-        return _SerialStream(_one_by_one(function, zip(*iterables), root))
+    if name == "synchronous":
+        return _SerialStream(_one_by_one(function, zip(*iterables), root, pool))
     pickle = _pickled(pool, function)
     is_ordered = bool(ordered)
     return _native.Stream(pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root)
@@ -360,8 +379,8 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         kwargs["seed"], seed = seed, None
     name, _, _, pool = _where(None, None, None)
     root = _root(seed, is_single=True)
-    if pool is None:
-        return _Future._of_call(function, args, kwargs, root)
+    if name == "synchronous":
+        return _Future._of_call(function, args, kwargs, root, pool)
     pickle = _pickled(pool, function)
     return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root))
 
@@ -377,9 +396,7 @@ def _names_seed(function: Callable[..., Any]) -> bool:
     return "seed" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
-def _pickled(
-    pool: _native.ThreadPool | _native.ProcessPool | _native.ForkPool, function: Callable[..., Any]
-) -> _native.PickledFunction | None:
+def _pickled(pool: Any, function: Callable[..., Any]) -> _native.PickledFunction | None:
     """The function for its way to worker processes; threads and forked workers have it."""
     return _native.PickledFunction(function) if isinstance(pool, _native.ProcessPool) else None
 
@@ -423,24 +440,24 @@ class _SerialStream:
 
 
 def _one_by_one(
-    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], root: Root | None
+    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], root: Root | None, level: Any
 ) -> Generator[T, None, None]:
     """A stream in this thread, with errors told as elsewhere."""
     for index, args in enumerate(arguments):
         try:
-            result = _call_here(function, args, index, root)
+            result = _call_here(function, args, index, root, level)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error
         yield result
 
 
-def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None) -> T:
+def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, level: Any) -> T:
     """One call of a map in this thread, with errors told as elsewhere."""
     try:
         if root is not None:
-            return _native.call_as_seeded_task(root, index, function, args, None)
-        return _native.call_as_task(function, args, None)
+            return _native.call_as_seeded_task(root, index, function, args, None, level)
+        return _native.call_as_task(function, args, None, level)
     except Exception as error:
         from manyhands._raising import describe_call, raised
 

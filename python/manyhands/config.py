@@ -4,9 +4,10 @@
 key                     default             accepted                             environment
 ======================= =================== ==================================== =================================
 scheduler               ``"processes"``     ``"synchronous"``, ``"threads"``,    MANYHANDS_SCHEDULER
-                                            ``"processes"``, ``"fork"``
-num_workers             what `cpu_count`    an integer from 1 to 10 000          MANYHANDS_NUM_WORKERS
-                        gives
+                                            ``"processes"``, ``"fork"``; several
+                                            of them are a plan, see below
+num_workers             what `cpu_count`    an integer from 1 to 10 000; several MANYHANDS_NUM_WORKERS
+                        gives               of them for the levels of a plan
 chunksize               measured            an integer of at least 1             MANYHANDS_CHUNKSIZE
 idle_timeout            300 (seconds)       a positive number, or ``"never"``    MANYHANDS_IDLE_TIMEOUT
 shared_memory.enabled   True                True or False: whether large buffers MANYHANDS_SHARED_MEMORY_ENABLED
@@ -25,6 +26,12 @@ seed                    None                an integer from 0 on, several of    
                                             same for every call
 ======================= =================== ==================================== =================================
 
+A *plan* says what calls use that tasks make: with ``scheduler=["processes", "threads"], num_workers=[2, 4]``, or
+``MANYHANDS_SCHEDULER=processes,threads MANYHANDS_NUM_WORKERS=2,4``, there are two worker processes, and what their
+tasks call runs in four threads in each. Below the plan, calls run one after the other in the task that makes them. A
+level without a number has a worker for each CPU that tasks there may use: those of the level above, divided by its
+workers.
+
 From the weakest to the strongest: the defaults; the user's file ``~/.config/manyhands/config.toml``; ``manyhands.toml``
 in the working directory; the file that MANYHANDS_CONFIG names; the environment; `set`; the keyword of a call. With
 MANYHANDS_FORCE=1 the files and the environment win over `set` and keywords: the person who runs a program has the last
@@ -42,7 +49,7 @@ from _weakref import ref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from manyhands.errors import ConfigError
@@ -50,6 +57,8 @@ if TYPE_CHECKING:
 __all__ = ["describe", "get", "refresh", "resolve", "set", "to_dict"]
 
 NUM_WORKERS_MAX = 10_000
+#: How many levels a plan may have.
+N_LEVELS_MAX = 6
 CHUNKSIZE_MAX = 2**31 - 1
 
 _SCHEDULERS = {
@@ -101,11 +110,26 @@ def _did_you_mean(name: str, names: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else "."
 
 
-def _scheduler(value: object, name: str) -> str:
+def _scheduler(value: object, name: str) -> str | tuple[str, ...]:
+    """One, or those of a plan's levels."""
+    if isinstance(value, str):
+        return _one_scheduler(value, name) if "," not in value else _scheduler(value.split(","), name)
+    if isinstance(value, (list, tuple)) and 1 <= len(value) <= N_LEVELS_MAX:
+        plan = tuple(_one_scheduler(one.strip() if isinstance(one, str) else one, name) for one in value)
+        return plan if len(plan) > 1 else plan[0]
+    if isinstance(value, (list, tuple)):
+        raise _error(f"{name}={value!r} is not accepted: a plan has from 1 to {N_LEVELS_MAX} levels.")
+    return _one_scheduler(value, name)
+
+
+def _one_scheduler(value: object, name: str) -> str:
     known = _SCHEDULERS.get(value.lower()) if isinstance(value, str) else None
     if known is None:
         hint = _did_you_mean(value, list(_SCHEDULERS)) if isinstance(value, str) else "."
-        raise _error(f"{name}={value!r} is not a scheduler{hint} Accepted: {_SCHEDULERS_ACCEPTED}.")
+        raise _error(
+            f"{name}={value!r} is not a scheduler{hint} Accepted: {_SCHEDULERS_ACCEPTED}; or a list of these, for "
+            f"calls and those that their tasks make."
+        )
     return known
 
 
@@ -121,7 +145,17 @@ def _integer(value: object, name: str, highest: int) -> int:
     return int(index)
 
 
-def _num_workers(value: object, name: str) -> int | None:
+def _num_workers(value: object, name: str) -> int | tuple[int | None, ...] | None:
+    """One number, or those of a plan's levels."""
+    if isinstance(value, (list, tuple)):
+        if not 1 <= len(value) <= N_LEVELS_MAX:
+            raise _error(f"{name}={value!r} is not accepted: a plan has from 1 to {N_LEVELS_MAX} levels.")
+        numbers = tuple(_one_num_workers(one, name) for one in value)
+        return numbers if len(numbers) > 1 else numbers[0]
+    return _one_num_workers(value, name)
+
+
+def _one_num_workers(value: object, name: str) -> int | None:
     if value is None:
         return None
     try:
@@ -347,6 +381,8 @@ def _files() -> list[str]:
 def _from_text(key: str, text: str) -> object:
     """The value that the text of an environment variable stands for."""
     try:
+        if key == "num_workers" and "," in text:
+            return [int(part) for part in text.split(",")]
         if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed"):
             return int(text)
         if key == "shared_memory_enabled":
@@ -419,6 +455,8 @@ class _State:
         self.layers = [_Layer({}, None, None)]
         # What `resolve` needs, ready; None: to be merged again.
         self.merged: tuple[str, int, int | None] | None = None
+        # The same for `resolve_plan`, with the level of tasks.
+        self.plan: tuple[str, int, int | None, int] | None = None
         # The same for `resolve_seed`, merged along.
         self.seed: _Seed | None = None
         self.forced_keys: tuple[str, ...] = ()
@@ -486,14 +524,15 @@ class _State:
 
     def merge(self) -> tuple[str, int, int | None]:
         with self.lock:
-            n_workers = self.find("num_workers")[0]
+            from manyhands import _plans
+
+            levels = _plans.levels_of(self.find("scheduler")[0], self.find("num_workers")[0])
+            n_workers = levels[0][1] or self.cpus()
             self.seed = self.find_checked("seed")[0]
-            self.merged = (
-                self.find("scheduler")[0],
-                self.cpus() if n_workers is None else n_workers,
-                self.find("chunksize")[0],
-            )
-            return self.merged
+            merged = (levels[0][0], n_workers, self.find("chunksize")[0])
+            self.plan = (*merged, _plans.of_tasks(levels, n_workers, self.cpus(), 1))
+            self.merged = merged
+            return merged
 
 
 _state = _State()
@@ -546,6 +585,7 @@ class set:
             key = _key(name, "")
             checked = _DEFAULTS[key] if value is None and key == "scheduler" else _CHECKS[key](value, str(name))
             settings[key] = checked
+        _require_levels(settings.get("scheduler"), settings.get("num_workers"))
         self._statement = _state.add_statement(self, settings)
         self._blocks: list[_Layer] = []
 
@@ -570,8 +610,9 @@ def get(key: str, default: Any = _UNSET) -> Any:
     Returns
     -------
     object
-        ``scheduler``: one of ``"synchronous"``, ``"threads"``, ``"processes"``, ``"fork"``. ``num_workers``,
-        ``chunksize``: an integer, or None where the library is to choose. ``idle_timeout``: seconds, or None for never.
+        ``scheduler``: one of ``"synchronous"``, ``"threads"``, ``"processes"``, ``"fork"``, or a tuple of them.
+        ``num_workers``: an integer, or None where the library is to choose, or a tuple of these. ``chunksize``: an
+        integer, or None. ``idle_timeout``: seconds, or None for never.
         ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``memory_limit``: bytes as an integer, a
         share as a float, infinity for none. ``spill_directory``: a path, or None for the usual one. ``seed``: an
         integer, a tuple of them, a ``numpy.random.SeedSequence``, or None.
@@ -660,9 +701,11 @@ def generation() -> object:
 
 
 def resolve(
-    scheduler: str | None = None, num_workers: int | None = None, chunksize: int | None = None
+    scheduler: str | Sequence[str] | None = None,
+    num_workers: int | Sequence[int | None] | None = None,
+    chunksize: int | None = None,
 ) -> tuple[str, int, int | None]:
-    """What holds for one call with these keywords.
+    """What holds for one call with these keywords, outside of any task.
 
     Parameters
     ----------
@@ -672,7 +715,7 @@ def resolve(
     Returns
     -------
     tuple of (str, int, int or None)
-        Scheduler, number of workers, chunk size or None for measured batches.
+        Scheduler, number of workers, chunk size or None for measured batches. Of a plan, those of the first level.
 
     Raises
     ------
@@ -685,21 +728,65 @@ def resolve(
     >>> config.resolve("sync", 2, 10)
     ('synchronous', 2, 10)
     """
-    merged = _state.merged or _state.merge()
+    return resolve_plan(scheduler, num_workers, chunksize)[:3]
+
+
+def resolve_plan(scheduler: object, num_workers: object, chunksize: object) -> tuple[str, int, int | None, int]:
+    """The same with the level of the call's tasks; see `manyhands._plans`."""
+    if _state.merged is None:
+        _state.merge()
+    plan = _state.plan
+    assert plan is not None
     if scheduler is None and num_workers is None and chunksize is None:
-        return merged
-    name, n_workers, size = merged
-    forced = _state.forced_keys
-    if scheduler is not None:
-        checked = _scheduler(scheduler, "scheduler")
-        name = name if "scheduler" in forced else checked
-    if num_workers is not None:
-        wanted = _num_workers(num_workers, "num_workers")
-        n_workers = n_workers if wanted is None or "num_workers" in forced else wanted
+        return plan
+    name, n_workers, size, level = plan
     if chunksize is not None:
         given = _chunksize(chunksize, "chunksize")
-        size = size if "chunksize" in forced else given
-    return name, n_workers, size
+        size = size if "chunksize" in _state.forced_keys else given
+    if scheduler is not None or num_workers is not None:
+        from manyhands import _plans
+
+        names, numbers = checked(scheduler, num_workers)
+        forced = _state.forced_keys
+        with _state.lock:
+            if names is None or "scheduler" in forced:
+                names = _state.find("scheduler")[0]
+            if numbers is None or "num_workers" in forced:
+                numbers = _state.find("num_workers")[0]
+        levels = _plans.levels_of(names, numbers)
+        name, n_workers = levels[0][0], levels[0][1] or _state.cpus()
+        level = _plans.of_tasks(levels, n_workers, _state.cpus(), 1)
+    return name, n_workers, size, level
+
+
+def checked(scheduler: object, num_workers: object) -> tuple[Any, Any]:
+    """Two keywords of a call, each None where it is not given.
+
+    Raises
+    ------
+    ConfigError
+        For a value that is not accepted.
+    """
+    names = None if scheduler is None else _scheduler(scheduler, "scheduler")
+    numbers = _num_workers(num_workers, "num_workers")
+    _require_levels(names, numbers)
+    return names, numbers
+
+
+def _require_levels(scheduler: object, num_workers: object) -> None:
+    """There are no more numbers than schedulers where both are given together."""
+    if scheduler is not None and isinstance(num_workers, tuple):
+        n_levels = len(scheduler) if isinstance(scheduler, tuple) else 1
+        if len(num_workers) > n_levels:
+            raise _error(
+                f"num_workers={list(num_workers)} has {len(num_workers)} levels, and scheduler={scheduler!r} has "
+                f"{n_levels}. Give a scheduler for each level, such as scheduler=['processes', 'threads']."
+            )
+
+
+def n_cpus() -> int:
+    """How many CPUs there are to be shared among workers."""
+    return _state.cpus()
 
 
 def forced() -> tuple[str, ...]:

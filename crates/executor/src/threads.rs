@@ -13,6 +13,7 @@ use crate::core::{Core, Entry, Hands};
 use crate::inline::survive;
 use crate::job::{Control, Failure, Inbox, Job, Owner, lock};
 use crate::program::{Death, Program, ThreadHook};
+pub use lane::is_given_up;
 use lane::{Group, Lane};
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Event, JobId, JobSpec, TaskId, TimeNs, WorkerId};

@@ -5,7 +5,7 @@
 use crate::call::{Call, TaskInputs, decode_call};
 use crate::codec::Reader;
 use crate::host::{PythonHost, is_original};
-use crate::interpreter::InTask;
+use crate::interpreter::{InTask, Level};
 use crate::kept::Kept;
 use crate::mapped::{Arguments, lock};
 use crate::rota::Rota;
@@ -139,12 +139,14 @@ pub(crate) struct ForkPool {
     n_workers_max: usize,
     caller: Arc<Caller>,
     rota: Py<Rota>,
+    level: Level,
 }
 
 #[pymethods]
 impl ForkPool {
     #[new]
-    fn new(py: Python<'_>, num_workers: usize, rota: Py<Rota>) -> PyResult<ForkPool> {
+    #[pyo3(signature = (num_workers, rota, level = 0))]
+    fn new(py: Python<'_>, num_workers: usize, rota: Py<Rota>, level: Level) -> PyResult<ForkPool> {
         let caller = Arc::new(Caller::default());
         let called = Arc::clone(&caller);
         let options = ProcessOptions {
@@ -165,6 +167,7 @@ impl ForkPool {
             n_workers_max: num_workers,
             caller,
             rota,
+            level,
         })
     }
 }
@@ -176,6 +179,7 @@ impl ForkPool {
             nursery: self.pool.nursery(),
             inherited: Kept::new(Arc::new(inherited)),
             n_workers_max: self.n_workers_max,
+            level: self.level,
             helpers: Kept::new(py.import(intern!(py, "manyhands._forked"))?.unbind().into()),
         }))
     }
@@ -272,6 +276,7 @@ pub(crate) struct Forking {
     nursery: Nursery,
     pub(crate) inherited: Kept<Arc<Inherited>>,
     n_workers_max: usize,
+    level: Level,
     /// The module with what is better said in Python.
     helpers: Kept<Py<PyAny>>,
 }
@@ -362,8 +367,8 @@ impl Forking {
         };
         is_original();
         let helpers = self.helpers.bind(py);
-        helpers.call_method0(intern!(py, "begin"))?;
-        let _in_task = InTask::enter();
+        helpers.call_method1(intern!(py, "begin"), (self.level,))?;
+        let _in_task = InTask::enter(self.level);
         let mut host = PythonHost::inheriting(py, Arc::clone(&self.inherited))?;
         end.serve(&mut host)?;
         helpers.call_method0(intern!(py, "end"))?;

@@ -1,9 +1,10 @@
 //! The tasks of a graph. [`LocalGraph`] keeps objects, for threads and the calling thread;
 //! [`RemoteGraph`] keeps bytes, for processes.
 
+use crate::blas::Busy;
 use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
-use crate::interpreter::{InTask, OnList, Turns};
+use crate::interpreter::{InTask, Level, OnList, Turns};
 use crate::kept::Kept;
 use crate::mapped::lock;
 use crate::payload::{Outcome, ToSpill, backlog, spill};
@@ -27,6 +28,7 @@ pub(crate) struct LocalGraph {
     graph: Arc<Graph>,
     calls: Kept<Arc<Vec<Call>>>,
     seeding: Kept<Option<(Arc<GraphSeeding>, Place)>>,
+    level: Level,
     results: Kept<Mutex<Results>>,
     threads: Mutex<Vec<u64>>,
 }
@@ -36,12 +38,14 @@ impl LocalGraph {
         graph: Arc<Graph>,
         calls: Arc<Vec<Call>>,
         seeding: Option<(Arc<GraphSeeding>, Place)>,
+        level: Level,
     ) -> LocalGraph {
         let n_tasks = graph.n_tasks();
         LocalGraph {
             graph,
             calls: Kept::new(calls),
             seeding: Kept::new(seeding),
+            level,
             results: Kept::new(Mutex::new(
                 std::iter::repeat_with(|| None).take(n_tasks).collect(),
             )),
@@ -83,7 +87,8 @@ impl LocalGraph {
 impl Program for LocalGraph {
     fn run(&self, feed: &mut dyn Feed) {
         Python::attach(|py| {
-            let _in_task = InTask::enter();
+            let _in_task = InTask::enter(self.level);
+            let _busy = Busy::enter(py, self.level);
             let _on_list = OnList::enter(py, &self.threads);
             let mut turns = Turns::begin();
             while let Some(task) = feed.next() {

@@ -142,7 +142,8 @@ pub(crate) fn serve_parent(
         inherited: None,
         roots: Roots::default(),
     };
-    let _in_task = InTask::enter();
+    // What its calls are to know comes with each job's context.
+    let _in_task = InTask::enter(0);
     let outcome = serve(socket, parent, &mut host);
     outcome.map_err(|error| PyRuntimeError::new_err(format!("cannot serve: {error}")))?;
     py.check_signals()

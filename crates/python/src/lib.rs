@@ -5,8 +5,9 @@
 //! calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
-//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream.
+//! [`blas`] holds back the threads of libraries. [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream.
 
+mod blas;
 mod call;
 mod codec;
 mod collect;
@@ -55,14 +56,16 @@ fn cpu_count() -> usize {
     manyhands_executor::cpus::cpu_count()
 }
 
-/// Call a function as a task: what it computes in turn runs serially.
+/// Call a function as a task: what it computes in turn runs as its level says, else as that of what is around.
 #[pyfunction]
+#[pyo3(signature = (function, args, kwargs, level = None))]
 fn call_as_task<'py>(
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
     kwargs: Option<&Bound<'py, PyDict>>,
+    level: Option<interpreter::Level>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let _in_task = interpreter::InTask::enter();
+    let _in_task = interpreter::InTask::enter(level.unwrap_or(0));
     function.call(args, kwargs)
 }
 
@@ -92,6 +95,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(call_as_task, module)?)?;
     module.add_function(wrap_pyfunction!(describe_call, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::in_task, module)?)?;
+    module.add_function(wrap_pyfunction!(interpreter::task_level, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::_is_of_pool, module)?)?;
     module.add_function(wrap_pyfunction!(plan::compute, module)?)?;
     module.add_function(wrap_pyfunction!(plan::persist, module)?)?;
@@ -104,6 +108,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(forked::shutdown_forked, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::begin_exit, module)?)?;
     module.add_function(wrap_pyfunction!(listing::_graph, module)?)?;
+    blas::register(module)?;
     collect::register(module)?;
     delayed::register(module)?;
     random::register(module)?;

@@ -1,6 +1,6 @@
 //! `map`, and the iterator behind `stream`.
 
-use crate::interpreter::{SIGNAL_PAUSE, thread_number};
+use crate::interpreter::{SIGNAL_PAUSE, look_up, thread_number};
 use crate::map_run::{Items, MapRun};
 use crate::pools::AnyPool;
 use crate::seeding::Seeding;
@@ -84,7 +84,7 @@ fn gather(
             Duration::ZERO
         };
         let news = run.wait(py, timeout, !run.is_remote())?;
-        py.check_signals()?;
+        look_up(py)?;
         run.take(py, &news.delivered, |index, value| {
             results[index as usize] = Some(value);
         })?;
@@ -295,7 +295,7 @@ impl Flow {
                 return self.source_error.take().map_or(Ok(None), Err);
             }
             let news = run.wait(py, SIGNAL_PAUSE, false)?;
-            py.check_signals()?;
+            look_up(py)?;
             let (ready, n_returned, is_ordered) =
                 (&mut self.ready, self.n_returned, self.is_ordered);
             run.take(py, &news.delivered, |index, value| {

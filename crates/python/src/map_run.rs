@@ -16,7 +16,7 @@ use crate::shared::stock::own;
 use manyhands_executor::{Failure, Job, News, Stock, coarse_tick};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyRange, PyTuple};
@@ -170,6 +170,11 @@ fn single_spec(kind: KindId) -> JobSpec {
     }
 }
 
+/// Calls that run here, one after the other, are made in Python.
+fn no_pool() -> PyErr {
+    PyTypeError::new_err("a pool is needed")
+}
+
 /// What one job pickles with, and the memory it shares.
 fn sharing(py: Python<'_>) -> PyResult<(Pickler, Arc<Stock>)> {
     let own = own(py)?;
@@ -233,11 +238,13 @@ impl MapRun {
     ) -> PyResult<MapRun> {
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
-                let program = LocalMap::new(function.clone_ref(py), None, seeding.clone());
+                let threads = threads.get();
+                let own = function.clone_ref(py);
+                let program = LocalMap::new(own, None, seeding.clone(), threads.level);
                 let program = Arc::new(program);
                 let own = Arc::clone(&program);
                 let spec = open_spec(kind_of(&function), batch_size);
-                (Side::Local(program), threads.get().pool.submit(spec, own))
+                (Side::Local(program), threads.pool.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
                 Self::open_remote(py, processes.get(), &function, pickle, batch_size)?
@@ -249,6 +256,7 @@ impl MapRun {
                     Self::open_forked(py, fork, function, inherited, batch_size, is_blocking)?;
                 return Ok(MapRun { seeding, ..run });
             }
+            AnyPool::Here(_) => return Err(no_pool()),
         };
         Ok(MapRun {
             side,
@@ -346,12 +354,14 @@ impl MapRun {
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let kwargs = kwargs.map(|kwargs| kwargs.clone().unbind());
-                let program = LocalMap::new(function.clone_ref(py), kwargs, seeding.clone());
+                let threads = threads.get();
+                let own = function.clone_ref(py);
+                let program = LocalMap::new(own, kwargs, seeding.clone(), threads.level);
                 let program = Arc::new(program);
                 program.push([Arguments::Many(args.clone().unbind())]);
                 let own = Arc::clone(&program);
                 let spec = single_spec(kind_of(&function));
-                (Side::Local(program), threads.get().pool.submit(spec, own))
+                (Side::Local(program), threads.pool.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
                 let processes = processes.get();
@@ -377,6 +387,7 @@ impl MapRun {
             AnyPool::Fork(fork) => {
                 return Self::single_forked(py, fork.get(), function, (args, kwargs), seeding);
             }
+            AnyPool::Here(_) => return Err(no_pool()),
         };
         Ok(MapRun {
             side,

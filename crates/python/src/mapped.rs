@@ -3,7 +3,8 @@
 //! [`LocalMap`] keeps objects, for threads; [`RemoteMap`] keeps bytes, for processes. Both forget
 //! arguments once a task is done, and results once they are taken.
 
-use crate::interpreter::{InTask, OnList, StayAtEnd, Turns};
+use crate::blas::Busy;
+use crate::interpreter::{InTask, Level, OnList, StayAtEnd, Turns};
 use crate::kept::Kept;
 use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, backlog, spill};
 use crate::seeding::{Place, Seeding};
@@ -88,6 +89,7 @@ pub(crate) struct LocalMap {
     pub(crate) function: Kept<Py<PyAny>>,
     pub(crate) kwargs: Kept<Option<Py<PyDict>>>,
     seeding: Kept<Option<Arc<Seeding>>>,
+    level: Level,
     slots: Kept<Mutex<Window<Slot>>>,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
@@ -98,11 +100,13 @@ impl LocalMap {
         function: Py<PyAny>,
         kwargs: Option<Py<PyDict>>,
         seeding: Option<Arc<Seeding>>,
+        level: Level,
     ) -> LocalMap {
         LocalMap {
             function: Kept::new(function),
             kwargs: Kept::new(kwargs),
             seeding: Kept::new(seeding),
+            level,
             slots: Kept::new(Mutex::default()),
             threads: Mutex::default(),
         }
@@ -167,7 +171,8 @@ impl LocalMap {
 impl Program for LocalMap {
     fn run(&self, feed: &mut dyn Feed) {
         Python::attach(|py| {
-            let _in_task = InTask::enter();
+            let _in_task = InTask::enter(self.level);
+            let _busy = Busy::enter(py, self.level);
             let _on_list = OnList::enter(py, &self.threads);
             let mut turns = Turns::begin();
             while let Some(index) = feed.next() {

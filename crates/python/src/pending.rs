@@ -1,6 +1,6 @@
 //! A submitted call under way: what stands behind a `Future`.
 
-use crate::interpreter::{SIGNAL_PAUSE, detached};
+use crate::interpreter::{SIGNAL_PAUSE, detached, look_up};
 use crate::map_run::MapRun;
 use crate::mapped::lock;
 use crate::pools::AnyPool;
@@ -100,7 +100,7 @@ impl Pending {
                     self.run.job.wait_until_ended(pause);
                 }
             });
-            py.check_signals()?;
+            look_up(py)?;
         }
     }
 

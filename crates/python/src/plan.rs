@@ -6,7 +6,7 @@ use crate::collect::{Collected, collect};
 use crate::delayed::{Delayed, describe};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::graphed::{LocalGraph, RemoteGraph};
-use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, raise_in_thread};
+use crate::interpreter::{Level, SIGNAL_PAUSE, Turns, detached, look_up, raise_in_thread};
 use crate::map_run::kind_of;
 use crate::payload::Outcome;
 use crate::pools::{AnyPool, ProcessPool, ThreadPool};
@@ -110,7 +110,8 @@ impl<'a> Plan<'a> {
     fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
-            None => self.run_inline(py),
+            None => self.run_inline(py, 0),
+            Some(AnyPool::Here(level)) => self.run_inline(py, level),
             Some(AnyPool::Threads(threads)) => self.run_in_threads(py, threads.get()),
             Some(AnyPool::Processes(processes)) => self.run_in_processes(py, processes.get()),
             Some(AnyPool::Fork(fork)) => self.run_in_forks(py, fork.get()),
@@ -146,14 +147,15 @@ impl<'a> Plan<'a> {
         self.calls.iter().map(kind).collect()
     }
 
-    fn local(&self, place: Place) -> Arc<LocalGraph> {
+    fn local(&self, place: Place, level: Level) -> Arc<LocalGraph> {
         let calls = Arc::clone(&self.calls);
         let seeding = self.seeding.clone().map(|seeding| (seeding, place));
-        Arc::new(LocalGraph::new(Arc::clone(&self.graph), calls, seeding))
+        let graph = Arc::clone(&self.graph);
+        Arc::new(LocalGraph::new(graph, calls, seeding, level))
     }
 
-    fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local(Place::Here);
+    fn run_inline(&self, py: Python<'_>, level: Level) -> PyResult<Vec<Py<PyAny>>> {
+        let program = self.local(Place::Here, level);
         match inline::run(self.spec(self.kinds()), &*program) {
             Ok(()) => self.take_local(&program),
             Err(failure) => Err(self.local_exception(py, &failure, &program)),
@@ -161,7 +163,7 @@ impl<'a> Plan<'a> {
     }
 
     fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local(Place::Thread);
+        let program = self.local(Place::Thread, threads.level);
         let own = Arc::clone(&program);
         let job = threads.pool.submit(self.spec(self.kinds()), own);
         match wait_for_end(py, &job, None) {
@@ -361,7 +363,7 @@ fn wait_for_end(py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResul
             forking.attend(py)?;
         }
         let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
-        py.check_signals()?;
+        look_up(py)?;
         if news.failure.is_some() || news.is_done {
             return Ok(news.failure);
         }

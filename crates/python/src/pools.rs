@@ -1,7 +1,7 @@
 //! The pools as Python objects.
 
 use crate::forked::ForkPool;
-use crate::interpreter::{ParkedStates, SIGNAL_PAUSE, end_parked, interrupt_running};
+use crate::interpreter::{Level, ParkedStates, SIGNAL_PAUSE, end_parked, interrupt_running};
 use crate::shared::stock::own;
 use manyhands_executor::processes::{ProcessOptions, WorkerCommand, Workers};
 use manyhands_executor::{processes, threads};
@@ -14,7 +14,9 @@ use std::time::Duration;
 /// Threads of this process that run tasks.
 #[pyclass(frozen, module = "manyhands._native")]
 pub(crate) struct ThreadPool {
-    pub(crate) pool: threads::ThreadPool,
+    pub(crate) pool: Arc<threads::ThreadPool>,
+    /// What calls inside of the tasks are to know.
+    pub(crate) level: Level,
 }
 
 #[pymethods]
@@ -22,7 +24,18 @@ impl ThreadPool {
     #[new]
     fn new(py: Python<'_>, num_workers: usize) -> ThreadPool {
         let pool = py.detach(|| threads::ThreadPool::new(num_workers, Arc::new(ParkedStates)));
-        ThreadPool { pool }
+        ThreadPool {
+            pool: Arc::new(pool),
+            level: 0,
+        }
+    }
+
+    /// The same pool, for calls whose tasks are to know this.
+    fn at_level(&self, level: Level) -> ThreadPool {
+        ThreadPool {
+            pool: Arc::clone(&self.pool),
+            level,
+        }
     }
 
     /// Change the number of threads.
@@ -102,9 +115,11 @@ impl ProcessPool {
         self.pool.set_idle_timeout(duration(idle_timeout));
     }
 
-    /// The surroundings for tasks of jobs submitted from now on.
-    fn set_context(&self, context: &[u8]) {
-        self.pool.set_context(context);
+    /// The same pool, for calls whose tasks have these surroundings.
+    fn with_context(&self, context: &[u8]) -> ProcessPool {
+        ProcessPool {
+            pool: self.pool.with_context(context),
+        }
     }
 
     /// The process ids of the workers that are alive.
@@ -135,10 +150,12 @@ impl ProcessPool {
     }
 }
 
-/// Either kind of pool, as an argument.
+/// Any kind of pool, as an argument.
 #[derive(FromPyObject)]
 pub(crate) enum AnyPool<'py> {
     Threads(Bound<'py, ThreadPool>),
     Processes(Bound<'py, ProcessPool>),
     Fork(Bound<'py, ForkPool>),
+    /// None: tasks run in the calling thread, and their calls are to know this.
+    Here(Level),
 }

@@ -10,7 +10,7 @@
 //! A job without a seed has nothing of all this.
 
 use crate::codec::{Reader, write_bytes, write_varint};
-use crate::interpreter::InTask;
+use crate::interpreter::{InTask, Level};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -225,15 +225,16 @@ impl GraphSeeding {
 
 /// Call a function as a task, as `call_as_task` does, on the stream with this number.
 #[pyfunction]
-#[pyo3(signature = (root, number, function, args, kwargs))]
+#[pyo3(signature = (root, number, function, args, kwargs, level = None))]
 fn call_as_seeded_task<'py>(
     root: &Bound<'py, PyAny>,
     number: u64,
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
     kwargs: Option<&Bound<'py, PyDict>>,
+    level: Option<Level>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let _in_task = InTask::enter();
+    let _in_task = InTask::enter(level.unwrap_or(0));
     call_seeded(root, Place::Here, number, function, args, kwargs)
 }
 

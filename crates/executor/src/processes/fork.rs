@@ -144,6 +144,7 @@ impl Nursery {
             shared: Arc::clone(&self.shared),
             owner: self.owner,
             is_first: false,
+            context: Arc::from([]),
         }
     }
 

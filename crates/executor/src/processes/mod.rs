@@ -69,6 +69,8 @@ pub struct ProcessPool {
     owner: Owner,
     /// Whether it ends the pool when it is dropped, rather than being one of the pool's other holders.
     is_first: bool,
+    /// The surroundings for the tasks of what is submitted here.
+    context: Arc<[u8]>,
 }
 
 pub(crate) struct Shared {
@@ -89,8 +91,6 @@ pub(crate) struct State {
     arrivals: Vec<(usize, reactor::Peer)>,
     functions: Functions,
     options: ProcessOptions,
-    /// The surroundings for the tasks of jobs submitted from now on.
-    context: Arc<[u8]>,
     is_stopped: bool,
     has_reactor: bool,
     /// Whether there has been a job.
@@ -507,7 +507,6 @@ impl ProcessPool {
                 arrivals: Vec::new(),
                 functions: Functions::default(),
                 options,
-                context: Arc::from([]),
                 is_stopped: false,
                 has_reactor: true,
                 has_begun: false,
@@ -529,6 +528,7 @@ impl ProcessPool {
             shared,
             owner,
             is_first: true,
+            context: Arc::from([]),
         })
     }
 
@@ -559,11 +559,14 @@ impl ProcessPool {
         self.shared.wake_reactor();
     }
 
-    /// The surroundings for the tasks of jobs submitted from now on.
-    pub fn set_context(&self, bytes: &[u8]) {
-        let mut state = lock(&self.shared.state);
-        if *state.context != *bytes {
-            state.context = bytes.into();
+    /// The same pool for jobs whose tasks have these surroundings. A worker is told of them when they
+    /// are others than those of the task before; so hold on to what this gives.
+    pub fn with_context(&self, bytes: &[u8]) -> ProcessPool {
+        ProcessPool {
+            shared: Arc::clone(&self.shared),
+            owner: self.owner,
+            is_first: false,
+            context: bytes.into(),
         }
     }
 
@@ -602,12 +605,9 @@ impl ProcessPool {
         functions: Vec<u32>,
     ) -> Job {
         let mut submitted = None;
-        let context = {
-            let mut state = lock(&self.shared.state);
-            // Whatever kept workers from starting may have been mended.
-            state.starts = Starts::default();
-            Some(Arc::clone(&state.context))
-        };
+        // Whatever kept workers from starting may have been mended.
+        lock(&self.shared.state).starts = Starts::default();
+        let context = Some(Arc::clone(&self.context));
         self.shared.update(|core, hands, now_ns| {
             submitted = Some(core.submit(spec, program, functions, context, now_ns, hands));
         });

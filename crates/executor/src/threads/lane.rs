@@ -6,6 +6,7 @@ use crate::job::lock;
 use crate::program::{Feed, Program};
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Event, JobId, Report, TaskId, TimeNs, WorkerId};
+use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
@@ -142,8 +143,21 @@ impl Queue {
     }
 }
 
+thread_local! {
+    /// The lane of this thread, if it is one of a pool.
+    static OWN: RefCell<Option<Arc<Lane>>> = const { RefCell::new(None) };
+}
+
+/// Whether the calling thread belongs to a pool that has given it up: nobody wants what its task
+/// will return, so there is no point in waiting for something in the task.
+pub fn is_given_up() -> bool {
+    let is_stopped = |lane: &Arc<Lane>| lock(&lane.queue).is_stopped;
+    OWN.with_borrow(|own| own.as_ref().is_some_and(is_stopped))
+}
+
 /// A thread's life.
-pub(super) fn work(shared: &Shared, lane: &Lane) {
+pub(super) fn work(shared: &Shared, lane: &Arc<Lane>) {
+    OWN.set(Some(Arc::clone(lane)));
     let _guard = shared.hook.started();
     while let Some((program, job)) = lane.wait() {
         let mut feed = LaneFeed {
