@@ -20,6 +20,7 @@
 mod case;
 mod cores;
 mod model;
+mod needs;
 mod random;
 mod sabotage;
 mod shapes;
@@ -157,7 +158,11 @@ fn describe(case: &Case) -> String {
     let mut text = format!("{:?}", case.machine);
     for (at, job) in case.jobs.iter().enumerate() {
         let JobPlan {
-            shape, spec, fates, ..
+            shape,
+            spec,
+            fates,
+            needs,
+            ..
         } = job;
         let n_tasks = job.durations_ns.len();
         let unusual: Vec<_> = (fates.iter().enumerate())
@@ -165,7 +170,7 @@ fn describe(case: &Case) -> String {
             .collect();
         text += &format!(
             "\njob {at}: {shape} of {n_tasks} tasks at {} ns, batch size {:?}, pieces {:?}, \
-             first call {} ns, cancel {:?}, fates {unusual:?}",
+             first call {} ns, cancel {:?}, fates {unusual:?}, needs {needs:?}",
             job.submit_ns, spec.batch_size, job.pieces, job.first_call_ns, job.cancel
         );
     }

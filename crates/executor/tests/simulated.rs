@@ -74,6 +74,7 @@ fn faults_put_in_on_purpose_are_found() {
                 | Sabotage::LoseKill
                 | Sabotage::MissTicks
                 | Sabotage::MissPressure
+                | Sabotage::MissNeeds
         );
         let (mut n_found, mut missed) = (0, Vec::new());
         for seed in 0..20_000 {

@@ -34,7 +34,7 @@ const PATIENCE_NS: u64 = 20_000_000;
 /// What it costs to move one task from worker to worker: cheaper ones had better stay.
 const MOVE_NS: u64 = 400;
 /// What a task of unknown cost counts as: enough that nothing is queued behind it.
-const UNKNOWN_NS: u64 = 10_000_000;
+pub(crate) const UNKNOWN_NS: u64 = 10_000_000;
 /// At most so many tasks in one batch, whatever they cost.
 const N_TASKS_PER_BATCH_MAX: usize = 32_768;
 /// How many busy workers an idle one looks at in search of one to relieve.
@@ -90,6 +90,15 @@ impl Lists {
         self.look_anew();
     }
 
+    /// Takes the last of the idle workers that is suitable.
+    pub(crate) fn take_idle(
+        &mut self,
+        is_suitable: impl Fn(&WorkerId) -> bool,
+    ) -> Option<WorkerId> {
+        let at = self.idle.iter().rposition(is_suitable)?;
+        Some(self.idle.remove(at))
+    }
+
     pub(crate) fn list_idle(&mut self, id: WorkerId, worker: &mut Worker) {
         if !worker.is_listed_idle {
             worker.is_listed_idle = true;
@@ -132,16 +141,17 @@ impl Scheduler {
 
     /// Gives ready tasks to workers that can take them; relieves busy workers for idle ones.
     pub(crate) fn dispatch(&mut self, now_ns: TimeNs, commands: &mut Commands) {
-        while !self.suspects.is_empty() {
-            let Some(worker) = self.pop_idle() else { break };
-            if let Some(suspect) = self.suspects.pop_front() {
-                self.start_suspect(worker, suspect, now_ns, commands);
-            }
+        if !self.suspects.is_empty() {
+            self.start_suspects(now_ns, commands);
+        }
+        if self.supplies.is_any() {
+            self.start_needing(now_ns, commands);
         }
         while self.n_ready > 0 {
             let mut worker = self.pop_idle();
-            // While a suspect waits, workers run dry until one is idle.
-            if worker.is_none() && self.suspects.is_empty() {
+            // While a suspect waits, workers run dry until one is idle; or a task for which all else is there.
+            let is_awaited = !self.suspects.is_empty() || self.supplies.is_awaiting_worker;
+            if worker.is_none() && !is_awaited {
                 worker = self.pop_low();
             }
             let Some(worker) = worker else { break };
@@ -189,6 +199,24 @@ impl Scheduler {
         }
     }
 
+    /// Tries suspects on idle workers.
+    fn start_suspects(&mut self, now_ns: TimeNs, commands: &mut Commands) {
+        for _ in 0..self.suspects.len() {
+            let Some(suspect) = self.suspects.pop_front() else {
+                return;
+            };
+            let job = self.jobs[suspect.job.0 as usize].as_ref();
+            let worker = match job.is_some_and(|job| !job.needs.is_empty()) {
+                true => self.pop_idle_for(suspect.job),
+                false => self.pop_idle(),
+            };
+            match worker {
+                Some(worker) => self.start_suspect(worker, suspect, now_ns, commands),
+                None => self.suspects.push_back(suspect),
+            }
+        }
+    }
+
     fn start_suspect(
         &mut self,
         id: WorkerId,
@@ -196,7 +224,6 @@ impl Scheduler {
         now_ns: TimeNs,
         commands: &mut Commands,
     ) {
-        let mark = commands.mark();
         let (Some(job), Some(worker)) = (
             self.jobs[suspect.job.0 as usize].as_mut(),
             self.workers[id.0 as usize].as_mut(),
@@ -205,10 +232,9 @@ impl Scheduler {
         };
         job.take_aside(suspect.index);
         job.n_in_flight += 1;
-        send(worker, suspect.into(), UNKNOWN_NS, now_ns);
-        commands.push_run(mark, suspect.into());
         worker.is_exclusive = true;
-        commands.push(Command::Start(id, commands.range_from(mark)));
+        self.send_alone(id, suspect, now_ns, commands);
+        self.hold(id, suspect);
     }
 
     /// Fills a batch from the jobs that have ready tasks, each in turn at the head of a batch. A job
@@ -386,7 +412,7 @@ impl Scheduler {
 
 /// Adds tasks to a worker's queue.
 #[inline]
-fn send(worker: &mut Worker, run: TaskRun, each_ns: u64, now_ns: TimeNs) {
+pub(crate) fn send(worker: &mut Worker, run: TaskRun, each_ns: u64, now_ns: TimeNs) {
     if worker.queue.is_empty() {
         worker.heard_ns = now_ns;
     }

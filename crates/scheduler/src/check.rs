@@ -24,7 +24,11 @@ impl Scheduler {
         if n_ready != self.n_ready {
             return Err(format!("{n_ready} tasks ready, {} counted", self.n_ready));
         }
-        let is_waiting = self.n_ready > 0 || !self.suspects.is_empty();
+        let is_free = |task: &TaskId| {
+            let job = self.jobs[task.job.0 as usize].as_ref();
+            job.is_some_and(|job| job.needs.is_empty())
+        };
+        let is_waiting = self.n_ready > 0 || self.suspects.iter().any(is_free);
         let idle = self
             .workers
             .iter()
@@ -36,7 +40,7 @@ impl Scheduler {
                 "{idle} workers idle while {n_ready} tasks are ready"
             ));
         }
-        Ok(())
+        self.check_supplies()
     }
 
     /// Checks that nothing is left of any job, for the end of a simulated run.
@@ -159,7 +163,7 @@ impl Scheduler {
             check_counts(graphed, index)?;
         }
         let n_held_back = graphed.n_held_back();
-        let counted = (job.n_unfinished, job.n_ready() + n_held_back);
+        let counted = (job.n_unfinished, job.n_ready_of_any() + n_held_back);
         if (n_unfinished, n_ready) != counted {
             return Err(format!(
                 "{id:?}: {n_unfinished} unfinished and {n_ready} ready, counted {counted:?}"

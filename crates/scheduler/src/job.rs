@@ -3,6 +3,7 @@
 use crate::graphed::Graphed;
 use crate::loose::Loose;
 use crate::run::{Limits, Taken};
+use crate::supplies::Need;
 use crate::{Commands, JobSpec, KindId, Kinds, TaskIndex, TaskRun, TimeNs, Wanted};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -48,12 +49,14 @@ pub(crate) struct Job {
     pub(crate) n_unfinished: usize,
     /// Tasks that some worker holds.
     pub(crate) n_in_flight: usize,
+    /// What each task needs while it runs.
+    pub(crate) needs: Vec<Need>,
     /// Tasks that workers died with.
     casualties: BTreeMap<u32, Casualty>,
 }
 
 impl Job {
-    pub(crate) fn new(spec: JobSpec) -> Job {
+    pub(crate) fn new(spec: JobSpec, needs: Vec<Need>) -> Job {
         let n_tasks = spec.graph.n_tasks();
         if let Kinds::Each(kinds) = &spec.kinds {
             assert_eq!(kinds.len(), n_tasks, "one kind for each task");
@@ -76,6 +79,7 @@ impl Job {
             is_listed: false,
             n_unfinished: n_tasks,
             n_in_flight: 0,
+            needs,
             casualties: BTreeMap::new(),
         }
     }
@@ -90,9 +94,28 @@ impl Job {
         self.n_unfinished += n_more as usize;
     }
 
-    /// How many tasks are ready, suspects aside.
+    /// How many tasks are ready that need nothing, suspects aside.
     #[inline]
     pub(crate) fn n_ready(&self) -> usize {
+        self.n_to_count(self.n_ready_of_any())
+    }
+
+    /// How many tasks are ready that need something.
+    pub(crate) fn n_ready_needing(&self) -> usize {
+        match self.needs.is_empty() {
+            true => 0,
+            false => self.n_ready_of_any(),
+        }
+    }
+
+    /// How many of so many tasks of this job count among those that any worker can be given.
+    #[inline]
+    pub(crate) fn n_to_count(&self, n_tasks: usize) -> usize {
+        if self.needs.is_empty() { n_tasks } else { 0 }
+    }
+
+    #[inline]
+    pub(crate) fn n_ready_of_any(&self) -> usize {
         match &self.work {
             Work::Loose(loose) => loose.n_ready(),
             Work::Graphed(graphed) => graphed.n_ready(),

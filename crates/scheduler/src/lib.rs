@@ -17,12 +17,14 @@ mod loose;
 mod pressure;
 mod run;
 mod scheduler;
+mod supplies;
 mod worker;
 
 pub use batch::REPORTS_WAIT_NS_MAX;
 pub use manyhands_graph::{Graph, TaskIndex};
 pub use run::{Report, TaskRun};
 pub use scheduler::Scheduler;
+pub use supplies::{Need, Supply};
 
 use std::fmt;
 use std::num::NonZeroU32;

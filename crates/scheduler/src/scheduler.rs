@@ -4,6 +4,7 @@ use crate::batch::{Lists, SILENCE_NS};
 use crate::cost::Costs;
 use crate::job::{Job, Phase, Work};
 use crate::pressure::Pressure;
+use crate::supplies::Supplies;
 use crate::worker::Worker;
 use crate::{
     Cause, Command, Commands, Event, JobId, JobSpec, KindId, Report, TaskId, TaskRun, TimeNs,
@@ -30,6 +31,7 @@ pub struct Scheduler {
     pub(crate) n_recalls: u32,
     n_draining: usize,
     pub(crate) pressure: Pressure,
+    pub(crate) supplies: Supplies,
 }
 
 /// A task that two workers died under is not given to a third.
@@ -128,7 +130,8 @@ impl Scheduler {
     fn on_submit(&mut self, id: JobId, spec: JobSpec, commands: &mut Commands) {
         let slot = &mut self.jobs[id.0 as usize];
         assert!(slot.is_none(), "{id:?} is in use");
-        let job = slot.insert(Job::new(spec));
+        let needs = self.supplies.on_submit(id);
+        let job = slot.insert(Job::new(spec, needs));
         self.pressure.on_submit(id, job);
         self.n_ready += job.n_ready();
         self.lists.list_job(id, job);
@@ -141,7 +144,7 @@ impl Scheduler {
             && job.phase == Phase::Running
         {
             job.extend(n_more);
-            self.n_ready += n_more as usize;
+            self.n_ready += job.n_to_count(n_more as usize);
             self.lists.list_job(id, job);
         }
     }
@@ -190,6 +193,7 @@ impl Scheduler {
                 worker.heard_ns = now_ns;
                 worker.is_exclusive = false;
                 worker.is_overdue = false;
+                self.let_go(id, run);
                 self.tasks_ended(run, report.each_ns(), report.is_ok, commands);
             }
         }
@@ -213,7 +217,8 @@ impl Scheduler {
                     .for_each(|index| self.costs.learn(graphed.kind(index), each_ns, 1)),
                 Work::Abandoned => {}
             }
-            self.n_ready += job.finish(run, commands);
+            let n_made_ready = job.finish(run, commands);
+            self.n_ready += job.n_to_count(n_made_ready);
             self.lists.list_job(id, job);
         } else {
             commands.push(Command::Fail(run.first(), Cause::Failed));
@@ -248,6 +253,7 @@ impl Scheduler {
                 && let Some(run) = worker.queue.strike(&mut returned)
             {
                 worker.is_exclusive = false;
+                self.let_go(id, run);
                 self.tasks_returned(run, commands);
             }
         }
@@ -273,14 +279,14 @@ impl Scheduler {
                     self.suspects.push_back(task);
                 } else {
                     job.put_back(task.into());
-                    self.n_ready += 1;
+                    self.n_ready += job.n_to_count(1);
                 }
             }
             rest.n_tasks = 0;
         }
         if rest.n_tasks > 0 {
             job.put_back(rest);
-            self.n_ready += rest.n_tasks as usize;
+            self.n_ready += job.n_to_count(rest.n_tasks as usize);
         }
         self.lists.list_job(id, job);
     }
@@ -296,6 +302,7 @@ impl Scheduler {
         self.n_workers -= 1;
         self.n_recalls -= worker.n_recalls;
         self.lists.unlist_worker(id);
+        self.let_go_all(worker.held.take());
         // A worker that was told to end did not die of what it ran.
         let running = running.filter(|_| !worker.is_killed);
         let head = worker.queue.head().filter(|_| !worker.is_killed);
@@ -389,6 +396,9 @@ impl Scheduler {
                 self.n_draining -= usize::from(job.phase != Phase::Running);
                 if job.is_listed {
                     self.lists.unlist_job(id);
+                }
+                if !job.needs.is_empty() {
+                    self.supplies.forget(id);
                 }
             }
             self.free_jobs.push(id.0);

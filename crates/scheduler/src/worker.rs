@@ -1,6 +1,7 @@
 //! What the scheduler knows of a worker.
 
 use crate::batch::LOW_NS;
+use crate::supplies::Held;
 use crate::{TaskId, TaskRun, TimeNs};
 use std::collections::VecDeque;
 
@@ -31,6 +32,8 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
     pub(crate) queue: Queue,
+    /// What it holds for the first task of its queue.
+    pub(crate) held: Option<Box<Held>>,
     /// When it last reported a task, or was given work when it had none.
     pub(crate) heard_ns: TimeNs,
     /// When it was last given work.

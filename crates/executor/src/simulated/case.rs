@@ -2,7 +2,7 @@
 
 use super::random::Random;
 use super::shapes::{Durations, random_graph};
-use manyhands_scheduler::{Graph, JobSpec, KindId, Kinds, TaskIndex, TimeNs, Wanted};
+use manyhands_scheduler::{Graph, JobSpec, KindId, Kinds, Need, Supply, TaskIndex, TimeNs, Wanted};
 use std::num::NonZeroU32;
 
 /// What a task does when it is run.
@@ -23,6 +23,8 @@ pub struct JobPlan {
     pub shape: &'static str,
     /// What is submitted.
     pub spec: JobSpec,
+    /// What each task needs.
+    pub needs: Vec<Need>,
     /// When.
     pub submit_ns: TimeNs,
     /// When an open job gets how many tasks more.
@@ -53,6 +55,7 @@ impl JobPlan {
                 batch_size: None,
                 is_open: false,
             },
+            needs: Vec::new(),
             submit_ns: 0,
             pieces: Vec::new(),
             close_ns: 0,
@@ -89,6 +92,8 @@ impl JobPlan {
 pub struct Machine {
     /// How many workers there are, unless some are lost.
     pub n_workers: u32,
+    /// What resources there are.
+    pub supplies: Vec<Supply>,
     /// How many of them compute at one time, taking turns; `None` is all of them.
     pub n_cores: Option<u32>,
     /// Results that nobody asked for are piled up from this size on, all together, until they are half
@@ -121,6 +126,7 @@ impl Machine {
     pub fn calm(n_workers: u32, delay_ns: u64, flush_ns: u64) -> Machine {
         Machine {
             n_workers,
+            supplies: Vec::new(),
             n_cores: None,
             pressure_at: None,
             startup_ns: (0, 0),
@@ -149,6 +155,7 @@ impl Machine {
         let is_calm = random.one_in(2);
         Machine {
             n_workers: n_workers as u32,
+            supplies: Vec::new(),
             pressure_at: random.one_in(3).then(|| random.between(1, 12)),
             n_cores: random.one_in(4).then(|| random.between(1, 4) as u32),
             startup_ns: [(0, 0), (0, 20_000_000)][random.index(2)],
@@ -184,7 +191,7 @@ impl Case {
     /// The random case of this seed.
     pub fn random(seed: u64) -> Case {
         let mut random = Random::new(seed);
-        let machine = Machine::random(&mut random);
+        let mut machine = Machine::random(&mut random);
         // Small cases find nearly everything, and a thousand of them cost less than one large one.
         let n_tasks_max = match random.below(64) {
             0 => 600,
@@ -192,9 +199,10 @@ impl Case {
             _ => 30,
         };
         let n_jobs = [1, 1, 2, 3, 6][random.index(5)];
-        let jobs = (0..n_jobs)
+        let mut jobs: Vec<_> = (0..n_jobs)
             .map(|_| random_job(&mut random, n_tasks_max))
             .collect();
+        draw_needs(seed, &mut machine, &mut jobs);
         Case {
             seed,
             machine,
@@ -310,6 +318,30 @@ fn random_stream(random: &mut Random, n_tasks: u32) -> JobPlan {
     }
     plan.close_ns = at_ns + random.exponential(gap_ns);
     plan
+}
+
+/// In one case of three there are resources, which some of the jobs need. Drawn apart: all else is as without.
+fn draw_needs(seed: u64, machine: &mut Machine, jobs: &mut [JobPlan]) {
+    let mut random = Random::new(seed ^ 0x5e55);
+    if !random.one_in(3) {
+        return;
+    }
+    for _ in 0..random.between(1, 3) {
+        machine.supplies.push(Supply {
+            n_units: random.between(1, 5) as u32,
+            is_by_worker: random.one_in(2),
+        });
+    }
+    for job in jobs.iter_mut() {
+        for (at, supply) in machine.supplies.iter().enumerate() {
+            if random.one_in(3) {
+                job.needs.push(Need {
+                    resource: at as u32,
+                    n_units: random.between(1, u64::from(supply.n_units)) as u32,
+                });
+            }
+        }
+    }
 }
 
 fn draw_fates(random: &mut Random, plan: &mut JobPlan) {

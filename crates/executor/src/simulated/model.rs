@@ -6,6 +6,7 @@
 //! commands the model only says whether they are allowed.
 
 use super::case::Case;
+use super::needs;
 use manyhands_scheduler::{
     Cause, Command, Commands, JobId, Report, TaskId, TaskIndex, TimeNs, Wanted, WorkerId,
 };
@@ -437,7 +438,8 @@ impl<'a> Model<'a> {
                 format!("{id:?} runs a suspect and gets more"),
             );
         }
-        let is_alone = worker.queue.is_empty() && tasks.len() == 1;
+        let is_idle = worker.queue.is_empty();
+        let is_alone = is_idle && tasks.len() == 1;
         for &task in tasks {
             self.check_start(task, is_alone)?;
             let job = self.jobs[task.job.0 as usize].as_mut().expect("checked");
@@ -489,6 +491,9 @@ impl<'a> Model<'a> {
         if model.is_suspect() && !is_alone {
             return refuse("among others although a worker died under it");
         }
+        if !self.case.jobs[job.plan].needs.is_empty() && !is_alone {
+            return refuse("among others although it needs resources");
+        }
         Ok(())
     }
 
@@ -523,6 +528,56 @@ impl<'a> Model<'a> {
             }
             _ => fault(head, format!("{id:?} is ended without a reason")),
         }
+    }
+
+    /// No more is used of any resource than there is, and no worker is idle that a task could run on now.
+    pub(super) fn check_needs(&self) -> Result<(), Fault> {
+        let supplies = &self.case.machine.supplies;
+        if supplies.is_empty() {
+            return Ok(());
+        }
+        let mut used = needs::Used::new(supplies);
+        for (at, worker) in self.workers.iter().enumerate() {
+            for &(task, _) in worker.iter().flat_map(|worker| &worker.queue) {
+                let Some(job) = self.job(task.job) else {
+                    continue;
+                };
+                let needs = &self.case.jobs[job.plan].needs;
+                if !used.take(WorkerId(at as u32), needs) {
+                    return fault(Some(task), format!("{task:?} uses more than there is"));
+                }
+            }
+        }
+        for (id, job) in self.jobs.iter().enumerate() {
+            let Some(job) = job else { continue };
+            let needs = &self.case.jobs[job.plan].needs;
+            if needs.is_empty() || job.kill_at_ns.is_some() {
+                continue;
+            }
+            let is_runnable = |(at, task): &(usize, &TaskModel)| {
+                let is_free = task.holder.is_none() && !task.is_finished;
+                let may_go = !self.is_pressed || task.was_sent;
+                is_free
+                    && task.n_inputs_missing == 0
+                    && (may_go || !self.is_root(job, TaskIndex(*at as u32)))
+            };
+            let Some((index, _)) = job.tasks.iter().enumerate().find(is_runnable) else {
+                continue;
+            };
+            for (at, worker) in self.workers.iter().enumerate() {
+                let is_idle = |worker: &WorkerModel| worker.queue.is_empty() && !worker.is_killed;
+                let id_of_worker = WorkerId(at as u32);
+                if worker.as_ref().is_some_and(is_idle) && used.has(id_of_worker, needs) {
+                    let task = TaskId {
+                        job: JobId(id as u32),
+                        index: TaskIndex(index as u32),
+                    };
+                    let what = format!("{task:?} could run on {id_of_worker:?}, which is idle");
+                    return fault(Some(task), what);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn head(&self, id: WorkerId) -> Option<TaskId> {

@@ -36,11 +36,13 @@ pub enum Sabotage {
     MissTicks,
     /// Nobody says that results pile up.
     MissPressure,
+    /// The scheduler does not hear of what a job needs.
+    MissNeeds,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 15] = [
+    pub const ALL: [Sabotage; 16] = [
         Sabotage::LoseStart,
         Sabotage::RepeatStart,
         Sabotage::StartUnready,
@@ -56,6 +58,7 @@ impl Sabotage {
         Sabotage::RepeatJobDone,
         Sabotage::MissTicks,
         Sabotage::MissPressure,
+        Sabotage::MissNeeds,
     ];
 
     /// Spoils a step's commands; true if there was something to spoil.
@@ -83,7 +86,7 @@ impl Sabotage {
             Sabotage::LoseRelease => matches!(act, Act::Release(_)),
             Sabotage::LoseFail => matches!(act, Act::Fail(..)),
             Sabotage::LoseJobDone | Sabotage::RepeatJobDone => matches!(act, Act::JobDone(_)),
-            Sabotage::MissTicks | Sabotage::MissPressure => false,
+            Sabotage::MissTicks | Sabotage::MissPressure | Sabotage::MissNeeds => false,
         };
         let Some(at) = acts.iter().position(is_target) else {
             return false;

@@ -111,9 +111,11 @@ pub(super) struct World<'a> {
 
 impl<'a> World<'a> {
     pub(super) fn new(case: &'a Case, sabotage: Option<Sabotage>, story: Story) -> World<'a> {
+        let mut scheduler = Scheduler::new();
+        scheduler.set_supplies(&case.machine.supplies);
         World {
             case,
-            scheduler: Scheduler::new(),
+            scheduler,
             commands: Commands::default(),
             model: Model::new(case),
             sabotage,
@@ -279,6 +281,12 @@ impl<'a> World<'a> {
         self.story
             .job(self.now_ns, plan, &format!("is submitted as {id:?}"));
         self.model.submitted(id, plan);
+        let needs = &self.case.jobs[plan].needs;
+        if self.sabotage != Some(Sabotage::MissNeeds) {
+            self.scheduler.set_needs(id, needs.clone());
+        } else if !needs.is_empty() {
+            self.outcome.is_spoilt = true;
+        }
         self.step(Event::Submit(id, self.case.jobs[plan].spec.clone()))
     }
 
@@ -304,6 +312,7 @@ impl<'a> World<'a> {
         self.model.check_told()?;
         self.model.check_overdue(now_ns)?;
         self.model.check_heads(|id| self.scheduler.head(id))?;
+        self.model.check_needs()?;
         // The whole state is checked after each step, but for cases so large that this would take
         // all the time.
         let n_steps_per_check = match self.case.n_tasks() as u64 {
