@@ -49,6 +49,7 @@ def test_the_defaults():
         "shared_memory_enabled": True,
         "shared_memory_threshold": 65536,
         "seed": None,
+        "resources": {},
     }
     assert config.get("num_workers", 3) == 3
     assert config.get("idle_timeout", default=1) == 1

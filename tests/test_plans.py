@@ -444,7 +444,7 @@ def test_nothing_is_left_of_inner_pools():
     def outer(_):
         return os.getpid(), mh.map(place, range(4))
 
-    for _ in range(3):
+    for _ in range(2):
         for plan in [
             ("processes", "processes"),
             ("threads", "processes"),

@@ -2,8 +2,9 @@
 
     .venvs/peers/bin/python -m benches.peers.nested [--seconds 5]
 
-An outer call has as many workers as there are CPUs, each makes an inner call with as many, and each of those multiplies
-matrices. Every engine is used as its user would write it, with nothing said about threads. Meanwhile the states of all
+An outer call makes inner calls, whose tasks multiply matrices. Every engine is used as its user would write it: with as
+many workers at each level as there are CPUs where a number has to be said, and with nothing said about the threads of
+libraries. Meanwhile the states of all
 threads of the process and its descendants are read: those that run, or wait for a CPU, should be no more than there are
 CPUs. Each engine runs in a process of its own; the environment has no variables about numbers of threads.
 """
@@ -44,7 +45,7 @@ def with_manyhands(plan: tuple[str, str]) -> Callable[[int], object]:
     def outer(seed: int) -> float:
         return sum(mh.map(product, range(seed, seed + N_CPUS)))
 
-    return lambda n: mh.map(outer, range(n), scheduler=plan, num_workers=[N_CPUS, N_CPUS])
+    return lambda n: mh.map(outer, range(n), scheduler=plan)
 
 
 def with_joblib() -> Callable[[int], object]:

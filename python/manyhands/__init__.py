@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from manyhands import random, shared
     from manyhands._blas import blas_threads
     from manyhands._future import Future
+    from manyhands._resources import resources
     from manyhands.errors import (
         ConfigError,
         Error,
@@ -59,6 +60,7 @@ __all__ = [
     "map",
     "persist",
     "random",
+    "resources",
     "shared",
     "shutdown",
     "stream",
@@ -76,6 +78,7 @@ _LAZY = {
     "TaskError": "manyhands.errors",
     "WorkerDied": "manyhands.errors",
     "blas_threads": "manyhands._blas",
+    "resources": "manyhands._resources",
 }
 
 

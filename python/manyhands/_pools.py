@@ -16,6 +16,7 @@ from manyhands._native import (
     ForkPool,
     ProcessPool,
     ThreadPool,
+    _is_of_pool,
     _set_sharing,
     _set_spilling,
     after_fork,
@@ -87,15 +88,29 @@ THREAD_VARIABLES = (
 blas_generation = 0
 
 
-def pool(scheduler: str, num_workers: int, level: int) -> ThreadPool | ProcessPool | ForkPool:
-    """The pool for a scheduler, with so many workers, for calls whose tasks are to know of this level."""
+def pool(
+    scheduler: str, num_workers: int, level: int, needs: dict[str, int] | None = None
+) -> ThreadPool | ProcessPool | ForkPool:
+    """The pool for a scheduler, with so many workers, for calls whose tasks are to know of this level.
+
+    What is needed is None where resources have never been spoken of, so that nothing is to be said of them.
+    """
     if scheduler == "processes":
-        return processes(num_workers, level)
+        return processes(num_workers, level, needs)
     if scheduler == "fork":
         from manyhands import _forked
 
         return _forked.pool(num_workers, level)
-    return nested_threads(num_workers, level) if in_task() else threads(num_workers, level)
+    if in_task():
+        return nested_threads(num_workers, level)
+    pool = threads(num_workers, level)
+    if needs:
+        from manyhands import _resources
+
+        amounts, supplies = _resources.for_pool(needs, by_worker=False)
+        pool.set_supplies(supplies)
+        return pool.at_level(level, amounts)
+    return pool
 
 
 def threads(num_workers: int, level: int) -> ThreadPool:
@@ -142,7 +157,7 @@ def nested_threads(num_workers: int, level: int) -> ThreadPool:
     return own.pool
 
 
-def processes(num_workers: int, level: int) -> ProcessPool:
+def processes(num_workers: int, level: int, needs: dict[str, int] | None = None) -> ProcessPool:
     """The pool of processes, told of the present import path and working directory."""
     global _n_processes, _idle_timeout, _settings
     if _reloads.any_since_last_call():
@@ -161,7 +176,7 @@ def processes(num_workers: int, level: int) -> ProcessPool:
     if num_workers != _n_processes:
         pool.resize(num_workers)
         _n_processes = num_workers
-    return _in_context(pool, level)
+    return _in_context(pool, level, needs)
 
 
 def share() -> None:
@@ -225,6 +240,9 @@ def forget_command() -> None:
 
 def interrupted(scheduler: str) -> None:
     """After Ctrl-C: no worker of this kind goes on computing, whoever it computes for; the next job finds new ones."""
+    if _is_of_pool():
+        # What is over is the call that this thread's task belongs to: others' workers go on.
+        return
     if scheduler == "fork":
         shutdown_forked()
     pool = {"processes": _processes, "threads": _threads}.get(scheduler)
@@ -342,14 +360,23 @@ def _forget_context() -> None:
     _context = _processes_there = None
 
 
-def _in_context(pool: ProcessPool, level: int) -> ProcessPool:
+def _in_context(pool: ProcessPool, level: int, needs: dict[str, int] | None) -> ProcessPool:
     """The pool for calls whose tasks find things as they are now."""
     global _context, _processes_there
     try:
         directory: str | None = os.getcwd()
     except OSError:  # it has been removed
         directory = None
-    context = (tuple(sys.path), directory, tuple(sys.argv), level, _sharing, blas_generation)
+    amounts: list[tuple[int, int]] = []
+    devices = None
+    if needs is not None:
+        from manyhands import _resources
+
+        amounts, supplies = _resources.for_pool(needs, by_worker=True)
+        pool.set_supplies(supplies)
+        devices = _resources.devices_of_workers(needs)
+    seen = (str(devices), tuple(amounts))
+    context = (tuple(sys.path), directory, tuple(sys.argv), level, _sharing, blas_generation, seen)
     there = _processes_there
     if there is None or context != _context:
         import _pickle as pickle
@@ -357,7 +384,7 @@ def _in_context(pool: ProcessPool, level: int) -> ProcessPool:
         path = [str(entry) for entry in sys.path]
         argv = [str(argument) for argument in sys.argv]
         limits = _thread_limits(level)
-        there = pool.with_context(pickle.dumps((path, directory, argv, limits, _sharing, level)))
+        there = pool.with_context(pickle.dumps((path, directory, argv, limits, _sharing, level, devices)), amounts)
         # For those started from now on, whose start may take a library along.
         pool.set_environment(list(limits[0].items()))
         _processes_there, _context = there, context

@@ -9,7 +9,7 @@ from manyhands import _native, _pools, _worker, config
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from typing import Any, TypeVar
 
     from manyhands._future import Future
@@ -22,7 +22,10 @@ _Future: type[Future[Any]] | None = None
 
 
 def _where(
-    scheduler: str | Sequence[str] | None, num_workers: int | Sequence[int | None] | None, chunksize: int | None
+    scheduler: str | Sequence[str] | None,
+    num_workers: int | Sequence[int | None] | None,
+    chunksize: int | None,
+    resources: Mapping[str, int] | None = None,
 ) -> tuple[str, int, int | None, Any]:
     """Where a call runs: the scheduler's name, the number of workers, the forced batch size, the pool.
 
@@ -30,9 +33,14 @@ def _where(
     level.
     """
     level = _native.task_level()
+    needs = None
     if level is not None or _worker.is_worker:
         from manyhands import _plans
 
+        if resources is not None:
+            from manyhands import _resources
+
+            _resources.refuse_nested(resources)
         nested = _plans.nested(level or _worker.level, scheduler, num_workers, chunksize)
         if nested is None:
             # All workers are busy with tasks such as the one that calls; more would only get in their way.
@@ -43,11 +51,15 @@ def _where(
     else:
         name, n_workers, batch_size, level = config.resolve_plan(scheduler, num_workers, chunksize)
         n_all = n_workers
+        if resources is not None or "manyhands._resources" in sys.modules:
+            from manyhands import _resources
+
+            needs = _resources.needed(resources, name)
         if name == "synchronous":
             return name, n_workers, batch_size, level
     # What was printed so far appears before what tasks print.
     _worker.flush_streams()
-    return name, n_workers, batch_size, _pools.pool(name, n_all, level)
+    return name, n_workers, batch_size, _pools.pool(name, n_all, level, needs)
 
 
 def _root(seed: Any, is_single: bool = False) -> Root | None:
@@ -68,9 +80,6 @@ def _root(seed: Any, is_single: bool = False) -> Root | None:
 
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
     """Ends the workers after Ctrl-C; not for an exception of that kind that a task raised of its own accord."""
-    if _native._is_of_pool():
-        # What is over is the call that this task belongs to: others' workers go on.
-        return
     notes = getattr(error, "__notes__", ())
     if not any(isinstance(note, str) and note.startswith("Raised by the task ") for note in notes):
         _pools.interrupted(scheduler)
@@ -89,6 +98,7 @@ def compute(
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    resources: Mapping[str, int] | None = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects, all together, and return their results.
 
@@ -115,6 +125,10 @@ def compute(
         Gives each task random numbers of its own, the same on every scheduler: those of the stream
         ``numpy.random.SeedSequence(seed).spawn(n)[i]``, where `i` is how many of the `n` tasks were created before it.
         `map` says how a task meets them. By default the configured seed, if there is one.
+    resources : mapping of str to int, optional
+        What each task needs while it runs, such as ``{"gpu": 1}``: no more of them run at once than there is enough
+        for, as the setting `resources` says. Not with ``"fork"``. In a worker process that GPUs are asked of,
+        CUDA_VISIBLE_DEVICES names its own.
 
     Returns
     -------
@@ -140,7 +154,7 @@ def compute(
     >>> mh.compute(total, {"twice": total * 2}, "as it is")
     (14, {'twice': 28}, 'as it is')
     """
-    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     try:
         return _native.compute(args, traverse, pool, batch_size, name, _root(seed))
     except KeyboardInterrupt as error:
@@ -156,12 +170,13 @@ def persist(
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    resources: Mapping[str, int] | None = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
 
     Parameters
     ----------
-    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed
+    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, resources
         As for `compute`.
 
     Returns
@@ -176,7 +191,7 @@ def persist(
     >>> (square + 1).compute()
     10
     """
-    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     try:
         return _native.persist(args, traverse, pool, batch_size, name, _root(seed))
     except KeyboardInterrupt as error:
@@ -192,6 +207,7 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    resources: Mapping[str, int] | None = None,
 ) -> list[T]:
     """Call a function with each item of an iterable, in parallel, and return the results in order.
 
@@ -216,6 +232,10 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         that the iterables give. The global states of `random`, `numpy.random` and torch are set from it for the time of
         the call, except with ``"threads"``, which share them. By default the configured seed, if there is one. Two
         calls with one seed draw the same numbers: give each a seed of its own where that matters.
+    resources : mapping of str to int, optional
+        What each call needs while it runs, such as ``{"gpu": 1}``: no more of them run at once than there is enough
+        for, as the setting `resources` says. Not with ``"fork"``. In a worker process that GPUs are asked of,
+        CUDA_VISIBLE_DEVICES names its own.
 
     Returns
     -------
@@ -245,7 +265,7 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     _require_callable(function, "map")
     if not iterables:
         raise TypeError("map() needs at least one iterable of arguments after the function")
-    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     root = _root(seed)
     if name == "synchronous":
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
@@ -267,6 +287,7 @@ def stream(
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    resources: Mapping[str, int] | None = None,
 ) -> Iterator[T]:
     """Call a function with each item of an iterable, in parallel, and give the results one by one.
 
@@ -285,7 +306,7 @@ def stream(
     buffersize : int, optional
         How many items may be under way or waiting to be consumed, at least 1. By default it follows the speed of the
         calls.
-    scheduler, num_workers, chunksize, seed
+    scheduler, num_workers, chunksize, seed, resources
         As for `map`.
 
     Returns
@@ -314,7 +335,7 @@ def stream(
         raise TypeError("stream() needs at least one iterable of arguments after the function")
     if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int) or buffersize < 1):
         raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
-    name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     root = _root(seed)
     if name == "synchronous":
         return _SerialStream(_one_by_one(function, zip(*iterables), root, pool))

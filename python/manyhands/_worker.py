@@ -125,11 +125,12 @@ def report_crashes() -> None:
 # Called by the engine
 
 
-def set_context(context: bytes) -> None:
+def set_context(context: bytes, number: int) -> None:
     """Take over what tasks run with.
 
     That is the parent's import path, working directory and arguments, limits for libraries that start threads, from
-    what size on buffers travel through shared memory, and where calls of the tasks are to run.
+    what size on buffers travel through shared memory, where calls of the tasks are to run, and which devices are shared
+    among workers; of these, the worker with this number sees its own.
 
     Raises
     ------
@@ -141,11 +142,15 @@ def set_context(context: bytes) -> None:
     from manyhands import _native
 
     global level
-    path, directory, argv, limits, sharing, level = pickle.loads(context)
+    path, directory, argv, limits, sharing, level, devices = pickle.loads(context)
     _native._set_sharing(sharing)
     sys.path[:] = path
     sys.argv[:] = argv
     _limit_threads(*limits)
+    if devices is not None:
+        from manyhands import _resources
+
+        _resources.see_devices(devices, number)
     if directory is not None:
         try:
             os.chdir(directory)

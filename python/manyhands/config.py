@@ -18,6 +18,10 @@ memory_limit            0.6                 how much memory results may take    
                                             that wait for their readers: bytes,
                                             ``"4 GiB"``, a share of what is free
                                             (0.6, ``"60%"``), ``"unlimited"``
+resources               the GPUs found      numbers of units by name:            MANYHANDS_RESOURCES
+                                            {"gpu": 2, "licence": 3}, or
+                                            ``"gpu=2,licence=3"``: how much
+                                            there is of what tasks ask for
 spill_directory         the system's for    an existing folder: where they go    MANYHANDS_SPILL_DIRECTORY
                         temporary files     beyond that
 seed                    None                an integer from 0 on, several of     MANYHANDS_SEED
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "get", "refresh", "resolve", "set", "to_dict"]
 
 NUM_WORKERS_MAX = 10_000
+NUM_UNITS_MAX = 2**31 - 1
 #: How many levels a plan may have.
 N_LEVELS_MAX = 6
 CHUNKSIZE_MAX = 2**31 - 1
@@ -86,6 +91,7 @@ _DEFAULTS: dict[str, Any] = {
     "memory_limit": 0.6,
     "spill_directory": None,
     "seed": None,
+    "resources": {},
 }
 # In the environment, where all is text.
 _YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -313,6 +319,30 @@ def _seed_part(value: object) -> int | None:
     return int(integer) if integer >= 0 else None
 
 
+def units_by_name(value: object, name: str) -> dict[str, int]:
+    """Numbers of units by the resources' names."""
+    if value is None:
+        return {}
+    given: Any = value
+    if isinstance(value, str):
+        parts = [part.partition("=") for part in value.split(",")]
+        given = {key.strip(): int(text) if text.strip().isdigit() else text for key, _, text in parts}
+    if hasattr(given, "items"):
+        found = dict(given.items())
+        if all(isinstance(key, str) and key and _is_units(amount) for key, amount in found.items()):
+            return {key: int(amount) for key, amount in found.items()}
+    raise _error(
+        f"{name}={value!r} is not accepted. Accepted: whole numbers of units, from 0 on, by name, such as "
+        f'{{"gpu": 1}} (in the environment: gpu=1,licence=2).'
+    )
+
+
+def _is_units(value: object) -> bool:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return False
+    return bool(0 <= value.__index__() <= NUM_UNITS_MAX)
+
+
 _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "scheduler": _scheduler,
     "num_workers": _num_workers,
@@ -323,6 +353,7 @@ _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "memory_limit": _memory_limit,
     "spill_directory": _spill_directory,
     "seed": _seed,
+    "resources": units_by_name,
 }
 
 
@@ -615,7 +646,7 @@ def get(key: str, default: Any = _UNSET) -> Any:
         integer, or None. ``idle_timeout``: seconds, or None for never.
         ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``memory_limit``: bytes as an integer, a
         share as a float, infinity for none. ``spill_directory``: a path, or None for the usual one. ``seed``: an
-        integer, a tuple of them, a ``numpy.random.SeedSequence``, or None.
+        integer, a tuple of them, a ``numpy.random.SeedSequence``, or None. ``resources``: a dict of units by name.
 
     Raises
     ------

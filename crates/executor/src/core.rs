@@ -5,7 +5,8 @@ use crate::job::{Failure, Inbox};
 use crate::program::Death;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
-    Cause, Command, Commands, Event, JobId, JobSpec, Scheduler, TaskId, TaskRun, TimeNs, WorkerId,
+    Cause, Command, Commands, Event, JobId, JobSpec, Need, Scheduler, TaskId, TaskRun, TimeNs,
+    WorkerId,
 };
 use std::sync::Arc;
 
@@ -83,8 +84,8 @@ impl<P: ?Sized> Core<P> {
         &mut self,
         spec: JobSpec,
         program: Arc<P>,
-        functions: Vec<u32>,
-        context: Option<Arc<[u8]>>,
+        (functions, context): (Vec<u32>, Option<Arc<[u8]>>),
+        needs: Vec<Need>,
         now_ns: TimeNs,
         hands: &mut impl Hands<P>,
     ) -> (JobId, Arc<Inbox>) {
@@ -101,6 +102,7 @@ impl<P: ?Sized> Core<P> {
             context,
             delivered: Vec::new(),
         });
+        self.scheduler.set_needs(id, needs);
         self.on(Event::Submit(id, spec), now_ns, hands);
         (id, inbox)
     }

@@ -16,7 +16,7 @@ use crate::program::{Death, Program, ThreadHook};
 pub use lane::is_given_up;
 use lane::{Group, Lane};
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, JobSpec, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{Event, JobId, JobSpec, Need, Supply, TaskId, TimeNs, WorkerId};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
@@ -310,11 +310,34 @@ impl ThreadPool {
         lock(&self.shared.state).n_lanes
     }
 
+    /// How much there is of each resource, from now on; see [`Scheduler::set_supplies`].
+    ///
+    /// [`Scheduler::set_supplies`]: manyhands_scheduler::Scheduler::set_supplies
+    pub fn set_supplies(&self, supplies: &[Supply]) {
+        lock(&self.shared.state)
+            .core
+            .scheduler
+            .set_supplies(supplies);
+        self.shared
+            .update(|core, hands, now_ns| core.on(Event::Tick, now_ns, hands));
+    }
+
     /// Submits a job. After [`ThreadPool::shutdown`] it is cancelled at once.
     pub fn submit(&self, spec: JobSpec, program: Arc<dyn Program>) -> Job {
+        self.submit_needing(spec, program, Vec::new())
+    }
+
+    /// The same for a job whose tasks need something while they run. A thread that is given up lets go of
+    /// it although its task may go on.
+    pub fn submit_needing(
+        &self,
+        spec: JobSpec,
+        program: Arc<dyn Program>,
+        needs: Vec<Need>,
+    ) -> Job {
         let mut submitted = None;
         self.shared.update(|core, hands, now_ns| {
-            let (id, inbox) = core.submit(spec, program, Vec::new(), None, now_ns, hands);
+            let (id, inbox) = core.submit(spec, program, (Vec::new(), None), needs, now_ns, hands);
             if hands.is_stopped {
                 core.abort(id, Failure::Cancelled, now_ns, hands);
             }

@@ -385,9 +385,11 @@ impl Host for PythonHost {
             return;
         }
         Python::attach(|py| {
-            let bytes = PyBytes::new(py, bytes);
+            // This worker's number stands behind it.
+            let (context, number) = bytes.split_last_chunk().unwrap_or((bytes, &[0; 4]));
+            let arguments = (PyBytes::new(py, context), u32::from_le_bytes(*number));
             let helpers = self.helpers.bind(py);
-            let outcome = helpers.call_method1(intern!(py, "set_context"), (bytes,));
+            let outcome = helpers.call_method1(intern!(py, "set_context"), arguments);
             self.astray = outcome.err();
         });
     }

@@ -244,7 +244,7 @@ impl MapRun {
                 let program = Arc::new(program);
                 let own = Arc::clone(&program);
                 let spec = open_spec(kind_of(&function), batch_size);
-                (Side::Local(program), threads.pool.submit(spec, own))
+                (Side::Local(program), threads.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
                 Self::open_remote(py, processes.get(), &function, pickle, batch_size)?
@@ -361,7 +361,7 @@ impl MapRun {
                 program.push([Arguments::Many(args.clone().unbind())]);
                 let own = Arc::clone(&program);
                 let spec = single_spec(kind_of(&function));
-                (Side::Local(program), threads.pool.submit(spec, own))
+                (Side::Local(program), threads.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
                 let processes = processes.get();

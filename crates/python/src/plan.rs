@@ -165,7 +165,7 @@ impl<'a> Plan<'a> {
     fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Py<PyAny>>> {
         let program = self.local(Place::Thread, threads.level);
         let own = Arc::clone(&program);
-        let job = threads.pool.submit(self.spec(self.kinds()), own);
+        let job = threads.submit(self.spec(self.kinds()), own);
         match wait_for_end(py, &job, None) {
             Ok(None) => self.take_local(&program),
             Ok(Some(failure)) => Err(self.local_exception(py, &failure, &program)),

@@ -157,22 +157,12 @@ impl Supplies {
 
 impl Scheduler {
     /// How much there is of each resource, from now on. What is in use beyond that stays so until its tasks end.
-    /// Resources keep their places; none may be left out that was there.
+    /// Resources keep their places; those left out at the end stay as they are.
     pub fn set_supplies(&mut self, supplies: &[Supply]) {
         let stocks = &mut self.supplies.stocks;
-        assert!(
-            supplies.len() >= stocks.len(),
-            "resources keep their places"
-        );
         for (at, &supply) in supplies.iter().enumerate() {
             match stocks.get_mut(at) {
-                Some(stock) => {
-                    assert!(
-                        stock.supply.is_by_worker == supply.is_by_worker,
-                        "a resource stays what it is"
-                    );
-                    stock.supply = supply;
-                }
+                Some(stock) => stock.supply.n_units = supply.n_units,
                 None => stocks.push(Stock {
                     supply,
                     n_used: 0,

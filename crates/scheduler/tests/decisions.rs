@@ -1,8 +1,8 @@
 //! Single decisions, spelled out: which commands follow from which event.
 
 use manyhands_scheduler::{
-    Command, Commands, Event, Graph, JobId, JobSpec, KindId, Kinds, Report, Scheduler, TaskId,
-    TaskIndex, Wanted, WorkerId,
+    Command, Commands, Event, Graph, JobId, JobSpec, KindId, Kinds, Need, Report, Scheduler,
+    Supply, TaskId, TaskIndex, Wanted, WorkerId,
 };
 use std::num::NonZeroU32;
 
@@ -94,7 +94,7 @@ fn task(index: u32) -> TaskId {
 
 fn map(n_tasks: u32) -> JobSpec {
     JobSpec {
-        graph: Graph::independent(n_tasks),
+        graph: Graph::map(n_tasks),
         wanted: Wanted::All,
         kinds: Kinds::One(KindId(0)),
         batch_size: None,
@@ -291,4 +291,70 @@ fn a_report_about_a_task_not_held_changes_nothing() {
     assert_eq!(rig.finish(1, [1], US), "");
     assert_eq!(rig.finish(0, [1], US), "deliver j0.t1");
     assert_eq!(rig.finish(0, [1], US), "");
+}
+
+/// A job of tasks that need so many units each of the only resource.
+fn submit_needing(rig: &mut Rig, supply: Supply, n_tasks: u32, n_units: u32) -> String {
+    rig.scheduler.set_supplies(&[supply]);
+    let id = rig.scheduler.new_job_id();
+    let need = Need {
+        resource: 0,
+        n_units,
+    };
+    rig.scheduler.set_needs(id, vec![need]);
+    rig.on(Event::Submit(id, map(n_tasks)))
+}
+
+#[test]
+fn no_more_tasks_run_than_there_are_resources_for() {
+    let supply = Supply {
+        n_units: 5,
+        is_by_worker: false,
+    };
+    let mut rig = Rig::new(4);
+    let started = submit_needing(&mut rig, supply, 4, 2);
+    assert_eq!(started, "w3 starts j0.t0; w2 starts j0.t1");
+    assert_eq!(rig.finish(3, [0], US), "deliver j0.t0; w3 starts j0.t2");
+    assert_eq!(rig.lose(2, None), "w1 starts j0.t1");
+}
+
+#[test]
+fn devices_belong_to_workers() {
+    let supply = Supply {
+        n_units: 2,
+        is_by_worker: true,
+    };
+    // w0 and w2 have one device, w1 and w3 the other.
+    let mut rig = Rig::new(4);
+    let started = submit_needing(&mut rig, supply, 4, 1);
+    assert_eq!(started, "w3 starts j0.t0; w2 starts j0.t1");
+    assert_eq!(rig.finish(2, [1], US), "deliver j0.t1; w2 starts j0.t2");
+}
+
+#[test]
+fn workers_run_dry_for_a_task_that_waits_for_one_alone() {
+    let supply = Supply {
+        n_units: 1,
+        is_by_worker: false,
+    };
+    let mut rig = Rig::new(1);
+    assert_eq!(rig.submit(map(50)), "w0 starts j0.t0");
+    assert_eq!(submit_needing(&mut rig, supply, 1, 1), "");
+    assert_eq!(rig.finish(0, [0], US), "deliver j0.t0; w0 starts j1.t0");
+}
+
+#[test]
+fn what_can_never_be_had_waits() {
+    let supply = Supply {
+        n_units: 1,
+        is_by_worker: false,
+    };
+    let mut rig = Rig::new(1);
+    assert_eq!(submit_needing(&mut rig, supply, 1, 2), "");
+    // Until there is more.
+    rig.scheduler.set_supplies(&[Supply {
+        n_units: 2,
+        ..supply
+    }]);
+    assert_eq!(rig.on(Event::Tick), "w0 starts j0.t0");
 }

@@ -145,6 +145,7 @@ impl Nursery {
             owner: self.owner,
             is_first: false,
             context: Arc::from([]),
+            needs: Vec::new(),
         }
     }
 

@@ -31,7 +31,7 @@ use crate::stock::{Queued, Returns, Stock};
 use functions::{Functions, Kept};
 use hurry::Hurry;
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, JobSpec, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{Event, JobId, JobSpec, Need, Supply, TaskId, TimeNs, WorkerId};
 use manyhands_store::{Place, SegmentId};
 use manyhands_wire::{FrameWriter, TaskKey, TasksWriter};
 use outbox::Outbox;
@@ -71,6 +71,8 @@ pub struct ProcessPool {
     is_first: bool,
     /// The surroundings for the tasks of what is submitted here.
     context: Arc<[u8]>,
+    /// What each of them needs while it runs.
+    needs: Vec<Need>,
 }
 
 pub(crate) struct Shared {
@@ -192,7 +194,7 @@ impl Hands<dyn RemoteProgram> for LineHands<'_> {
             return;
         };
         if let Some(context) = &entry.context {
-            line.refresh_context(context);
+            line.refresh_context(context, worker);
         }
         for &task in tasks {
             let function = entry.program.function(task);
@@ -314,13 +316,14 @@ impl Line {
         self.outbox.send(&self.socket);
     }
 
-    fn refresh_context(&mut self, context: &Arc<[u8]>) {
+    fn refresh_context(&mut self, context: &Arc<[u8]>, own: WorkerId) {
         let is_current = self
             .context
             .as_ref()
             .is_some_and(|own| Arc::ptr_eq(own, context));
         if !is_current {
-            FrameWriter::new(&mut self.outbox.bytes).context(context);
+            let bytes = [context, &own.0.to_le_bytes()[..]].concat();
+            FrameWriter::new(&mut self.outbox.bytes).context(&bytes);
             self.context = Some(Arc::clone(context));
         }
     }
@@ -529,6 +532,7 @@ impl ProcessPool {
             owner,
             is_first: true,
             context: Arc::from([]),
+            needs: Vec::new(),
         })
     }
 
@@ -559,14 +563,27 @@ impl ProcessPool {
         self.shared.wake_reactor();
     }
 
-    /// The same pool for jobs whose tasks have these surroundings. A worker is told of them when they
-    /// are others than those of the task before; so hold on to what this gives.
-    pub fn with_context(&self, bytes: &[u8]) -> ProcessPool {
+    /// How much there is of each resource, from now on; see [`Scheduler::set_supplies`].
+    ///
+    /// [`Scheduler::set_supplies`]: manyhands_scheduler::Scheduler::set_supplies
+    pub fn set_supplies(&self, supplies: &[Supply]) {
+        lock(&self.shared.state)
+            .core
+            .scheduler
+            .set_supplies(supplies);
+        (self.shared).update(|core, hands, now_ns| core.on(Event::Tick, now_ns, hands));
+    }
+
+    /// The same pool for jobs whose tasks have these surroundings and need this while they run. A worker
+    /// is told of the surroundings, with its own number behind them, when they are others than those of
+    /// the task before; so hold on to what this gives.
+    pub fn with_context(&self, bytes: &[u8], needs: Vec<Need>) -> ProcessPool {
         ProcessPool {
             shared: Arc::clone(&self.shared),
             owner: self.owner,
             is_first: false,
             context: bytes.into(),
+            needs,
         }
     }
 
@@ -608,8 +625,10 @@ impl ProcessPool {
         // Whatever kept workers from starting may have been mended.
         lock(&self.shared.state).starts = Starts::default();
         let context = Some(Arc::clone(&self.context));
+        let needs = self.needs.clone();
         self.shared.update(|core, hands, now_ns| {
-            submitted = Some(core.submit(spec, program, functions, context, now_ns, hands));
+            submitted =
+                Some(core.submit(spec, program, (functions, context), needs, now_ns, hands));
         });
         let (id, inbox) = submitted.unwrap_or_else(|| unreachable!("update runs its closure"));
         let mut state = lock(&self.shared.state);
