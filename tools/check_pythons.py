@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from check import check_environment_variables
@@ -17,7 +17,8 @@ from stages import Outcome, Stage, close, forget_summary, run_stages
 OLDEST = (3, 10)
 
 #: What does not depend on the interpreter is tried at length by ``make test`` alone.
-FEWER = {"N_FAULTS": "40", "N_KILLS": "12"}
+FEWER = {"N_FAULTS": "40", "N_KILLS": "12", "FEW_PLACES": "1"}
+NOT_AGAIN = ("--ignore=tests/test_benches.py", "--ignore=tests/test_site.py")
 
 PROBE = """
 import importlib.util, os, platform, sys, sysconfig
@@ -90,7 +91,7 @@ def interpreters() -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])]))
 
 
-def stages_of(name: str, interpreter: Path) -> list[Stage]:
+def stages_of(name: str, interpreter: Path, options: Sequence[str] = ()) -> list[Stage]:
     """List what is run for one interpreter: build and install, then the tests and the doctests."""
     environment = Environment(ROOT / ".venvs" / name)
     python = environment.python
@@ -104,7 +105,7 @@ def stages_of(name: str, interpreter: Path) -> list[Stage]:
             f"tests {name}",
             "tests/ and the examples in docstrings",
             lambda: [
-                [python, "-m", "pytest"],
+                [python, "-m", "pytest", "--ignore", "tests/peers/test_joblib_parallel.py", *options],
                 [python, "-m", "pytest", "--doctest-modules", "--pyargs", "manyhands"],
             ],
             needs=(f"build {name}",),
@@ -137,7 +138,10 @@ def main() -> None:
     outcomes = [] if found else [Outcome("tests", "passed", detail="there is no other version here")]
     for name, interpreter in found.items():
         env = check_environment_variables(ROOT / ".venvs" / name / "bin" / "python")
-        outcomes += run_stages(stages_of(name, interpreter), {**FEWER, **env})
+        if arguments.others:
+            outcomes += run_stages(stages_of(name, interpreter, NOT_AGAIN), {**FEWER, **env})
+        else:
+            outcomes += run_stages(stages_of(name, interpreter), env)
     sys.exit(close("make test-pythons", "test-pythons", outcomes))
 
 

@@ -6,6 +6,7 @@ to take no longer than `LARGEST_RUN_S`. manyhands is measured at every size by t
 
 import functools
 import gc
+import importlib.util
 import itertools
 import math
 import time
@@ -23,6 +24,7 @@ from benches.workload import (
     check_blocks,
     check_means,
     noop,
+    spin,
     spin_map,
     spin_timed,
     spin_tree,
@@ -174,6 +176,36 @@ class Cases:
             timing = measure.measure_within(run, 3, BUDGET_S)
             yield figure("tasks that return 16 MiB each", settings, str(n), timing)
 
+    def executor(self) -> Iterator[Figure]:
+        """Short calls through `map` and `submit` of an executor."""
+        executor = self.offer.executor
+        if executor is None:
+            return
+
+        def by_submit(function: Callable[[int], int], items: list[int]) -> list[int]:
+            return [future.result() for future in [executor.submit(function, item) for item in items]]
+
+        ways = {"map": lambda function, items: list(executor.map(function, items)), "submit": by_submit}
+        for way, run_way in ways.items():
+            for name, call_s in (("no-ops", 0.0), ("calls of 100 µs", 1e-4), ("calls of 1 ms", 1e-3)):
+                n = max(10, int(2000 if call_s == 0 else 1 / call_s / 5) // self.shrink)
+                n_turns = int(call_s / self.turn_s)
+                run = functools.partial(run_way, spin, [n_turns] * n)
+                run()
+                yield figure(f"Executor.{way}, {name}", "", f"{n:,}", measure.measure_within(run, N_RUNS, BUDGET_S))
+
+    def fits(self) -> Iterator[Figure]:
+        """scikit-learn's `n_jobs`: short fits, a forest, and few fits of large data."""
+        if not self.offer.joblib_backend or importlib.util.find_spec("sklearn") is None:
+            return
+        import joblib
+
+        for case, size, run in sklearn_fits(N_WORKERS, self.shrink):
+            with joblib.parallel_config(backend=self.offer.joblib_backend, n_jobs=N_WORKERS):
+                run()
+                timing = measure.measure_within(run, N_RUNS, 2 * BUDGET_S)
+            yield figure(case, "n_jobs, warm", size, timing)
+
     def _granularity(self, case: str, settings: str, run: Callable[[int, int], object]) -> Figure:
         found = metg.smallest_task(
             run,
@@ -238,6 +270,37 @@ class Cases:
         return list(shape.sizes if self.shrink == 1 else shape.sizes[:1])
 
 
+def sklearn_fits(n_jobs: int, shrink: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """Name, size and run of some calls of scikit-learn that take `n_jobs`; each result is checked."""
+    from sklearn.datasets import make_classification
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.model_selection import GridSearchCV
+
+    def search(n: int, n_settings: int) -> Callable[[], object]:
+        features, classes = make_classification(n_samples=n, n_features=20, random_state=0)
+        grid = {"alpha": [10.0 ** -(1 + i / 10) for i in range(n_settings)]}
+
+        def run() -> None:
+            model = SGDClassifier(max_iter=5, tol=None, random_state=0)
+            found = GridSearchCV(model, grid, cv=5, n_jobs=n_jobs).fit(features, classes)
+            if not found.best_score_ > 0.6:
+                raise AssertionError(f"the search has found nothing better than {found.best_score_}")
+
+        return run
+
+    def forest() -> None:
+        features, classes = make_classification(n_samples=2000 // shrink + 100, n_features=20, random_state=0)
+        model = RandomForestClassifier(100, n_jobs=n_jobs, random_state=0).fit(features, classes)
+        if not model.score(features, classes) > 0.9:
+            raise AssertionError("the forest has not learnt what it has seen")
+
+    short, n_large = 40 // shrink + 2, 200_000 // shrink
+    yield "GridSearchCV, short fits", f"{5 * short} fits of 500 rows", search(500, short)
+    yield "GridSearchCV, large data", f"20 fits of {n_large:,} rows", search(n_large, 4)
+    yield "RandomForest", f"100 trees, {2000 // shrink + 100:,} rows", forest
+
+
 def drawn(shape: Shape, graph: Graph, n: int) -> None:
     """Draw a shape, compute it, and compare with what it gives without an engine."""
     found = graph.compute(shape.draw(graph.lazy, n))
@@ -274,6 +337,8 @@ CASES: dict[str, Callable[[Cases], Iterator[Figure]]] = {
     "graph": Cases.graph,
     "submit": Cases.round_trip,
     "means": Cases.means,
+    "executor": Cases.executor,
+    "scikit-learn": Cases.fits,
     "blocks": Cases.blocks,
     "METG map": Cases.metg_map,
     "METG tree": Cases.metg_tree,
@@ -281,5 +346,5 @@ CASES: dict[str, Callable[[Cases], Iterator[Figure]]] = {
     "makespan of many": Cases.makespan_many,
     **{f"shape {name}": functools.partial(Cases.shape, name=name) for name in SHAPE_NAMES},
 }
-LIMITS_S = {"open": 60.0, "first result": 40.0, "means": 90.0, "map": 60.0}
+LIMITS_S = {"open": 60.0, "first result": 40.0, "means": 90.0, "map": 60.0, "scikit-learn": 90.0}
 LIMIT_S = 40.0

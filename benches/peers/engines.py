@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,8 @@ class Offer:
     graph: Graph | None = None
     round_trip: Callable[[], object] | None = None
     means: dict[str, Means] = field(default_factory=dict)
+    executor: Executor | None = None
+    joblib_backend: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,20 @@ def manyhands(scheduler: str) -> Iterator[Offer]:
     """Ours, with no setting but the scheduler."""
     import manyhands as mh
 
-    with mh.config.set(scheduler=scheduler, num_workers=N_WORKERS):
+    # Only this benchmark's environment has joblib for sure.
+    has_joblib = importlib.util.find_spec("joblib") is not None
+    if has_joblib:
+        import manyhands.joblib
+
+        manyhands.joblib.register()
+    with mh.config.set(scheduler=scheduler, num_workers=N_WORKERS), mh.Executor() as executor:
         yield Offer(
             maps={"": mh.map},
             graph=Graph(mh.delayed, lambda tasks: list(mh.compute(*tasks)), ""),
             round_trip=lambda: mh.submit(noop, 1).result(),
             means={"": means_by_map(mh.map)},
+            executor=executor,
+            joblib_backend="manyhands" if has_joblib else "",
         )
 
 
@@ -132,6 +143,7 @@ def futures_processes() -> Iterator[Offer]:
             graph=_futures_graph(pool),
             round_trip=lambda: pool.submit(noop, 1).result(),
             means={"argument": means_by_map(default)},
+            executor=pool,
         )
 
 
@@ -150,6 +162,7 @@ def futures_threads() -> Iterator[Offer]:
             graph=_futures_graph(pool),
             round_trip=lambda: pool.submit(noop, 1).result(),
             means={"argument": means_by_map(default)},
+            executor=pool,
         )
 
 
@@ -210,6 +223,7 @@ def joblib_loky() -> Iterator[Offer]:
             maps={"batch_size='auto' (its default)": default, f"batch_size={BATCH}": map_with(batches)},
             graph=_by_levels(lambda calls: automatic(joblib.delayed(function)(*args) for function, args in calls)),
             means={"argument, mapped from a file": means_by_map(default)},
+            joblib_backend="loky",
         )
     get_reusable_executor().shutdown(wait=True)
 

@@ -28,6 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from manyhands import random, shared
     from manyhands._blas import blas_threads
+    from manyhands._executor import Executor
     from manyhands._future import Future
     from manyhands._resources import resources
     from manyhands.errors import (
@@ -45,6 +46,7 @@ __all__ = [
     "ConfigError",
     "Delayed",
     "Error",
+    "Executor",
     "ForkError",
     "Future",
     "Graph",
@@ -70,6 +72,7 @@ __all__ = [
 _LAZY = {
     "ConfigError": "manyhands.errors",
     "Error": "manyhands.errors",
+    "Executor": "manyhands._executor",
     "ForkError": "manyhands.errors",
     "Future": "manyhands._future",
     "Graph": "manyhands.graph",

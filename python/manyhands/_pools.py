@@ -36,16 +36,15 @@ _n_processes = 0
 _idle_timeout: float | None = None
 # Stands for the settings that the pool has been told of.
 _settings: object = None
-_context: tuple[Any, ...] | None = None
-# The pools as those hold them whose calls' tasks know of this level, and have this context.
+# The pool of threads as those hold it whose calls' tasks know of this level.
 _threads_there: ThreadPool | None = None
 _threads_level = 0
-_processes_there: ProcessPool | None = None
 # From how many bytes on buffers travel through shared memory, if they do.
 _sharing: int | None = None
 # How much results may take, and where they go beyond that, as the engine was told.
 _spilling: tuple[int | float, str | None] | None = None
 _is_registered = False
+_n_reloads = 0
 # Held while a pool is made or taken away; those that exist are used without it.
 _lock = RLock()
 # Pools that are no longer used and may still have something to finish.
@@ -160,8 +159,7 @@ def nested_threads(num_workers: int, level: int) -> ThreadPool:
 def processes(num_workers: int, level: int, needs: dict[str, int] | None = None) -> ProcessPool:
     """The pool of processes, told of the present import path and working directory."""
     global _n_processes, _idle_timeout, _settings
-    if _reloads.any_since_last_call():
-        _retire_processes()
+    n_reloads()
     pool = _processes
     if pool is None:
         pool = _new_processes(num_workers)
@@ -176,7 +174,16 @@ def processes(num_workers: int, level: int, needs: dict[str, int] | None = None)
     if num_workers != _n_processes:
         pool.resize(num_workers)
         _n_processes = num_workers
-    return _in_context(pool, level, needs)
+    return _context.of(pool, level, needs)
+
+
+def n_reloads() -> int:
+    """How often modules of the user's have been loaded anew; what workers had loaded before is not used again."""
+    global _n_reloads
+    if _reloads.any_since_last_call():
+        _n_reloads += 1
+        _retire_processes()
+    return _n_reloads
 
 
 def share() -> None:
@@ -195,31 +202,31 @@ def share() -> None:
 
 def _new_processes(num_workers: int) -> ProcessPool:
     """The pool of processes, made by whichever thread comes first."""
-    global _processes, _n_processes, _idle_timeout
+    global _processes, _n_processes, _idle_timeout, _context
     with _lock:
         if _processes is None:
             register()
             _idle_timeout = config.get("idle_timeout")
             _n_processes = num_workers
-            _processes = _start_processes(num_workers, _idle_timeout)
-            _forget_context()
+            _processes = start_processes(num_workers, _idle_timeout)
+            _context = Context()
         return _processes
 
 
 def _retire_processes() -> None:
     """Have the next call start new workers; the old ones finish what they were given."""
-    global _processes
+    global _processes, _context
     with _lock:
         pool = _processes
         _processes = None
-        _forget_context()
+        _context = Context()
         _retired[:] = [old for old in _retired if not old.is_empty()]
         if pool is not None:
             pool.set_idle_timeout(0.0)
             _retired.append(pool)
 
 
-def _start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPool:
+def start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPool:
     """A pool whose workers are started with SIGINT blocked, as they inherit it from the pool's own thread.
 
     So Ctrl-C does not end a worker in the moment before it can say what it wants to happen then.
@@ -262,12 +269,15 @@ def shutdown() -> None:
     [1, 2]
     >>> mh.shutdown()
     """
-    global _threads, _processes, _threads_there
+    global _threads, _processes, _threads_there, _context
     with _lock:
         threads, processes = _threads, _processes
         _threads = _processes = _threads_there = None
-        _forget_context()
+        _context = Context()
     shutdown_forked()
+    executors = sys.modules.get("manyhands._executor_pools")
+    if executors is not None:
+        executors.end_all()
     if processes is not None:
         processes.shutdown()
     while _retired:
@@ -327,7 +337,7 @@ def _interpreter_options() -> list[str]:
     return options
 
 
-def _thread_limits(level: int) -> tuple[dict[str, str], tuple[str, ...], int, bool]:
+def thread_limits(level: int) -> tuple[dict[str, str], tuple[str, ...], int, bool]:
     """How workers keep libraries from starting more threads than tasks of this level may use CPUs.
 
     Returns
@@ -355,40 +365,52 @@ def is_the_persons(name: str) -> bool:
     return name in os.environ and name not in _worker.free_variables
 
 
-def _forget_context() -> None:
-    global _context, _processes_there
-    _context = _processes_there = None
+class Context:
+    """What the tasks of a pool of processes run with, as the pool was last told."""
 
+    __slots__ = ("_told",)
 
-def _in_context(pool: ProcessPool, level: int, needs: dict[str, int] | None) -> ProcessPool:
-    """The pool for calls whose tasks find things as they are now."""
-    global _context, _processes_there
-    try:
-        directory: str | None = os.getcwd()
-    except OSError:  # it has been removed
-        directory = None
-    amounts: list[tuple[int, int]] = []
-    devices = None
-    if needs is not None:
-        from manyhands import _resources
+    def __init__(self) -> None:
+        # One object, so that threads never see one part of it without the other.
+        self._told: tuple[tuple[Any, ...], ProcessPool] | None = None
 
-        amounts, supplies = _resources.for_pool(needs, by_worker=True)
-        pool.set_supplies(supplies)
-        devices = _resources.devices_of_workers(needs)
-    seen = (str(devices), tuple(amounts))
-    context = (tuple(sys.path), directory, tuple(sys.argv), level, _sharing, blas_generation, seen)
-    there = _processes_there
-    if there is None or context != _context:
+    def of(self, pool: ProcessPool, level: int, needs: dict[str, int] | None = None) -> ProcessPool:
+        """The pool for calls whose tasks find things as they are now, know of this level, and need so much."""
+        try:
+            directory: str | None = os.getcwd()
+        except OSError:  # it has been removed
+            directory = None
+        # Objects of multiprocessing's managers can be passed on to processes that know this.
+        managers = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
+        authkey = None if managers is None else bytes(managers.current_process().authkey)
+        amounts: list[tuple[int, int]] = []
+        devices = None
+        if needs is not None:
+            from manyhands import _resources
+
+            amounts, supplies = _resources.for_pool(needs, by_worker=True)
+            pool.set_supplies(supplies)
+            devices = _resources.devices_of_workers(needs)
+        asked = (str(devices), tuple(amounts))
+        context = (tuple(sys.path), directory, tuple(sys.argv), level, _sharing, authkey, blas_generation, asked)
+        told = self._told
+        if told is not None and told[0] == context:
+            return told[1]
         import _pickle as pickle
 
         path = [str(entry) for entry in sys.path]
         argv = [str(argument) for argument in sys.argv]
-        limits = _thread_limits(level)
-        there = pool.with_context(pickle.dumps((path, directory, argv, limits, _sharing, level, devices)), amounts)
-        # For those started from now on, whose start may take a library along.
+        limits = thread_limits(level)
+        said = pickle.dumps((path, directory, argv, limits, _sharing, authkey, level, devices))
+        there = pool.with_context(said, amounts)
+        # For workers started from now on, whose start may take a library along.
         pool.set_environment(list(limits[0].items()))
-        _processes_there, _context = there, context
-    return there
+        self._told = (context, there)
+        return there
+
+
+# That of the tasks of the pool of processes.
+_context = Context()
 
 
 def register() -> None:
@@ -421,15 +443,15 @@ def leave_alone(inherited: object) -> None:
 
 def _forget() -> None:
     """In a forked child: leave the parent's pools alone."""
-    global _threads, _processes, _lock, _nested, _threads_there
+    global _threads, _processes, _lock, _nested, _threads_there, _context
     _lock = RLock()
     _inherited.extend(_retired)
     _retired.clear()
     after_fork()
-    held = (_threads, _processes, _threads_there, _processes_there)
-    _inherited.extend(pool for pool in held if pool is not None)
+    held = (_threads, _processes, _threads_there)
+    _inherited.extend((_context, *(pool for pool in held if pool is not None)))
     _inherited.extend((_nested, [found() for found in _all_nested]))
     _nested = _local()
     _all_nested.clear()
     _threads = _processes = _threads_there = None
-    _forget_context()
+    _context = Context()

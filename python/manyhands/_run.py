@@ -80,9 +80,14 @@ def _root(seed: Any, is_single: bool = False) -> Root | None:
 
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
     """Ends the workers after Ctrl-C; not for an exception of that kind that a task raised of its own accord."""
-    notes = getattr(error, "__notes__", ())
-    if not any(isinstance(note, str) and note.startswith("Raised by the task ") for note in notes):
+    if is_the_persons(error):
         _pools.interrupted(scheduler)
+
+
+def is_the_persons(error: KeyboardInterrupt) -> bool:
+    """Whether somebody has pressed Ctrl-C, rather than a task raised this."""
+    notes = getattr(error, "__notes__", ())
+    return not any(isinstance(note, str) and note.startswith("Raised by the task ") for note in notes)
 
 
 def _require_callable(function: object, name: str) -> None:

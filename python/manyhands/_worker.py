@@ -129,8 +129,9 @@ def set_context(context: bytes, number: int) -> None:
     """Take over what tasks run with.
 
     That is the parent's import path, working directory and arguments, limits for libraries that start threads, from
-    what size on buffers travel through shared memory, where calls of the tasks are to run, and which devices are shared
-    among workers; of these, the worker with this number sees its own.
+    what size on buffers travel through shared memory, what multiprocessing's managers want to be told, where calls of
+    the tasks are to run, and which devices are shared among workers: of these, this worker, with its number, sees its
+    own.
 
     Raises
     ------
@@ -142,10 +143,14 @@ def set_context(context: bytes, number: int) -> None:
     from manyhands import _native
 
     global level
-    path, directory, argv, limits, sharing, level, devices = pickle.loads(context)
+    path, directory, argv, limits, sharing, authkey, level, devices = pickle.loads(context)
     _native._set_sharing(sharing)
     sys.path[:] = path
     sys.argv[:] = argv
+    if authkey is not None:
+        import multiprocessing
+
+        multiprocessing.current_process().authkey = authkey
     _limit_threads(*limits)
     if devices is not None:
         from manyhands import _resources

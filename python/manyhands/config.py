@@ -726,6 +726,16 @@ def refresh() -> None:
         _state.read()
 
 
+def keys() -> tuple[str, ...]:
+    """The names of all settings, for the command line."""
+    return tuple(_CHECKS)
+
+
+def check_text(key: str, text: str, name: str) -> None:
+    """Raise a ConfigError, which calls the setting by `name`, if this text in the environment would not be accepted."""
+    _CHECKS[key](_from_text(key, text), name)
+
+
 def generation() -> object:
     """An object that is another one once any setting may have changed; for those who remember settings."""
     return _state.merged or _state.merge()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import pytest
 
@@ -37,9 +38,12 @@ class Where:
         return self.scheduler if self.is_synchronous else f"{self.scheduler}-{self.num_workers}"
 
 
+#: With ``FEW_PLACES`` set, each scheduler once: how many workers there are is no matter of the interpreter's version.
+NUMBERS_OF_WORKERS = [2] if os.environ.get("FEW_PLACES") else [1, 2, 3]
+
 PLACES = [
     Where("synchronous", 1),
-    *(Where(scheduler, n) for scheduler in ("threads", "processes") for n in (1, 2, 3)),
+    *(Where(scheduler, n) for scheduler in ("threads", "processes") for n in NUMBERS_OF_WORKERS),
     Where("fork", 2),
 ]
 

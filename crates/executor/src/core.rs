@@ -151,6 +151,19 @@ impl<P: ?Sized> Core<P> {
         }
     }
 
+    /// Ends all jobs but those of which only a task is left that may be running. What runs is left to end.
+    pub(crate) fn cancel_waiting(&mut self, now_ns: TimeNs, hands: &mut impl Hands<P>) {
+        for job in self.job_ids() {
+            if let Some(entry) = self.entry(job)
+                && !self.scheduler.is_last_begun(job)
+            {
+                entry.inbox.fail(Failure::Cancelled);
+                let grace_ns = TimeNs::MAX / 2;
+                self.on(Event::Cancel { job, grace_ns }, now_ns, hands);
+            }
+        }
+    }
+
     /// Gives the scheduler an event and carries out what it commands.
     pub(crate) fn on(&mut self, event: Event<'_>, now_ns: TimeNs, hands: &mut impl Hands<P>) {
         let mut commands = std::mem::take(&mut self.commands);

@@ -5,6 +5,7 @@ use manyhands_graph::TaskIndex;
 use manyhands_store::SegmentId;
 use manyhands_wire::TasksWriter;
 use std::any::Any;
+use std::sync::Arc;
 
 /// The tasks of a job, for executors that run them in this process.
 ///
@@ -53,6 +54,11 @@ pub trait RemoteProgram: Send + Sync {
     /// result or not: nobody else can tell the worker to use the memory again. The job's program is
     /// asked to store all that its tasks return, also after a cancel.
     fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>);
+
+    /// Whether how a task failed is its result like any other, so that the job goes on.
+    fn goes_on_after_failures(&self) -> bool {
+        false
+    }
 
     /// Drops the result of a task: nobody will read it.
     fn release(&self, task: TaskIndex);
@@ -118,6 +124,11 @@ pub struct Death {
 pub trait ThreadHook: Send + Sync {
     /// Prepares the thread; what is returned is dropped in the same thread when it ends.
     fn started(&self) -> ThreadGuard;
+
+    /// Drops what a thread is done with, if nobody else has it, where dropping needs preparing, too.
+    fn let_go(&self, program: Arc<dyn Program>) {
+        drop(program);
+    }
 }
 
 /// Whatever a [`ThreadHook`] wants dropped at the end of the thread.

@@ -298,7 +298,9 @@ impl PythonHost {
         }
         let py = result.py();
         self.share_arrays(py);
-        let pickler = self.pickler.get_or_insert_default();
+        let pickler = self
+            .pickler
+            .get_or_insert_with(|| Pickler::of_results(None));
         let outcome = encode_result(result, out, pickler).map_err(|(error, result)| {
             let helpers = self.helpers.bind(py);
             let explained = helpers.call_method1(
@@ -376,7 +378,8 @@ impl Host for PythonHost {
     fn stock(&mut self, own: Arc<WorkerStock>) {
         stock::become_worker(&own);
         let sink = Sink::of_worker(own.arena.clone());
-        self.pickler = Python::attach(|py| Py::new(py, sink).ok()).map(Pickler::with_sink);
+        let sink = Python::attach(|py| Py::new(py, sink).ok());
+        self.pickler = sink.map(|sink| Pickler::of_results(Some(sink)));
         self.stock = Some(own);
     }
 

@@ -1,8 +1,8 @@
 //! The Python face of manyhands: `manyhands._native`. The only crate that knows Python exists.
 //!
 //! [`delayed`] and [`collect`] turn Python objects into graphs; [`call`] and [`codec`] say what one
-//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams, [`pending`] single
-//! calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
+//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams, [`gathered`] maps that go
+//! on by themselves, [`pending`] single calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
 //! [`blas`] holds back the threads of libraries. [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream.
@@ -13,6 +13,7 @@ mod codec;
 mod collect;
 mod delayed;
 mod forked;
+mod gathered;
 mod graphed;
 mod host;
 mod interpreter;
@@ -56,6 +57,22 @@ fn cpu_count() -> usize {
     manyhands_executor::cpus::cpu_count()
 }
 
+/// What limits the number of CPUs: the source of each limit, and the number.
+#[pyfunction]
+fn _cpu_limits() -> Vec<(String, usize)> {
+    let limits = manyhands_executor::cpus::cpu_limits().into_iter();
+    limits.map(|limit| (limit.source, limit.n_cpus)).collect()
+}
+
+/// What limits memory: the source of each limit, what there is and what is left of it, in bytes.
+#[pyfunction]
+fn _memory_limits() -> Vec<(String, u64, u64)> {
+    let limits = manyhands_store::Memory::limits().into_iter();
+    let said = limits.map(|(source, memory)| (source.display().to_string(), memory));
+    said.map(|(source, memory)| (source, memory.n_bytes, memory.n_bytes_available))
+        .collect()
+}
+
 /// Call a function as a task: what it computes in turn runs as its level says, else as that of what is around.
 #[pyfunction]
 #[pyo3(signature = (function, args, kwargs, level = None))]
@@ -88,10 +105,13 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<forked::ForkPool>()?;
     module.add_class::<rota::Rota>()?;
     module.add_class::<map::Stream>()?;
+    module.add_class::<gathered::Gathered>()?;
     module.add_class::<shared::sending::Sink>()?;
     module.add_class::<pending::Pending>()?;
     module.add_class::<pending::Completions>()?;
     module.add_function(wrap_pyfunction!(cpu_count, module)?)?;
+    module.add_function(wrap_pyfunction!(_cpu_limits, module)?)?;
+    module.add_function(wrap_pyfunction!(_memory_limits, module)?)?;
     module.add_function(wrap_pyfunction!(call_as_task, module)?)?;
     module.add_function(wrap_pyfunction!(describe_call, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::in_task, module)?)?;

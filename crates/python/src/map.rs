@@ -1,7 +1,7 @@
 //! `map`, and the iterator behind `stream`.
 
 use crate::interpreter::{SIGNAL_PAUSE, look_up, thread_number};
-use crate::map_run::{Items, MapRun};
+use crate::map_run::{Items, MapRun, Reader};
 use crate::pools::AnyPool;
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
@@ -48,7 +48,7 @@ pub(crate) fn map_all<'py>(
             function,
             pickle.as_ref(),
             chunksize,
-            true,
+            Reader::Waits,
             seeding,
         )?,
     };
@@ -170,7 +170,15 @@ impl Stream {
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
         let seeding = Seeding::of(root.as_ref())?;
-        let run = MapRun::open(py, &pool, function, pickle, chunksize, false, seeding)?;
+        let run = MapRun::open(
+            py,
+            &pool,
+            function,
+            pickle,
+            chunksize,
+            Reader::Takes,
+            seeding,
+        )?;
         let flow = Flow {
             items,
             run: Some(run),

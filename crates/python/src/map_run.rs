@@ -118,6 +118,17 @@ fn is_quiet(iterable: &Bound<'_, PyAny>) -> bool {
         || iterable.is_exact_instance_of::<PyRange>()
 }
 
+/// What the reader of a map's results does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// It waits for all of them, so that none of the caller's code runs meanwhile.
+    Waits,
+    /// It takes them as they come, and ends with the first failure.
+    Takes,
+    /// It looks at each in its place, failures among them.
+    Looks,
+}
+
 /// The side of a map that depends on where it runs.
 enum Side {
     Local(Arc<LocalMap>),
@@ -233,21 +244,24 @@ impl MapRun {
         function: Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
-        is_blocking: bool,
+        reader: Reader,
         seeding: Option<Arc<Seeding>>,
     ) -> PyResult<MapRun> {
+        let goes_on = reader == Reader::Looks;
+        let is_blocking = reader == Reader::Waits;
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let threads = threads.get();
                 let own = function.clone_ref(py);
                 let program = LocalMap::new(own, None, seeding.clone(), threads.level);
-                let program = Arc::new(program);
+                let program = Arc::new(program.going_on(goes_on));
                 let own = Arc::clone(&program);
                 let spec = open_spec(kind_of(&function), batch_size);
                 (Side::Local(program), threads.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
-                Self::open_remote(py, processes.get(), &function, pickle, batch_size)?
+                let processes = processes.get();
+                Self::open_remote(py, processes, &function, pickle, batch_size, goes_on)?
             }
             AnyPool::Fork(fork) => {
                 let inherited = Inherited::Stream(function.clone_ref(py));
@@ -433,10 +447,11 @@ impl MapRun {
         function: &Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
+        goes_on: bool,
     ) -> PyResult<(Side, Job)> {
         let (pickler, stock) = sharing(py)?;
         let number = number_of(py, processes, pickle);
-        let program = Arc::new(RemoteMap::new(number, stock));
+        let program = Arc::new(RemoteMap::new(number, stock).going_on(goes_on));
         let spec = open_spec(KindId(number), batch_size);
         let own = Arc::clone(&program);
         let job = processes.pool.submit(spec, own, vec![number]);
@@ -622,6 +637,25 @@ impl MapRun {
         Ok(())
     }
 
+    /// Turns one delivered task into what came of it, once; raises what it raised.
+    pub(crate) fn take_one(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        scheduler: &str,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let has_failed = match &self.side {
+            Side::Local(program) => program.has_failed(task),
+            Side::Remote { program, .. } => program.has_failed(task),
+        };
+        if has_failed {
+            return Err(self.exception(py, &Failure::Task(task), scheduler));
+        }
+        let mut taken = None;
+        self.take(py, &[task], |_, value| taken = Some(value))?;
+        Ok(taken)
+    }
+
     /// The exception for how the job failed.
     pub(crate) fn exception(&self, py: Python<'_>, failure: &Failure, scheduler: &str) -> PyErr {
         let (Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _)) =
@@ -633,7 +667,8 @@ impl MapRun {
             };
             return exception(py, failure, Evidence::None, nobody, scheduler);
         };
-        let (evidence, args) = self.evidence(py, *task);
+        let has_died = matches!(failure, Failure::WorkerDied(..));
+        let (evidence, args) = self.evidence(py, *task, has_died);
         let name = || TaskName {
             text: self.describe(py, task.0, args),
             key: None,
@@ -642,7 +677,12 @@ impl MapRun {
     }
 
     /// What is known of how a task failed, and its arguments where they are at hand.
-    fn evidence(&self, py: Python<'_>, task: TaskIndex) -> (Evidence, Option<Args>) {
+    fn evidence(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        has_died: bool,
+    ) -> (Evidence, Option<Args>) {
         match &self.side {
             Side::Local(program) => match program.take(&[task]).pop() {
                 Some((_, Slot::Failed(failed))) => {
@@ -657,7 +697,10 @@ impl MapRun {
                 let args = self.inherited_args(py, task.0).or_else(|| {
                     let bytes = program.task_bytes(task.0)?;
                     let mut none = |_| Ok(py.None());
-                    let views = OwnViews(Arc::clone(program.stock()));
+                    let views = OwnViews {
+                        stock: Arc::clone(program.stock()),
+                        is_wary: has_died,
+                    };
                     let (_, call) = split(bytes.get(1..)?).ok()?;
                     let call = decode_call(py, call, &mut none, &views).ok()?;
                     Some((call.args.unbind(), call.kwargs.map(Bound::unbind)))

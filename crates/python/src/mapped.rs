@@ -93,6 +93,8 @@ pub(crate) struct LocalMap {
     slots: Kept<Mutex<Window<Slot>>>,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
+    /// Whether how a call failed is kept for its place, and the others go on.
+    goes_on: bool,
 }
 
 impl LocalMap {
@@ -109,7 +111,14 @@ impl LocalMap {
             level,
             slots: Kept::new(Mutex::default()),
             threads: Mutex::default(),
+            goes_on: false,
         }
+    }
+
+    /// The same, of calls that do not end with the first that fails.
+    pub(crate) fn going_on(mut self, goes_on: bool) -> LocalMap {
+        self.goes_on = goes_on;
+        self
     }
 
     pub(crate) fn push(&self, args: impl IntoIterator<Item = Arguments>) {
@@ -129,6 +138,11 @@ impl LocalMap {
         let taken = taken.collect();
         slots.trim(|slot| matches!(slot, Slot::Gone));
         taken
+    }
+
+    /// Whether this task has failed and has not been taken.
+    pub(crate) fn has_failed(&self, task: TaskIndex) -> bool {
+        matches!(lock(&self.slots).get_mut(task.0), Some(Slot::Failed(_)))
     }
 
     /// How many tasks there are from the first that is not done and taken on.
@@ -179,7 +193,7 @@ impl Program for LocalMap {
                 // A thread of a pool hears of no signals.
                 let _ = turns.give_way(py);
                 let is_ok = self.run_one(py, index.0);
-                feed.ended(is_ok);
+                feed.ended(is_ok || self.goes_on);
             }
         });
     }
@@ -201,6 +215,8 @@ pub(crate) struct RemoteMap {
     tables: Mutex<Tables>,
     /// Whether there ever was a large result.
     has_large: AtomicBool,
+    /// Whether how a call failed is kept for its place, and the others go on.
+    goes_on: bool,
 }
 
 impl RemoteMap {
@@ -219,7 +235,14 @@ impl RemoteMap {
             stock,
             tables: Mutex::new(tables),
             has_large: AtomicBool::new(false),
+            goes_on: false,
         }
+    }
+
+    /// The same, of calls that do not end with the first that fails.
+    pub(crate) fn going_on(mut self, goes_on: bool) -> RemoteMap {
+        self.goes_on = goes_on;
+        self
     }
 
     pub(crate) fn stock(&self) -> &Arc<Stock> {
@@ -247,6 +270,12 @@ impl RemoteMap {
             .outcomes
             .trim(|outcome| matches!(outcome, Outcome::Gone));
         taken
+    }
+
+    /// Whether this task has failed and has not been taken.
+    pub(crate) fn has_failed(&self, task: TaskIndex) -> bool {
+        let mut tables = lock(&self.tables);
+        matches!(tables.outcomes.get_mut(task.0), Some(Outcome::Failed(_)))
     }
 
     /// How many tasks there are from the first that is not done and taken on.
@@ -321,6 +350,10 @@ impl RemoteProgram for RemoteMap {
                 tables.blocks.done(task.0);
             }
         }
+    }
+
+    fn goes_on_after_failures(&self) -> bool {
+        self.goes_on
     }
 
     fn release(&self, _task: TaskIndex) {

@@ -92,6 +92,14 @@ impl Scheduler {
         })
     }
 
+    /// Whether a job's last task stands first in a worker's queue: all that is left of the job may be running.
+    pub fn is_last_begun(&self, job: JobId) -> bool {
+        let own = self.jobs.get(job.0 as usize).and_then(Option::as_ref);
+        let mut queues = self.workers.iter().flatten().map(|worker| &worker.queue);
+        own.is_some_and(|own| !own.is_open && own.n_unfinished == 1)
+            && queues.any(|queue| queue.head().is_some_and(|head| head.job == job))
+    }
+
     /// Whether a worker holds no task.
     pub fn is_idle(&self, worker: WorkerId) -> bool {
         self.head(worker).is_none()

@@ -24,16 +24,33 @@ impl Memory {
     /// Asks the kernel: the machine, and each control group above this process. `None` where it does
     /// not say.
     pub fn now() -> Option<Memory> {
-        let machine = of_machine(&fs::read_to_string("/proc/meminfo").ok()?)?;
+        let least = |one: Memory, other: Memory| Memory {
+            n_bytes: one.n_bytes.min(other.n_bytes),
+            n_bytes_available: one.n_bytes_available.min(other.n_bytes_available),
+        };
+        Memory::limits()
+            .into_iter()
+            .map(|(_, memory)| memory)
+            .reduce(least)
+    }
+
+    /// What the machine has, and what each control group above this process may use, with the file that says so. Empty
+    /// where the kernel does not say what the machine has.
+    pub fn limits() -> Vec<(PathBuf, Memory)> {
+        let path = Path::new("/proc/meminfo");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let Some(machine) = of_machine(&text) else {
+            return Vec::new();
+        };
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let limits = groups
-            .lines()
-            .filter_map(folder_of_group)
-            .flat_map(of_groups);
-        Some(limits.fold(machine, |least, group| Memory {
-            n_bytes: least.n_bytes.min(group.n_bytes),
-            n_bytes_available: least.n_bytes_available.min(group.n_bytes_available),
-        }))
+        let mut found = vec![(path.to_path_buf(), machine)];
+        found.extend(
+            groups
+                .lines()
+                .filter_map(folder_of_group)
+                .flat_map(of_groups),
+        );
+        found
     }
 }
 
@@ -61,21 +78,24 @@ fn folder_of_group(line: &str) -> Option<PathBuf> {
     Some(Path::new(root).join(path.trim_start_matches('/')))
 }
 
-/// The limits of a group and of those above it.
-fn of_groups(folder: PathBuf) -> Vec<Memory> {
+/// The limits of a group and of those above it, with the files that hold them.
+fn of_groups(folder: PathBuf) -> Vec<(PathBuf, Memory)> {
     let above = folder.ancestors();
     above
         .take_while(|folder| folder.starts_with("/sys/fs/cgroup"))
         .filter_map(|folder| {
             let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
             let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-            let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
+            let (file, limit) = ["memory.max", "memory.limit_in_bytes"]
+                .into_iter()
+                .find_map(|name| Some((name, number(name)?)))?;
             let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"))?;
             let files = inactive_files(&read("memory.stat").unwrap_or_default());
-            Some(Memory {
+            let memory = Memory {
                 n_bytes: limit,
                 n_bytes_available: limit.saturating_sub(used.saturating_sub(files)),
-            })
+            };
+            Some((folder.join(file), memory))
         })
         .collect()
 }
@@ -128,5 +148,8 @@ mod tests {
         let memory = Memory::now().expect("Linux says so");
         assert!(memory.n_bytes_available > 0);
         assert!(memory.n_bytes_available <= memory.n_bytes);
+        let (source, machine) = &Memory::limits()[0];
+        assert_eq!(source, Path::new("/proc/meminfo"));
+        assert!(memory.n_bytes <= machine.n_bytes);
     }
 }

@@ -656,6 +656,16 @@ impl ProcessPool {
         state.core.job_ids().is_empty() && state.lines.iter().all(Option::is_none)
     }
 
+    /// Whether there is no job, nor a task of one that has been cancelled.
+    pub fn is_at_rest(&self) -> bool {
+        lock(&self.shared.state).core.job_ids().is_empty()
+    }
+
+    /// Cancels all jobs but those of which only a task is left that may be running. What runs is left to end.
+    pub fn cancel_waiting(&self) {
+        (self.shared).update(|core, hands, now_ns| core.cancel_waiting(now_ns, hands));
+    }
+
     /// Ends every worker at once, whatever it does; the next job starts new ones. Jobs under way
     /// fail as cancelled. Returns when all are gone.
     pub fn kill_workers(&self) {

@@ -505,12 +505,15 @@ fn take(
             while let Some(job) = results.peek().map(|result| JobId(result.task.job)) {
                 let own = |result: &ResultEntry<'_>| result.task.job == job.0;
                 let group = std::iter::from_fn(|| results.next_if(own));
+                let entry = state.core.entry(job);
+                let goes_on = entry.is_some_and(|entry| entry.program.goes_on_after_failures());
                 let mut reported = group.map(|result| {
                     let task = task_id(result.task);
-                    Report::one(task, result.duration_ns, result.is_ok).push_to(reports);
+                    let is_ok = result.is_ok || goes_on;
+                    Report::one(task, result.duration_ns, is_ok).push_to(reports);
                     (task.index, result.is_ok, result.bytes)
                 });
-                match state.core.entry(job) {
+                match entry {
                     Some(entry) => entry.program.store(&mut reported),
                     None => reported.for_each(drop),
                 }

@@ -2,6 +2,7 @@
 
 use super::{LaneHands, Shared};
 use crate::core::Core;
+use crate::inline::survive;
 use crate::job::lock;
 use crate::program::{Feed, Program};
 use manyhands_graph::TaskIndex;
@@ -179,6 +180,7 @@ pub(super) fn work(shared: &Shared, lane: &Arc<Lane>) {
             feed.ended(false);
         }
         feed.report();
+        survive(|| shared.hook.let_go(program));
     }
 }
 
