@@ -94,7 +94,7 @@ fn task(index: u32) -> TaskId {
 
 fn map(n_tasks: u32) -> JobSpec {
     JobSpec {
-        graph: Graph::map(n_tasks),
+        graph: Graph::independent(n_tasks),
         wanted: Wanted::All,
         kinds: Kinds::One(KindId(0)),
         batch_size: None,
