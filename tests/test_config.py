@@ -45,10 +45,13 @@ def test_the_defaults():
         "chunksize": None,
         "idle_timeout": 300.0,
         "memory_limit": 0.6,
+        "worker_memory_limit": "auto",
         "spill_directory": None,
         "shared_memory_enabled": True,
         "shared_memory_threshold": 65536,
         "seed": None,
+        "relay": True,
+        "random_misuse": "warn",
         "resources": {},
     }
     assert config.get("num_workers", 3) == 3
@@ -265,6 +268,10 @@ def test_memory_limits(value, limit):
     config.set(memory_limit=value)
     found = config.get("memory_limit")
     assert (found, type(found)) == (limit, type(limit))
+    config.set(worker_memory_limit=value)
+    found = config.get("worker_memory_limit")
+    expected = "auto" if value is None else limit
+    assert (found, type(found)) == (expected, type(expected))
 
 
 @pytest.mark.parametrize(
@@ -294,6 +301,17 @@ def test_memory_limits(value, limit):
 def test_wrong_memory_limits(value):
     with pytest.raises(ConfigError, match='a number of bytes.*"4 GiB".*a share of the memory.*"unlimited"'):
         config.set(memory_limit=value)
+    with pytest.raises(ConfigError, match='worker_memory_limit=.* not accepted. Accepted: "auto", a number of bytes'):
+        config.set(worker_memory_limit=value)
+
+
+def test_the_limit_for_workers_may_be_left_to_the_engine(monkeypatch):
+    monkeypatch.setenv("MANYHANDS_WORKER_MEMORY_LIMIT", "3 GiB")
+    config.refresh()
+    assert config.get("worker_memory_limit") == 3 << 30
+    for value in ("auto", " Auto "):
+        config.set(worker_memory_limit=value)
+        assert config.get("worker_memory_limit") == "auto"
 
 
 def test_the_folder_for_results_must_be_there(tmp_path, monkeypatch):
@@ -318,6 +336,24 @@ def test_memory_limits_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("MANYHANDS_MEMORY_LIMIT", "two")
     with pytest.raises(ConfigError, match="MANYHANDS_MEMORY_LIMIT='two' is not accepted"):
         config.refresh()
+
+
+def test_how_tasks_are_heard(monkeypatch):
+    assert config.hearing() == (0, 4)
+    for value, stored, number in [("live", True, 0), ("ordered", "ordered", 2), (False, False, 3), (None, True, 0)]:
+        config.set(relay=value)
+        assert (config.get("relay"), config.hearing()) == (stored, (number, 4))
+    assert config.hearing("ordered") == (2, 4)
+    config.set(random_misuse="error")
+    assert config.hearing(False) == (3, 8)
+    monkeypatch.setenv("MANYHANDS_RELAY", "off")
+    monkeypatch.setenv("MANYHANDS_RANDOM_MISUSE", "ignore")
+    monkeypatch.setenv("MANYHANDS_FORCE", "1")
+    config.refresh()
+    assert config.hearing(True) == (3, 0)
+    for key, value in [("relay", "loud"), ("relay", 2), ("random_misuse", True), ("random_misuse", "warning")]:
+        with pytest.raises(ConfigError, match=f"{key}={value!r} is not accepted"):
+            config.set({key: value})
 
 
 def test_a_setting_without_its_name_is_refused():

@@ -145,6 +145,15 @@ def python_stages(environment: Environment) -> list[Stage]:
             lambda: [[python, "tools/build_site.py"]],
             needs=("package",),
         ),
+        Stage(
+            "dask-suite",
+            "a part of Dask's own tests, on our scheduler",
+            lambda: [
+                [sys.executable, "tools/environment.py", "--venv", ROOT / ".venvs" / "dask-suite", "dask-suite"],
+                [ROOT / ".venvs" / "dask-suite" / "bin" / "python", "tools/dask_suite.py", "--bounded"],
+            ],
+            needs=("package",),
+        ),
     ]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from benches import makespan, measure, memory, metg
 from benches.measure import Timing
+from benches.peers import dask_jobs
 from benches.peers.engines import N_MEANS, N_WORKERS, Engine, Graph, Map, Offer
 from benches.shapes import Shape, all_shapes, at_once
 from benches.workload import (
@@ -265,6 +266,37 @@ class Cases:
         for n, timing in grown(functools.partial(drawn, shape, graph), self.sizes_of(shape), is_every=self.is_ours):
             yield figure(shape.name, graph.settings, shape.label(n), timing)
 
+    def dask_array(self) -> Iterator[Figure]:
+        """An array of Dask's, drawn and computed; and its graph alone, as Dask has optimised it."""
+        collections, run_graph = self.offer.collections, self.offer.run_graph
+        if collections is None or run_graph is None:
+            return
+
+        def run(n: int) -> None:
+            dask_jobs.array(n, collections)
+
+        sizes = [max(4, n // self.shrink) for n in (30, 75)]
+        for n in sizes if self.is_ours else sizes[-1:]:
+            timing = measure.measure_within(functools.partial(run, n), N_RUNS, 2 * BUDGET_S)
+            yield figure("Dask array, drawn and computed", "", f"{n}² blocks", timing)
+            n_tasks = dask_jobs.array_graph_alone(n, run_graph)
+            alone = functools.partial(dask_jobs.array_graph_alone, n, run_graph)
+            timing = measure.measure_within(alone, N_RUNS, 2 * BUDGET_S)
+            yield figure("Dask array, its graph alone", "", f"{n_tasks:,} tasks", timing)
+
+    def dask_frame(self) -> Iterator[Figure]:
+        """A shuffle of a frame of Dask's; and 22 files, from which three results are read in one graph."""
+        collections = self.offer.collections
+        if collections is None:
+            return
+        n = max(8, 100 // self.shrink)
+        timing = measure.measure_within(lambda: dask_jobs.shuffle(n, collections), 3, 2 * BUDGET_S)
+        yield figure("Dask dataframe, shuffle", "", f"{n}² pieces", timing)
+        n_rows = 20_000 // self.shrink
+        dask_jobs.expected_delays(n_rows)
+        timing = measure.measure_within(lambda: dask_jobs.airline(n_rows, collections), 3, 2 * BUDGET_S)
+        yield figure("Dask dataframe, 22 files of flights", "", f"{dask_jobs.N_FILES * n_rows:,} rows", timing)
+
     def sizes_of(self, shape: Shape) -> list[int]:
         """The sizes of a shape, only the smallest in a quick run."""
         return list(shape.sizes if self.shrink == 1 else shape.sizes[:1])
@@ -340,11 +372,21 @@ CASES: dict[str, Callable[[Cases], Iterator[Figure]]] = {
     "executor": Cases.executor,
     "scikit-learn": Cases.fits,
     "blocks": Cases.blocks,
+    "dask array": Cases.dask_array,
+    "dask frame": Cases.dask_frame,
     "METG map": Cases.metg_map,
     "METG tree": Cases.metg_tree,
     "makespan of few": Cases.makespan_few,
     "makespan of many": Cases.makespan_many,
     **{f"shape {name}": functools.partial(Cases.shape, name=name) for name in SHAPE_NAMES},
 }
-LIMITS_S = {"open": 60.0, "first result": 40.0, "means": 90.0, "map": 60.0, "scikit-learn": 90.0}
+LIMITS_S = {
+    "open": 60.0,
+    "first result": 40.0,
+    "means": 90.0,
+    "map": 60.0,
+    "scikit-learn": 90.0,
+    "dask array": 90.0,
+    "dask frame": 90.0,
+}
 LIMIT_S = 40.0

@@ -43,6 +43,10 @@ class Offer:
     means: dict[str, Means] = field(default_factory=dict)
     executor: Executor | None = None
     joblib_backend: str = ""
+    collections: dict[str, Any] | None = None
+    """The keywords of ``compute`` with which a collection of Dask's runs here."""
+    run_graph: Callable[..., Any] | None = None
+    """Computes keys of a graph of Dask's."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,16 @@ def manyhands(scheduler: str) -> Iterator[Offer]:
         import manyhands.joblib
 
         manyhands.joblib.register()
+    collections = run_graph = None
+    if importlib.util.find_spec("dask") is not None:
+        import manyhands.dask
+
+        run_graph = manyhands.dask.get
+        collections = {"scheduler": run_graph}
     with mh.config.set(scheduler=scheduler, num_workers=N_WORKERS), mh.Executor() as executor:
         yield Offer(
+            collections=collections,
+            run_graph=run_graph,
             maps={"": mh.map},
             graph=Graph(mh.delayed, lambda tasks: list(mh.compute(*tasks)), ""),
             round_trip=lambda: mh.submit(noop, 1).result(),
@@ -257,7 +269,11 @@ def dask_local(scheduler: str) -> Iterator[Offer]:
     with pool_class(N_WORKERS) as pool, dask.config.set(scheduler=scheduler, pool=pool):
         graph = Graph(dask.delayed, lambda tasks: list(dask.compute(*tasks)), "delayed, warm pool")
         yield Offer(
-            maps={"delayed, warm pool": _dask_map(graph)}, graph=graph, means={"argument": means_by_graph(graph)}
+            maps={"delayed, warm pool": _dask_map(graph)},
+            graph=graph,
+            means={"argument": means_by_graph(graph)},
+            collections={},
+            run_graph=dask.base.get_scheduler(),
         )
 
 
@@ -300,6 +316,8 @@ def dask_distributed() -> Iterator[Offer]:
             graph=Graph(dask.delayed, lambda tasks: list(dask.compute(*tasks)), "delayed"),
             round_trip=lambda: client.submit(noop, 1, pure=False).result(),
             means={"scatter by hand": scattered, "argument": plain},
+            collections={},
+            run_graph=client.get,
         )
 
 

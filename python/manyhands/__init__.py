@@ -26,23 +26,32 @@ from manyhands.delayed import delayed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from manyhands import random, shared
+    from manyhands import checkpoint, random, shared
+    from manyhands import dask as dask
+    from manyhands import distributed as distributed
     from manyhands._blas import blas_threads
     from manyhands._executor import Executor
     from manyhands._future import Future
     from manyhands._resources import resources
     from manyhands.errors import (
+        CheckpointError,
+        CheckpointWarning,
         ConfigError,
         Error,
         ForkError,
         PicklingError,
         RemoteTraceback,
         TaskError,
+        UndeclaredRandomError,
+        UndeclaredRandomWarning,
         WorkerDied,
+        WorkerOutOfMemory,
     )
     from manyhands.graph import Graph
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointWarning",
     "ConfigError",
     "Delayed",
     "Error",
@@ -53,8 +62,12 @@ __all__ = [
     "PicklingError",
     "RemoteTraceback",
     "TaskError",
+    "UndeclaredRandomError",
+    "UndeclaredRandomWarning",
     "WorkerDied",
+    "WorkerOutOfMemory",
     "blas_threads",
+    "checkpoint",
     "compute",
     "config",
     "cpu_count",
@@ -69,7 +82,11 @@ __all__ = [
     "submit",
 ]
 
+# Not all of them are in __all__: after ``from manyhands import *``, ``dask`` should still be Dask.
+_LAZY_MODULES = ("checkpoint", "dask", "distributed", "random", "shared")
 _LAZY = {
+    "CheckpointError": "manyhands.errors",
+    "CheckpointWarning": "manyhands.errors",
     "ConfigError": "manyhands.errors",
     "Error": "manyhands.errors",
     "Executor": "manyhands._executor",
@@ -79,7 +96,10 @@ _LAZY = {
     "PicklingError": "manyhands.errors",
     "RemoteTraceback": "manyhands.errors",
     "TaskError": "manyhands.errors",
+    "UndeclaredRandomError": "manyhands.errors",
+    "UndeclaredRandomWarning": "manyhands.errors",
     "WorkerDied": "manyhands.errors",
+    "WorkerOutOfMemory": "manyhands.errors",
     "blas_threads": "manyhands._blas",
     "resources": "manyhands._resources",
 }
@@ -87,7 +107,7 @@ _LAZY = {
 
 def __getattr__(name: str) -> object:
     module = _LAZY.get(name)
-    if module is None and name not in ("random", "shared"):
+    if module is None and name not in _LAZY_MODULES:
         raise AttributeError(f"module 'manyhands' has no attribute {name!r}")
     from importlib import import_module
 

@@ -17,11 +17,17 @@ class WorkerDied(errors.WorkerDied, BrokenProcessPool):
     __doc__ = errors.WorkerDied.__doc__
 
 
+class WorkerOutOfMemory(errors.WorkerOutOfMemory, WorkerDied):
+    """`manyhands.WorkerOutOfMemory`, from an executor."""
+
+    __doc__ = errors.WorkerOutOfMemory.__doc__
+
+
 def worker_died(error: errors.WorkerDied) -> WorkerDied:
     """The same error under both names."""
     if isinstance(error, WorkerDied):
         return error
-    told = WorkerDied(error.task)
+    told = (WorkerOutOfMemory if isinstance(error, errors.WorkerOutOfMemory) else WorkerDied)(error.task)
     told.__dict__.update(error.__dict__)
     return told.with_traceback(error.__traceback__)
 

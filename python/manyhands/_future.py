@@ -6,6 +6,7 @@ import concurrent.futures
 import threading
 import weakref
 from concurrent.futures._base import FINISHED, PENDING
+from functools import partial
 
 from manyhands import _native
 
@@ -71,16 +72,24 @@ class Future(concurrent.futures.Future["T"]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         root: Root | None,
+        manner: int,
         level: int | None = None,
     ) -> Future[T]:
         """A future of a call made here and now, by a task of this level."""
         future: Future[T] = cls()
         future.set_running_or_notify_cancel()
         try:
-            if root is None:
-                result = _native.call_as_task(function, args, kwargs, level)
+            if root is not None:
+                call = partial(_native.call_as_seeded_task, root, 0, function, args, kwargs, level)
             else:
-                result = _native.call_as_seeded_task(root, 0, function, args, kwargs, level)
+                call = partial(_native.call_as_watched_task, function, args, kwargs, manner, level)
+            if manner & 3 == 3:
+                from manyhands._relay import silenced
+
+                with silenced():
+                    result = call()
+            else:
+                result = call()
         except KeyboardInterrupt:  # of the person at the keyboard, who waits here
             raise
         except BaseException as error:

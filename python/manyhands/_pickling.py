@@ -79,7 +79,9 @@ def dumps_function(function: Callable[..., Any], sink: _native.Sink | None = Non
         Where the function cannot be pickled; it says which part of it is to blame.
     """
     is_by_value_registered = _by_value_registered()
-    known = None if is_by_value_registered else _function_cache.recall(function)
+    guarded = getattr(type(function), "_guarded", None)
+    inside, wrapper = (function, None) if guarded is None else guarded(function)
+    known = None if is_by_value_registered else _function_cache.recall(inside, wrapper)
     if known is not None:
         return known
     for part in _functions_inside(function):
@@ -93,7 +95,7 @@ def dumps_function(function: Callable[..., Any], sink: _native.Sink | None = Non
     except Exception as error:
         raise fail(f"function {_name_of(function)!r}", function, error) from error
     if not is_by_value_registered:
-        _function_cache.keep(function, data, _local.__contains__)
+        _function_cache.keep(inside, data, _local.__contains__, wrapper)
     return data
 
 
@@ -447,6 +449,10 @@ def _functions_inside(function: object) -> list[type | FunctionType]:
         elif isinstance(function, partial):
             function = function.func
         else:
+            # Wrappers of ours say what they wrap.
+            inside = getattr(type(function), "_functions", None)
+            for part in inside.__get__(function) if isinstance(inside, property) else ():
+                found += _functions_inside(part)
             found.append(function if isinstance(function, (type, FunctionType)) else type(function))
             break
     return found

@@ -19,6 +19,7 @@ from manyhands._native import (
     _is_of_pool,
     _set_sharing,
     _set_spilling,
+    _set_worker_limit,
     after_fork,
     begin_exit,
     in_task,
@@ -43,6 +44,8 @@ _threads_level = 0
 _sharing: int | None = None
 # How much results may take, and where they go beyond that, as the engine was told.
 _spilling: tuple[int | float, str | None] | None = None
+# How much workers may take for themselves, as the engine was told.
+_worker_limit: int | float | str | None = None
 _is_registered = False
 _n_reloads = 0
 # Held while a pool is made or taken away; those that exist are used without it.
@@ -133,6 +136,10 @@ def _new_threads(num_workers: int) -> ThreadPool:
     global _threads, _n_threads
     with _lock:
         if _threads is None:
+            # The thread that imports it first passes for the main thread, for whose end Python waits at the end of
+            # the program (before 3.13). A thread of the pool never ends before that.
+            import threading  # noqa: F401
+
             register()
             _n_threads = num_workers
             _threads = ThreadPool(num_workers)
@@ -188,7 +195,7 @@ def n_reloads() -> int:
 
 def share() -> None:
     """Have the engine know what is to travel through shared memory."""
-    global _sharing, _spilling
+    global _sharing, _spilling, _worker_limit
     _sharing = config.get("shared_memory_threshold") if config.get("shared_memory_enabled") else None
     _set_sharing(_sharing)
     spilling = (config.get("memory_limit"), config.get("spill_directory"))
@@ -198,6 +205,12 @@ def share() -> None:
         is_share = isinstance(limit, float)
         share = limit if is_share and limit <= 1 else None
         _set_spilling(None if is_share else limit, share, directory)
+    worker_limit = config.get("worker_memory_limit")
+    if worker_limit != _worker_limit:
+        _worker_limit = worker_limit
+        is_bytes = isinstance(worker_limit, int)
+        share = worker_limit if isinstance(worker_limit, float) and worker_limit <= 1 else None
+        _set_worker_limit(worker_limit if is_bytes else None, share, worker_limit == "auto")
 
 
 def _new_processes(num_workers: int) -> ProcessPool:
@@ -376,6 +389,8 @@ class Context:
 
     def of(self, pool: ProcessPool, level: int, needs: dict[str, int] | None = None) -> ProcessPool:
         """The pool for calls whose tasks find things as they are now, know of this level, and need so much."""
+        from manyhands import _reports
+
         try:
             directory: str | None = os.getcwd()
         except OSError:  # it has been removed
@@ -391,8 +406,13 @@ class Context:
             amounts, supplies = _resources.for_pool(needs, by_worker=True)
             pool.set_supplies(supplies)
             devices = _resources.devices_of_workers(needs)
+        # Read where `catch_warnings` puts others in their place.
+        warnings = sys.modules.get("warnings")
+        filters = None if warnings is None else tuple(warnings.filters)
+        heard = (filters, _reports.levels(), config.hearing()[1] >> 2)
         asked = (str(devices), tuple(amounts))
-        context = (tuple(sys.path), directory, tuple(sys.argv), level, _sharing, authkey, blas_generation, asked)
+        found = (tuple(sys.path), directory, tuple(sys.argv), _sharing, authkey, heard)
+        context = (found, level, blas_generation, asked)
         told = self._told
         if told is not None and told[0] == context:
             return told[1]
@@ -401,8 +421,10 @@ class Context:
         path = [str(entry) for entry in sys.path]
         argv = [str(argument) for argument in sys.argv]
         limits = thread_limits(level)
-        said = pickle.dumps((path, directory, argv, limits, _sharing, authkey, level, devices))
-        there = pool.with_context(said, amounts)
+        told_filters = None if filters is None else _reports.told_filters(filters)
+        told_of = (told_filters, *heard[1:])
+        said = (path, directory, argv, limits, _sharing, authkey, told_of, level, devices)
+        there = pool.with_context(pickle.dumps(said), amounts)
         # For workers started from now on, whose start may take a library along.
         pool.set_environment(list(limits[0].items()))
         self._told = (context, there)

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _Future: type[Future[Any]] | None = None
 
 
+def is_nested() -> bool:
+    """Whether the caller is a task."""
+    return _native.in_task() or _worker.is_worker
+
+
 def _where(
     scheduler: str | Sequence[str] | None,
     num_workers: int | Sequence[int | None] | None,
@@ -78,6 +83,18 @@ def _root(seed: Any, is_single: bool = False) -> Root | None:
     return root(*resolved)
 
 
+def _manner(relay: bool | str | None) -> int:
+    """How the tasks of a call are heard, and what becomes of draws without a seed, as the engine numbers it."""
+    hearing, on_misuse = config.hearing(relay)
+    if hearing == 0 and not (sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__):
+        # What appears there has to be put there by Python, in the thread that waits.
+        hearing = 1
+    if on_misuse and _native.in_task():
+        # It is the outer task that is watched.
+        on_misuse = 0
+    return hearing | on_misuse
+
+
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
     """Ends the workers after Ctrl-C; not for an exception of that kind that a task raised of its own accord."""
     if is_the_persons(error):
@@ -103,6 +120,8 @@ def compute(
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    relay: bool | str | None = None,
+    checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects, all together, and return their results.
@@ -130,6 +149,12 @@ def compute(
         Gives each task random numbers of its own, the same on every scheduler: those of the stream
         ``numpy.random.SeedSequence(seed).spawn(n)[i]``, where `i` is how many of the `n` tasks were created before it.
         `map` says how a task meets them. By default the configured seed, if there is one.
+    relay : bool or str, optional
+        Whether what the tasks print, warn of and log appears here: as it comes (True), in the order of the serial run
+        (``"ordered"``), or not at all (False). By default as configured, which is True.
+    checkpoint : str or path, optional
+        A file in which the result of each task is kept, as for `map`: also those of tasks that others need. A task is
+        known by its function, its arguments, and the tasks that its inputs come from.
     resources : mapping of str to int, optional
         What each task needs while it runs, such as ``{"gpu": 1}``: no more of them run at once than there is enough
         for, as the setting `resources` says. Not with ``"fork"``. In a worker process that GPUs are asked of,
@@ -148,9 +173,12 @@ def compute(
     PicklingError
         If a function, an argument or a result cannot be sent to or from a worker process; with ``"fork"``, a result.
     WorkerDied
-        If a task ended its worker process, twice.
+        If a task ended its worker process, twice; `WorkerOutOfMemory`, which is a MemoryError as well, if it did so by
+        the memory it took.
     ForkError
         With ``"fork"``, if something in this process is known not to survive a fork.
+    CheckpointError
+        If the checkpoint cannot be used or written.
 
     Examples
     --------
@@ -159,9 +187,15 @@ def compute(
     >>> mh.compute(total, {"twice": total * 2}, "as it is")
     (14, {'twice': 28}, 'as it is')
     """
+    manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     try:
-        return _native.compute(args, traverse, pool, batch_size, name, _root(seed))
+        if checkpoint is not None:
+            from manyhands._checkpointing import compute_all
+
+            root = _root(seed)
+            return compute_all(_native.compute, checkpoint, root, args, traverse, pool, batch_size, name, manner=manner)
+        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -175,13 +209,15 @@ def persist(
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    relay: bool | str | None = None,
+    checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
 
     Parameters
     ----------
-    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, resources
+    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, relay, checkpoint, resources
         As for `compute`.
 
     Returns
@@ -196,9 +232,15 @@ def persist(
     >>> (square + 1).compute()
     10
     """
+    manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     try:
-        return _native.persist(args, traverse, pool, batch_size, name, _root(seed))
+        if checkpoint is not None:
+            from manyhands._checkpointing import compute_all
+
+            root = _root(seed)
+            return compute_all(_native.persist, checkpoint, root, args, traverse, pool, batch_size, name, manner=manner)
+        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -212,6 +254,8 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    relay: bool | str | None = None,
+    checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
 ) -> list[T]:
     """Call a function with each item of an iterable, in parallel, and return the results in order.
@@ -237,6 +281,16 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         that the iterables give. The global states of `random`, `numpy.random` and torch are set from it for the time of
         the call, except with ``"threads"``, which share them. By default the configured seed, if there is one. Two
         calls with one seed draw the same numbers: give each a seed of its own where that matters.
+    relay : bool or str, optional
+        Whether what the calls print, warn of and log appears here: as it comes (True), in the order of the serial run
+        (``"ordered"``), or not at all (False). By default as configured, which is True.
+    checkpoint : str or path, optional
+        A file in which each result is kept as it comes. A later run with the same file computes only what is not there:
+        also after the program was killed, or the machine lost its power. A result is known by the function's code and
+        what that uses, by the argument, and by the random numbers; where one of them has changed it is computed anew,
+        and the logger ``manyhands.checkpoint`` says so. Draw random numbers from a seed with it: others are kept as
+        they fell, and would fall otherwise in another run. `manyhands.checkpoint.open` looks into the file, also
+        meanwhile. By default nothing is kept.
     resources : mapping of str to int, optional
         What each call needs while it runs, such as ``{"gpu": 1}``: no more of them run at once than there is enough
         for, as the setting `resources` says. Not with ``"fork"``. In a worker process that GPUs are asked of,
@@ -253,6 +307,9 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         What a call raised, with a note that names the call; the calls that have not started are cancelled.
     PicklingError, WorkerDied, ForkError
         As for `compute`.
+    CheckpointError
+        If the checkpoint is no checkpoint, is in use by another run, or cannot be written to, as on a full disk; or if
+        an argument cannot be told from others by its content.
 
     Examples
     --------
@@ -270,13 +327,23 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     _require_callable(function, "map")
     if not iterables:
         raise TypeError("map() needs at least one iterable of arguments after the function")
+    manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     root = _root(seed)
+    if checkpoint is not None:
+        from manyhands._checkpointing import map_all
+
+        try:
+            return map_all(checkpoint, pool, function, iterables, batch_size, name, root, manner)
+        except KeyboardInterrupt as error:
+            _interrupted(error, name)
+            raise
     if name == "synchronous":
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
-        return [_call_here(function, args, index, root, pool) for index, args in enumerate(zip(*iterables))]
+        return [_call_here(function, args, index, root, manner, pool) for index, args in enumerate(zip(*iterables))]
     try:
-        return _native.map_all(pool, function, _pickled(pool, function), iterables, batch_size, name, root)
+        pickle = _pickled(pool, function)
+        return _native.map_all(pool, function, pickle, iterables, batch_size, name, root, manner)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -292,6 +359,8 @@ def stream(
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    relay: bool | str | None = None,
+    checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
 ) -> Iterator[T]:
     """Call a function with each item of an iterable, in parallel, and give the results one by one.
@@ -313,6 +382,10 @@ def stream(
         calls.
     scheduler, num_workers, chunksize, seed, resources
         As for `map`.
+    relay : bool or str, optional
+        As for `map`. In the order of the serial run, things appear as results are consumed.
+    checkpoint : str or path, optional
+        As for `map`. A result is given when it is kept. The file is in use until the stream has ended.
 
     Returns
     -------
@@ -340,13 +413,30 @@ def stream(
         raise TypeError("stream() needs at least one iterable of arguments after the function")
     if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int) or buffersize < 1):
         raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
+    manner = _manner(relay)
     name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     root = _root(seed)
+    if checkpoint is not None:
+        from manyhands._checkpointing import Stream
+
+        return Stream(
+            checkpoint, pool, function, iterables, batch_size, name, root, bool(ordered), buffersize, n_workers, manner
+        )
     if name == "synchronous":
-        return _SerialStream(_one_by_one(function, zip(*iterables), root, pool))
-    pickle = _pickled(pool, function)
-    is_ordered = bool(ordered)
-    return _native.Stream(pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root)
+        return _SerialStream(_one_by_one(function, zip(*iterables), root, manner, pool))
+    return _native.Stream(
+        pool,
+        function,
+        _pickled(pool, function),
+        iterables,
+        batch_size,
+        name,
+        bool(ordered),
+        buffersize,
+        n_workers,
+        root,
+        manner,
+    )
 
 
 class _NotGiven:
@@ -403,12 +493,13 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         seed = None
     elif _names_seed(function):
         kwargs["seed"], seed = seed, None
+    manner = _manner(None)
     name, _, _, pool = _where(None, None, None)
     root = _root(seed, is_single=True)
     if name == "synchronous":
-        return _Future._of_call(function, args, kwargs, root, pool)
+        return _Future._of_call(function, args, kwargs, root, manner, pool)
     pickle = _pickled(pool, function)
-    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root))
+    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root, manner))
 
 
 def _names_seed(function: Callable[..., Any]) -> bool:
@@ -466,24 +557,40 @@ class _SerialStream:
 
 
 def _one_by_one(
-    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], root: Root | None, level: Any
+    function: Callable[..., T],
+    arguments: Iterable[tuple[Any, ...]],
+    root: Root | None,
+    manner: int,
+    level: int | None,
 ) -> Generator[T, None, None]:
     """A stream in this thread, with errors told as elsewhere."""
     for index, args in enumerate(arguments):
         try:
-            result = _call_here(function, args, index, root, level)
+            result = _call_here(function, args, index, root, manner, level)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error
         yield result
 
 
-def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, level: Any) -> T:
+def _call_here(
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    index: int,
+    root: Root | None,
+    manner: int,
+    level: int | None,
+) -> T:
     """One call of a map in this thread, with errors told as elsewhere."""
     try:
+        if manner & 3 == 3:
+            from manyhands._relay import silenced
+
+            with silenced():
+                return _call_here(function, args, index, root, manner & ~3, level)
         if root is not None:
             return _native.call_as_seeded_task(root, index, function, args, None, level)
-        return _native.call_as_task(function, args, None, level)
+        return _native.call_as_watched_task(function, args, None, manner, level)
     except Exception as error:
         from manyhands._raising import describe_call, raised
 

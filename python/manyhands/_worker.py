@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def main(parent: int) -> None:
     ignore_interrupts()
     report_crashes()
     watch_forks()
+    from manyhands import _reports
+
+    _reports.watch()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             # Whole lines at once, also where Python was told not to buffer: they do not mix with others'.
@@ -114,24 +118,48 @@ def note_writes(stream: Any) -> None:
         writer.write = write
 
 
-def report_crashes() -> None:
-    """Have the Python stack written to standard error when compiled code crashes."""
+def report_crashes(file: int | None = None, dump_signal: int | None = None) -> None:
+    """Have the stacks written down when compiled code crashes, and where this process is when the signal comes.
+
+    To a file of the parent's, which tells of them once this process has ended; until there is one, to standard error.
+    A task that uses `faulthandler` itself has its own way, and the parent then looks at what was printed.
+
+    Parameters
+    ----------
+    file : int, optional
+        The descriptor.
+    dump_signal : int, optional
+        The signal.
+    """
     import faulthandler
 
-    if sys.stderr is not None:
-        faulthandler.enable()
+    if file is None:
+        if sys.stderr is not None:
+            faulthandler.enable()
+        return
+    # What lies below every task, which the parent leaves out, and the thread's number as reports have it.
+    frame = sys._getframe()
+    n_frames = 0
+    while (below := frame.f_back) is not None:
+        frame = below
+        n_frames += 1
+    os.write(file, f"{n_frames} frames of thread 0x{get_ident():016x}\n".encode())
+    faulthandler.enable(file)
+    if dump_signal is not None:
+        faulthandler.register(dump_signal, file)
 
 
 # Called by the engine
 
 
-def set_context(context: bytes, number: int) -> None:
+def set_context(context: bytes, number: int) -> int:
     """Take over what tasks run with.
 
     That is the parent's import path, working directory and arguments, limits for libraries that start threads, from
-    what size on buffers travel through shared memory, what multiprocessing's managers want to be told, where calls of
-    the tasks are to run, and which devices are shared among workers: of these, this worker, with its number, sees its
-    own.
+    what size on buffers travel through shared memory, what multiprocessing's managers want to be told, filters of
+    warnings, levels of loggers, what becomes of tasks that draw random numbers without a seed, where calls of the tasks
+    are to run, and which devices are shared among workers: of these, this worker, with its number, sees its own. What
+    becomes of tasks that draw is returned, as the engine numbers it.
 
     Raises
     ------
@@ -140,10 +168,11 @@ def set_context(context: bytes, number: int) -> None:
     """
     import _pickle as pickle
 
-    from manyhands import _native
+    from manyhands import _native, _reports
 
     global level
-    path, directory, argv, limits, sharing, authkey, level, devices = pickle.loads(context)
+    path, directory, argv, limits, sharing, authkey, heard, level, devices = pickle.loads(context)
+    filters, levels, misuse = heard
     _native._set_sharing(sharing)
     sys.path[:] = path
     sys.argv[:] = argv
@@ -162,6 +191,10 @@ def set_context(context: bytes, number: int) -> None:
         except OSError as error:
             text = f"a worker process cannot enter the program's working directory: {error.strerror}"
             raise OSError(error.errno, text, directory) from None
+    if filters is not None:
+        _reports.set_filters(filters)
+    _reports.set_levels(levels)
+    return int(misuse)
 
 
 def _limit_threads(values: dict[str, str], free: tuple[str, ...], n_threads: int, is_chosen: bool) -> None:
@@ -217,6 +250,13 @@ def pack(exc: BaseException) -> bytes:
     from manyhands._failures import pack as pack_exception
 
     return pack_exception(exc, None)
+
+
+def forget_warnings() -> None:
+    """Have each line warn anew, after a task that has warned."""
+    from manyhands import _reports
+
+    _reports.forget_warnings()
 
 
 def flush_output() -> None:

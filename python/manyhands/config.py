@@ -18,6 +18,12 @@ memory_limit            0.6                 how much memory results may take    
                                             that wait for their readers: bytes,
                                             ``"4 GiB"``, a share of what is free
                                             (0.6, ``"60%"``), ``"unlimited"``
+worker_memory_limit     ``"auto"``          how much workers may take for        MANYHANDS_WORKER_MEMORY_LIMIT
+                                            themselves, all together: bytes,
+                                            ``"4 GiB"``, a share of what they
+                                            could have, ``"unlimited"``;
+                                            ``"auto"`` leaves a tenth of that
+                                            free, or 4 GiB if that is less
 resources               the GPUs found      numbers of units by name:            MANYHANDS_RESOURCES
                                             {"gpu": 2, "licence": 3}, or
                                             ``"gpu=2,licence=3"``: how much
@@ -28,6 +34,13 @@ seed                    None                an integer from 0 on, several of    
                                             them, a numpy.random.SeedSequence:
                                             what random numbers begin with, the
                                             same for every call
+relay                   True                True, ``"ordered"`` or False: whether    MANYHANDS_RELAY
+                                            what tasks print, warn of and log
+                                            appears, as it comes or in the order
+                                            of the serial run
+random_misuse           ``"warn"``          ``"warn"``, ``"error"``, ``"ignore"``:   MANYHANDS_RANDOM_MISUSE
+                                            what becomes of tasks that draw from
+                                            a global state without a seed
 ======================= =================== ==================================== =================================
 
 A *plan* says what calls use that tasks make: with ``scheduler=["processes", "threads"], num_workers=[2, 4]``, or
@@ -89,8 +102,11 @@ _DEFAULTS: dict[str, Any] = {
     "shared_memory_enabled": True,
     "shared_memory_threshold": 65536,
     "memory_limit": 0.6,
+    "worker_memory_limit": "auto",
     "spill_directory": None,
     "seed": None,
+    "relay": True,
+    "random_misuse": "warn",
     "resources": {},
 }
 # In the environment, where all is text.
@@ -242,6 +258,16 @@ def _memory_limit(value: object, name: str) -> int | float:
     )
 
 
+def _worker_memory_limit(value: object, name: str) -> int | float | str:
+    """The same, or ``"auto"``."""
+    if value is None or (isinstance(value, str) and value.strip().lower() == "auto"):
+        return "auto"
+    try:
+        return _memory_limit(value, name)
+    except ValueError as error:
+        raise _error(str(error).replace("Accepted: ", 'Accepted: "auto", ')) from None
+
+
 def _amount(text: str) -> object:
     """The number of bytes, or the share, that a text stands for; the text itself if it stands for none."""
     words = text.strip().lower()
@@ -343,6 +369,29 @@ def _is_units(value: object) -> bool:
     return bool(0 <= value.__index__() <= NUM_UNITS_MAX)
 
 
+def _relay(value: object, name: str) -> bool | str:
+    if value is None or value == "live":
+        return True
+    if isinstance(value, bool) or value == "ordered":
+        return value
+    raise _error(
+        f'{name}={value!r} is not accepted. Accepted: True (what tasks print appears as it comes), "ordered" (in the '
+        f"order of the serial run) or False (it does not appear)."
+    )
+
+
+def _random_misuse(value: object, name: str) -> str:
+    if value is None:
+        value = _DEFAULTS["random_misuse"]
+    if isinstance(value, str) and value in _MISUSES:
+        return value
+    raise _error(f'{name}={value!r} is not accepted. Accepted: "warn", "error" or "ignore".')
+
+
+# As the engine numbers them: `manyhands._relay`.
+_HEARINGS = {True: 0, "ordered": 2, False: 3}
+_MISUSES = {"ignore": 0, "warn": 4, "error": 8}
+
 _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "scheduler": _scheduler,
     "num_workers": _num_workers,
@@ -351,8 +400,11 @@ _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "shared_memory_enabled": _shared_memory_enabled,
     "shared_memory_threshold": _shared_memory_threshold,
     "memory_limit": _memory_limit,
+    "worker_memory_limit": _worker_memory_limit,
     "spill_directory": _spill_directory,
     "seed": _seed,
+    "relay": _relay,
+    "random_misuse": _random_misuse,
     "resources": units_by_name,
 }
 
@@ -416,7 +468,7 @@ def _from_text(key: str, text: str) -> object:
             return [int(part) for part in text.split(",")]
         if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed"):
             return int(text)
-        if key == "shared_memory_enabled":
+        if key in ("shared_memory_enabled", "relay"):
             return _YES_OR_NO.get(text.lower(), text)
         if key == "idle_timeout":
             return float(text)
@@ -490,6 +542,8 @@ class _State:
         self.plan: tuple[str, int, int | None, int] | None = None
         # The same for `resolve_seed`, merged along.
         self.seed: _Seed | None = None
+        # The same for `hearing`.
+        self.hearing = (0, 4)
         self.forced_keys: tuple[str, ...] = ()
         self.n_cpus: int | None = None
 
@@ -560,6 +614,7 @@ class _State:
             levels = _plans.levels_of(self.find("scheduler")[0], self.find("num_workers")[0])
             n_workers = levels[0][1] or self.cpus()
             self.seed = self.find_checked("seed")[0]
+            self.hearing = (_HEARINGS[self.find("relay")[0]], _MISUSES[self.find("random_misuse")[0]])
             merged = (levels[0][0], n_workers, self.find("chunksize")[0])
             self.plan = (*merged, _plans.of_tasks(levels, n_workers, self.cpus(), 1))
             self.merged = merged
@@ -645,8 +700,9 @@ def get(key: str, default: Any = _UNSET) -> Any:
         ``num_workers``: an integer, or None where the library is to choose, or a tuple of these. ``chunksize``: an
         integer, or None. ``idle_timeout``: seconds, or None for never.
         ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``memory_limit``: bytes as an integer, a
-        share as a float, infinity for none. ``spill_directory``: a path, or None for the usual one. ``seed``: an
-        integer, a tuple of them, a ``numpy.random.SeedSequence``, or None. ``resources``: a dict of units by name.
+        share as a float, infinity for none. ``worker_memory_limit``: the same, or ``"auto"``.
+        ``spill_directory``: a path, or None for the usual one. ``seed``: an integer, a tuple of them, a
+        ``numpy.random.SeedSequence``, or None. ``resources``: a dict of units by name.
 
     Raises
     ------
@@ -828,6 +884,44 @@ def _require_levels(scheduler: object, num_workers: object) -> None:
 def n_cpus() -> int:
     """How many CPUs there are to be shared among workers."""
     return _state.cpus()
+
+
+def hearing(relay: object = None) -> tuple[int, int]:
+    """How the tasks of one call are heard, and what becomes of random numbers without a seed.
+
+    Parameters
+    ----------
+    relay : object
+        The keyword of the call; None where it does not give one.
+
+    Returns
+    -------
+    tuple of (int, int)
+        As `manyhands._relay` numbers them.
+
+    Raises
+    ------
+    ConfigError
+        For a value that is not accepted.
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> config.hearing("ordered")
+    (2, 4)
+    """
+    if _state.merged is None:
+        _state.merge()
+    if relay is None:
+        return _state.hearing
+    given = _relay(relay, "relay")
+    return _state.hearing if "relay" in _state.forced_keys else (_HEARINGS[given], _state.hearing[1])
+
+
+def is_chosen(key: str) -> bool:
+    """Whether anybody has said what a setting is to be, so that it is not the default."""
+    with _state.lock:
+        return _state.find_checked(key)[1] != "default"
 
 
 def forced() -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 
 use crate::job::{Failure, Inbox};
 use crate::program::Death;
+use crate::relay::Surroundings;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
     Cause, Command, Commands, Event, JobId, JobSpec, Need, Scheduler, TaskId, TaskRun, TimeNs,
@@ -17,8 +18,10 @@ pub(crate) struct Entry<P: ?Sized> {
     /// Numbers of functions that the pool keeps for this job.
     pub(crate) functions: Vec<u32>,
     /// The surroundings of its tasks, where they run elsewhere.
-    pub(crate) context: Option<Arc<[u8]>>,
+    pub(crate) context: Option<Arc<Surroundings>>,
     delivered: Vec<TaskIndex>,
+    /// How workers died under tasks of it.
+    deaths: Vec<(TaskIndex, Death)>,
 }
 
 /// A pool's way to its workers.
@@ -84,27 +87,27 @@ impl<P: ?Sized> Core<P> {
         &mut self,
         spec: JobSpec,
         program: Arc<P>,
-        (functions, context): (Vec<u32>, Option<Arc<[u8]>>),
-        needs: Vec<Need>,
+        (functions, needs): (Vec<u32>, Vec<Need>),
+        (inbox, context): (Arc<Inbox>, Option<Arc<Surroundings>>),
         now_ns: TimeNs,
         hands: &mut impl Hands<P>,
-    ) -> (JobId, Arc<Inbox>) {
+    ) -> JobId {
         let id = self.scheduler.new_job_id();
-        let inbox = Arc::new(Inbox::default());
         let at = id.0 as usize;
         if at >= self.jobs.len() {
             self.jobs.resize_with(at + 1, || None);
         }
         self.jobs[at] = Some(Entry {
             program,
-            inbox: Arc::clone(&inbox),
+            inbox,
             functions,
             context,
             delivered: Vec::new(),
+            deaths: Vec::new(),
         });
         self.scheduler.set_needs(id, needs);
         self.on(Event::Submit(id, spec), now_ns, hands);
-        (id, inbox)
+        id
     }
 
     /// Gives the scheduler an event about a job, unless the id means another job by now.
@@ -130,7 +133,29 @@ impl<P: ?Sized> Core<P> {
         hands: &mut impl Hands<P>,
     ) {
         self.death = death;
-        self.on(Event::WorkerLost { worker, running }, now_ns, hands);
+        self.death.was_running = running.is_some();
+        let was_memory_short = self.death.was_memory_short();
+        let event = Event::WorkerLost {
+            worker,
+            running,
+            was_memory_short,
+        };
+        self.on(event, now_ns, hands);
+        if let Some(task) = running
+            && let Some(Some(entry)) = self.jobs.get_mut(task.job.0 as usize)
+        {
+            entry.deaths.push((task.index, self.death.abridged()));
+        }
+    }
+
+    /// The last death, with the one before it under the same task.
+    fn death_of(&self, task: TaskId) -> Box<Death> {
+        let mut death = Box::new(self.death.clone());
+        let earlier = self.entry(task.job).map(|entry| entry.deaths.iter().rev());
+        let earlier = earlier.into_iter().flatten();
+        let before = earlier.filter(|(index, _)| *index == task.index);
+        death.before = before.map(|(_, death)| Box::new(death.clone())).next();
+        death
     }
 
     /// Ends a job from here, for a reason that lies outside of its tasks.
@@ -219,7 +244,7 @@ impl<P: ?Sized> Core<P> {
                 if let Some(entry) = self.entry(task.job) {
                     entry.inbox.fail(match cause {
                         Cause::Failed => Failure::Task(task.index),
-                        Cause::WorkerDied => Failure::WorkerDied(task.index, self.death.clone()),
+                        Cause::WorkerDied => Failure::WorkerDied(task.index, self.death_of(*task)),
                     });
                     failed.push(task.job);
                 }

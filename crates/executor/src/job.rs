@@ -1,6 +1,7 @@
 //! The submitter's end of a job.
 
 use crate::program::Death;
+use crate::relay::{Said, SaidList};
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Event, JobId, TimeNs};
 use rustix::process::Pid;
@@ -18,12 +19,12 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Why a job ended early.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Failure {
     /// This task failed; its program knows how.
     Task(TaskIndex),
     /// Workers died under this task.
-    WorkerDied(TaskIndex, Death),
+    WorkerDied(TaskIndex, Box<Death>),
     /// There is room for this task's result neither in memory nor on disk.
     NoRoom(TaskIndex, Box<Shortage>),
     /// No worker could be started.
@@ -56,6 +57,9 @@ pub struct News {
     pub failure: Option<Failure>,
     /// Whether all of it has finished.
     pub is_done: bool,
+    /// What its tasks have said, up to now or later: all that was said before a result was delivered is
+    /// here or was in earlier news.
+    pub said: Vec<Said>,
 }
 
 impl News {
@@ -69,11 +73,14 @@ impl News {
 }
 
 type Callback = Box<dyn FnOnce() + Send>;
+type NewsCallback = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct Pending {
     news: News,
+    said: SaidList,
     on_end: Vec<Callback>,
+    on_news: Option<NewsCallback>,
 }
 
 /// Where an executor puts the news of a job, and its submitter waits for them.
@@ -85,7 +92,18 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn deliver(&self, tasks: &mut Vec<TaskIndex>) {
-        lock(&self.pending).news.delivered.append(tasks);
+        let mut pending = lock(&self.pending);
+        pending.news.delivered.append(tasks);
+        let on_news = pending.on_news.clone();
+        drop(pending);
+        self.changed.notify_all();
+        if let Some(on_news) = on_news {
+            on_news();
+        }
+    }
+
+    pub(crate) fn say(&self, said: Said) {
+        lock(&self.pending).said.push(said);
         self.changed.notify_all();
     }
 
@@ -105,8 +123,12 @@ impl Inbox {
 
     fn end(&self, mut pending: MutexGuard<'_, Pending>) {
         let on_end = std::mem::take(&mut pending.on_end);
+        let on_news = pending.on_news.take();
         drop(pending);
         self.changed.notify_all();
+        if let Some(on_news) = on_news {
+            on_news();
+        }
         for on_end in on_end {
             on_end();
         }
@@ -174,7 +196,7 @@ impl Job {
         }
     }
 
-    /// Takes the news, waiting for some until the time is up.
+    /// Takes the news, waiting for some until the time is up. What was said counts as news.
     pub fn wait(&self, timeout: Duration) -> News {
         self.wait_for(timeout, News::is_any)
     }
@@ -194,7 +216,7 @@ impl Job {
         }
         let deadline = Instant::now().checked_add(timeout);
         let mut pending = lock(&self.inbox.pending);
-        while !is_enough(&pending.news) {
+        while !is_enough(&pending.news) && pending.said.is_empty() {
             let left = match deadline {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
                 None => Duration::MAX,
@@ -207,12 +229,22 @@ impl Job {
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
+        let said = pending.said.take();
         let news = &mut pending.news;
         News {
             delivered: std::mem::take(&mut news.delivered),
             failure: news.failure.clone(),
             is_done: news.is_done,
+            said,
         }
+    }
+
+    /// Takes what has been said, without waiting.
+    pub fn take_said(&self) -> Vec<Said> {
+        if self.owner.is_elsewhere() {
+            return Vec::new();
+        }
+        lock(&self.inbox.pending).said.take()
     }
 
     /// Whether the job ends within a moment, for which the caller stays awake but lets others go first.
@@ -229,17 +261,31 @@ impl Job {
         true
     }
 
-    /// Waits for the end of the job until the time is up, and takes no news.
+    /// Waits for the end of the job, or until somebody says something or the time is up; takes no news.
     pub fn wait_until_ended(&self, timeout: Duration) {
         if self.owner.is_elsewhere() {
             return;
         }
         let pending = lock(&self.inbox.pending);
-        let is_going_on = |pending: &mut Pending| !pending.news.is_end();
+        let is_going_on = |pending: &mut Pending| !pending.news.is_end() && pending.said.is_empty();
         drop(
             self.inbox
                 .changed
                 .wait_timeout_while(pending, timeout, is_going_on),
+        );
+    }
+
+    /// Waits for news until the time is up, and takes none.
+    pub fn wait_until_news(&self, timeout: Duration) {
+        if self.owner.is_elsewhere() {
+            return;
+        }
+        let pending = lock(&self.inbox.pending);
+        let is_quiet = |pending: &mut Pending| !pending.news.is_any();
+        drop(
+            self.inbox
+                .changed
+                .wait_timeout_while(pending, timeout, is_quiet),
         );
     }
 
@@ -278,6 +324,22 @@ impl Job {
         let job = self.id;
         let event = Event::Cancel { job, grace_ns };
         self.control.on_job(job, &self.inbox, event);
+    }
+
+    /// Calls back each time there are news, from whichever thread brings them; at once if there are some
+    /// already. The last call comes with the end of the job. Replaces an earlier callback, and is as quick as
+    /// that of [`on_end`](Job::on_end).
+    pub fn on_news(&self, callback: impl Fn() + Send + Sync + 'static) {
+        let callback: NewsCallback = Arc::new(callback);
+        let mut pending = lock(&self.inbox.pending);
+        let is_any = self.owner.is_elsewhere() || pending.news.is_any();
+        if !pending.news.is_end() {
+            pending.on_news = Some(Arc::clone(&callback));
+        }
+        drop(pending);
+        if is_any {
+            callback();
+        }
     }
 
     /// Calls back once the job has finished or failed, from whichever thread finds out; at once if

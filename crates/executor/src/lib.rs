@@ -22,6 +22,7 @@ pub mod inline;
 mod job;
 pub mod processes;
 mod program;
+mod relay;
 mod shelf;
 pub mod simulated;
 mod status;
@@ -31,7 +32,11 @@ pub mod worker;
 
 pub use clock::coarse_tick;
 pub use job::{Failure, Job, News, Shortage};
-pub use program::{Backlog, Death, Feed, Program, RemoteProgram, Spilled, ThreadGuard, ThreadHook};
+pub use processes::WorkerMemoryLimit;
+pub use program::{
+    Backlog, Death, Feed, MemoryStop, Program, RemoteProgram, Spilled, ThreadGuard, ThreadHook,
+};
+pub use relay::{Part, Relay, Said, Stream};
 pub use shelf::{MemoryLimit, SpillOptions, SpillStats, Waiting};
 pub use stock::{Adopted, DiskPart, Stock, WorkerStock};
 

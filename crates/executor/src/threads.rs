@@ -337,7 +337,9 @@ impl ThreadPool {
     ) -> Job {
         let mut submitted = None;
         self.shared.update(|core, hands, now_ns| {
-            let (id, inbox) = core.submit(spec, program, (Vec::new(), None), needs, now_ns, hands);
+            let inbox = Arc::new(Inbox::default());
+            let known = (Arc::clone(&inbox), None);
+            let id = core.submit(spec, program, (Vec::new(), needs), known, now_ns, hands);
             if hands.is_stopped {
                 core.abort(id, Failure::Cancelled, now_ns, hands);
             }

@@ -24,6 +24,7 @@ fn wait(job: &Job) -> (BTreeSet<TaskIndex>, Option<Failure>) {
             delivered: tasks,
             failure,
             is_done,
+            ..
         } = job.wait(Duration::MAX);
         for task in tasks {
             assert!(delivered.insert(task), "{task:?} was delivered twice");
@@ -525,6 +526,38 @@ fn on_end_calls_back_exactly_once_however_the_job_ends() {
         // Whatever of the job was left is gone when the next one has run.
         assert_usable(&pool);
         assert_eq!(n_calls.load(Ordering::SeqCst), 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn who_looks_only_when_told_of_news_misses_none() {
+    let _watchdog = Watchdog::new("threads: on_news");
+    let pool = pool(2);
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let n_tasks = random.below(40) as u32;
+        let program = Each(|_| keep_busy(1));
+        let job = pool.submit(flat_spec(n_tasks), Arc::new(program));
+        keep_busy(random.below(100) as u32);
+        let (tell, told) = std::sync::mpsc::channel();
+        job.on_news(move || {
+            // Nobody listens any more once all is known.
+            let _ = tell.send(());
+        });
+        let mut delivered = BTreeSet::new();
+        loop {
+            told.recv().expect("there are further news");
+            let news = job.wait(Duration::ZERO);
+            delivered.extend(news.delivered);
+            if news.is_done {
+                break;
+            }
+            if random.chance(50) {
+                job.wait_until_news(Duration::from_millis(1));
+            }
+        }
+        let expected: BTreeSet<_> = (0..n_tasks).map(TaskIndex).collect();
+        assert_eq!(delivered, expected, "seed {seed}");
     }
 }
 

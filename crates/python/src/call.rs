@@ -166,7 +166,64 @@ impl Call {
     }
 }
 
+/// Inputs by their numbers so far: the number from now on, or the result itself.
+pub(crate) type Filling = [Result<u32, Py<PyAny>>];
+
+impl Call {
+    /// Puts results that are there in the places of inputs, and renumbers the others.
+    pub(crate) fn fill(&mut self, py: Python<'_>, inputs: &Filling) {
+        if let Callee::Input(k) = &mut self.func {
+            match &inputs[*k as usize] {
+                Ok(number) => *k = *number,
+                Err(value) => self.func = Callee::Function(value.clone_ref(py)),
+            }
+        }
+        if let Args::Template(args) = &mut self.args {
+            args.iter_mut().for_each(|arg| arg.fill(py, inputs));
+        }
+        if let Some(Kwargs::Template(kwargs)) = self.kwargs.as_deref_mut() {
+            kwargs.iter_mut().for_each(|(_, arg)| arg.fill(py, inputs));
+        }
+    }
+}
+
 impl Arg {
+    /// Puts results that are there in the places of inputs, and renumbers the others.
+    fn fill(&mut self, py: Python<'_>, inputs: &Filling) {
+        if let Arg::Input(k) = self {
+            match &inputs[*k as usize] {
+                Ok(number) => *k = *number,
+                Err(value) => *self = Arg::Value(value.clone_ref(py)),
+            }
+            return;
+        }
+        self.for_each_part(&mut |part| part.fill(py, inputs));
+    }
+
+    /// Shows what an argument is made of, for it to be changed.
+    fn for_each_part(&mut self, change: &mut dyn FnMut(&mut Arg)) {
+        match self {
+            Arg::Value(_) | Arg::Input(_) => {}
+            Arg::List(args) | Arg::Tuple(args) | Arg::Set(args) | Arg::FrozenSet(args) => {
+                args.iter_mut().for_each(change);
+            }
+            Arg::Slice(args) => args.iter_mut().for_each(change),
+            Arg::NamedTuple(named) => named.1.iter_mut().for_each(change),
+            Arg::Dict(items) => items.iter_mut().for_each(|(key, value)| {
+                change(key);
+                change(value);
+            }),
+            Arg::Mapping(mapping) => mapping.1.iter_mut().for_each(|(key, value)| {
+                change(key);
+                change(value);
+            }),
+            Arg::Dataclass(dataclass) => {
+                let fields = dataclass.fields.iter_mut();
+                fields.for_each(|(_, arg)| change(arg));
+            }
+        }
+    }
+
     /// Shows every object that is part of the argument beforehand.
     pub(crate) fn for_each_object(&self, see: &mut dyn FnMut(&Py<PyAny>)) {
         match self {
@@ -201,34 +258,55 @@ impl Arg {
         }
     }
 
+    /// The same argument.
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Arg {
+        let all = |args: &[Arg]| args.iter().map(|arg| arg.clone_ref(py)).collect();
+        let pairs = |items: &Items| -> Items {
+            let pairs = items.iter();
+            pairs
+                .map(|(key, value)| (key.clone_ref(py), value.clone_ref(py)))
+                .collect()
+        };
+        match self {
+            Arg::Value(value) => Arg::Value(value.clone_ref(py)),
+            Arg::Input(k) => Arg::Input(*k),
+            Arg::List(args) => Arg::List(all(args)),
+            Arg::Tuple(args) => Arg::Tuple(all(args)),
+            Arg::Set(args) => Arg::Set(all(args)),
+            Arg::FrozenSet(args) => Arg::FrozenSet(all(args)),
+            Arg::NamedTuple(named) => {
+                Arg::NamedTuple(Box::new((named.0.clone_ref(py), all(&named.1))))
+            }
+            Arg::Dict(items) => Arg::Dict(pairs(items)),
+            Arg::Mapping(mapping) => {
+                Arg::Mapping(Box::new((mapping.0.clone_ref(py), pairs(&mapping.1))))
+            }
+            Arg::Slice(args) => Arg::Slice(Box::new([
+                args[0].clone_ref(py),
+                args[1].clone_ref(py),
+                args[2].clone_ref(py),
+            ])),
+            Arg::Dataclass(dataclass) => Arg::Dataclass(Box::new(DataclassArg {
+                blank: dataclass.blank.clone_ref(py),
+                fields: dataclass
+                    .fields
+                    .iter()
+                    .map(|(name, arg)| (name.clone_ref(py), arg.clone_ref(py)))
+                    .collect(),
+            })),
+        }
+    }
+
     /// Renumbers the inputs: the k-th becomes the `numbers[k]`-th.
     pub(crate) fn renumber(&mut self, numbers: &[u32]) {
+        self.replace_inputs(&mut |k| Arg::Input(numbers[k as usize]));
+    }
+
+    /// Puts something else in the place of each input.
+    pub(crate) fn replace_inputs(&mut self, with: &mut dyn FnMut(u32) -> Arg) {
         match self {
-            Arg::Value(_) => {}
-            Arg::Input(k) => *k = numbers[*k as usize],
-            Arg::List(args) | Arg::Tuple(args) | Arg::Set(args) | Arg::FrozenSet(args) => {
-                args.iter_mut().for_each(|arg| arg.renumber(numbers));
-            }
-            Arg::Slice(args) => args.iter_mut().for_each(|arg| arg.renumber(numbers)),
-            Arg::NamedTuple(named) => {
-                named.1.iter_mut().for_each(|arg| arg.renumber(numbers));
-            }
-            Arg::Dict(items) => {
-                for (key, value) in items {
-                    key.renumber(numbers);
-                    value.renumber(numbers);
-                }
-            }
-            Arg::Mapping(mapping) => {
-                for (key, value) in &mut mapping.1 {
-                    key.renumber(numbers);
-                    value.renumber(numbers);
-                }
-            }
-            Arg::Dataclass(dataclass) => {
-                let fields = dataclass.fields.iter_mut();
-                fields.for_each(|(_, arg)| arg.renumber(numbers));
-            }
+            Arg::Input(k) => *self = with(*k),
+            _ => self.for_each_part(&mut |part| part.replace_inputs(with)),
         }
     }
 }

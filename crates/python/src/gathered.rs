@@ -1,9 +1,10 @@
 //! A map that runs by itself, and whose results are looked at one by one, in the order of the items: the
 //! `map` of an executor. A call that fails has its place among the others, which go on.
 
-use crate::interpreter::{SIGNAL_PAUSE, detached};
+use crate::interpreter::{SIGNAL_PAUSE, look_up};
 use crate::map_run::{Items, MapRun, Reader};
 use crate::pools::AnyPool;
+use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use manyhands_executor::Failure;
@@ -37,7 +38,8 @@ struct State {
 #[pymethods]
 impl Gathered {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, scheduler, root))]
+    #[pyo3(signature = (pool, function, pickle, iterables, scheduler, root, manner))]
+    #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
         pool: AnyPool<'py>,
@@ -46,11 +48,14 @@ impl Gathered {
         iterables: Bound<'py, PyTuple>,
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
+        manner: Manner,
     ) -> PyResult<Gathered> {
         let seeding = Seeding::of(root.as_ref())?;
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
-        let run = MapRun::open(py, &pool, function, pickle, None, Reader::Looks, seeding)?;
+        let teller = Teller::new(manner, None, &scheduler);
+        let reader = Reader::Looks;
+        let run = MapRun::open(py, &pool, function, pickle, None, reader, seeding, teller)?;
         let state = State {
             run,
             items,
@@ -172,9 +177,8 @@ impl State {
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let pause = left.map_or(SIGNAL_PAUSE, |left| left.min(SIGNAL_PAUSE));
-            let job = &self.run.job;
-            let news = detached(py, || job.wait(pause));
-            py.check_signals()?;
+            let news = self.run.wait(py, pause, false)?;
+            look_up(py)?;
             let is_any = !news.delivered.is_empty() || news.failure.is_some();
             for task in &news.delivered {
                 let at = task.0.wrapping_sub(self.next) as usize;

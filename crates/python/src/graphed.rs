@@ -4,8 +4,10 @@
 use crate::blas::Busy;
 use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
+use crate::durable::{Recording, Slot, TIMED, untimed};
 use crate::interpreter::{InTask, Level, OnList, Turns};
 use crate::kept::Kept;
+use crate::listening::Listening;
 use crate::mapped::lock;
 use crate::payload::{Outcome, ToSpill, backlog, spill};
 use crate::seeding::{GraphSeeding, Place};
@@ -19,9 +21,25 @@ use pyo3::prelude::*;
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 /// How tasks have ended, as far as they have.
 type Results = Vec<Option<PyResult<Py<PyAny>>>>;
+
+/// Takes note of tasks that have returned, for somebody who wants to know meanwhile.
+#[derive(Default)]
+pub(crate) struct Finished(Mutex<Vec<TaskIndex>>);
+
+impl Finished {
+    fn note(&self, task: TaskIndex) {
+        lock(&self.0).push(task);
+    }
+
+    /// Those noted since the last time.
+    pub(crate) fn take(&self) -> Vec<TaskIndex> {
+        std::mem::take(&mut lock(&self.0))
+    }
+}
 
 /// A graph of calls, in this process.
 pub(crate) struct LocalGraph {
@@ -30,7 +48,12 @@ pub(crate) struct LocalGraph {
     seeding: Kept<Option<(Arc<GraphSeeding>, Place)>>,
     level: Level,
     results: Kept<Mutex<Results>>,
+    listening: Listening,
+    /// The place of each task in the serial run, where somebody asks for it.
+    ranks: Option<Arc<[u32]>>,
     threads: Mutex<Vec<u64>>,
+    finished: Option<Arc<Finished>>,
+    recording: Slot,
 }
 
 impl LocalGraph {
@@ -39,6 +62,9 @@ impl LocalGraph {
         calls: Arc<Vec<Call>>,
         seeding: Option<(Arc<GraphSeeding>, Place)>,
         level: Level,
+        listening: Listening,
+        ranks: Option<Arc<[u32]>>,
+        finished: Option<Arc<Finished>>,
     ) -> LocalGraph {
         let n_tasks = graph.n_tasks();
         LocalGraph {
@@ -49,8 +75,23 @@ impl LocalGraph {
             results: Kept::new(Mutex::new(
                 std::iter::repeat_with(|| None).take(n_tasks).collect(),
             )),
+            listening,
+            ranks,
             threads: Mutex::default(),
+            finished,
+            recording: Slot::new(),
         }
+    }
+
+    /// Stores what its tasks return. To be called before they run.
+    pub(crate) fn record(&self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = recording {
+            let _ = self.recording.set(recording);
+        }
+    }
+
+    pub(crate) fn listening(&self) -> &Listening {
+        &self.listening
     }
 
     /// Takes how a task has ended, if it has.
@@ -72,14 +113,28 @@ impl LocalGraph {
             }
         };
         let call = &self.calls[task.as_usize()];
-        let outcome = match &*self.seeding {
-            None => call.invoke(py, &mut input),
-            Some((seeding, place)) => call.invoke_by(py, &mut input, |func, args, kwargs| {
-                seeding.call(*place, task.as_usize(), func, args, kwargs)
-            }),
-        };
+        let recording = self.recording.get();
+        let began = recording.map(|_| Instant::now());
+        let mut outcome = call.invoke_by(py, &mut input, |func, args, kwargs| {
+            // In threads a seed does not reach the global states: there it is told in any case.
+            let is_seeded = matches!(&*self.seeding, Some((_, Place::Here)));
+            let ranks = self.ranks.as_ref();
+            let rank = ranks.map_or(task.0, |ranks| ranks[task.as_usize()]);
+            (self.listening).call((task.0, rank), is_seeded, func, || match &*self.seeding {
+                None => func.call(args, kwargs),
+                Some((seeding, place)) => seeding.call(*place, task.as_usize(), func, args, kwargs),
+            })
+        });
+        if let (Some(recording), Some(began), Ok(value)) = (recording, began, &outcome)
+            && let Err(error) = recording.put(task.0, value.bind(py), began.elapsed().as_secs_f64())
+        {
+            outcome = Err(error);
+        }
         let is_ok = outcome.is_ok();
         lock(&self.results)[task.as_usize()] = Some(outcome);
+        if let (Some(finished), true) = (&self.finished, is_ok) {
+            finished.note(task);
+        }
         is_ok
     }
 }
@@ -132,6 +187,8 @@ pub(crate) struct RemoteGraph {
     ranks: OnceLock<Vec<u32>>,
     /// Whether there ever was a large result.
     has_large: AtomicBool,
+    finished: Option<Arc<Finished>>,
+    recording: Slot,
 }
 
 struct Tables {
@@ -169,10 +226,24 @@ impl RemoteGraph {
             wanted,
             ranks: OnceLock::new(),
             has_large: AtomicBool::new(false),
+            finished: None,
+            recording: Slot::new(),
         }
     }
 
-    pub(crate) fn stock(&self) -> &Stock {
+    /// Stores what its tasks return, all of which are timed. To be called before they run.
+    pub(crate) fn record(&self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = recording {
+            let _ = self.recording.set(recording);
+        }
+    }
+
+    /// The same, taking note of tasks that have returned.
+    pub(crate) fn noting(self, finished: Option<Arc<Finished>>) -> RemoteGraph {
+        RemoteGraph { finished, ..self }
+    }
+
+    pub(crate) fn stock(&self) -> &Arc<Stock> {
         &self.stock
     }
 
@@ -180,6 +251,13 @@ impl RemoteGraph {
     pub(crate) fn take(&self, task: TaskIndex) -> Outcome {
         let outcome = &mut lock(&self.tables).outcomes[task.as_usize()];
         std::mem::replace(outcome, Outcome::Gone)
+    }
+
+    /// How large the results are that a task reads, as bytes, where they are still there.
+    pub(crate) fn sizes_of_inputs(&self, task: TaskIndex) -> Vec<Option<u64>> {
+        let tables = lock(&self.tables);
+        let size = |input: &TaskIndex| tables.outcomes[input.as_usize()].n_bytes();
+        self.graph.dependencies(task).iter().map(size).collect()
     }
 
     fn call_bytes(&self, task: TaskIndex) -> &[u8] {
@@ -210,6 +288,9 @@ impl RemoteProgram for RemoteGraph {
             is_sent[task.as_usize()] = true;
             let key = TaskKey { job, index: task.0 };
             writer.task(key, self.function(task), |out| {
+                if self.recording.get().is_some() {
+                    out.extend_from_slice(&TIMED);
+                }
                 let dependencies = self.graph.dependencies(task);
                 write_varint(out, dependencies.len() as u64);
                 for dependency in dependencies {
@@ -234,8 +315,12 @@ impl RemoteProgram for RemoteGraph {
     fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>) {
         let Tables { outcomes, is_sent } = &mut *lock(&self.tables);
         for (task, is_ok, bytes) in results {
+            let (bytes, duration_s) = untimed(&self.recording, is_ok, bytes);
             // Made in any case: what comes with it must be taken over to be given back.
             let ended = Outcome::new(is_ok, bytes, &self.stock);
+            if let Some(recording) = self.recording.get() {
+                recording.ended(task.0, &ended, duration_s, &self.stock);
+            }
             if matches!(ended, Outcome::Shared(_)) {
                 self.has_large.store(true, Ordering::Relaxed);
             }
@@ -243,6 +328,9 @@ impl RemoteProgram for RemoteGraph {
             if let Some(outcome) = outcomes.get_mut(task.as_usize()) {
                 *outcome = ended;
                 is_sent[task.as_usize()] = false;
+                if let (Some(finished), true) = (&self.finished, is_ok) {
+                    finished.note(task);
+                }
             }
         }
     }

@@ -5,23 +5,30 @@
 //! on by themselves, [`pending`] single calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
-//! [`blas`] holds back the threads of libraries. [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream.
+//! [`blas`] holds back the threads of libraries. [`random`] has the generators that NumPy lacks; [`seeding`] gives each
+//! task its stream, and [`misuse`] notices tasks that have none and draw. [`relay`] brings what tasks print and report to
+//! whoever waits. [`durable`] keeps results for runs to come.
 
 mod blas;
 mod call;
+mod calls;
 mod codec;
 mod collect;
+mod dask;
 mod delayed;
+mod durable;
 mod forked;
 mod gathered;
 mod graphed;
 mod host;
 mod interpreter;
 mod kept;
+mod listening;
 mod listing;
 mod map;
 mod map_run;
 mod mapped;
+mod misuse;
 mod payload;
 mod pending;
 mod plan;
@@ -29,6 +36,7 @@ mod pools;
 mod probe;
 mod raising;
 mod random;
+mod relay;
 mod rota;
 mod scan;
 mod seeding;
@@ -119,9 +127,14 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(interpreter::_is_of_pool, module)?)?;
     module.add_function(wrap_pyfunction!(plan::compute, module)?)?;
     module.add_function(wrap_pyfunction!(plan::persist, module)?)?;
+    module.add_function(wrap_pyfunction!(dask::run_graph, module)?)?;
     module.add_function(wrap_pyfunction!(map::map_all, module)?)?;
     module.add_function(wrap_pyfunction!(host::serve_parent, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(host::report, module)?)?;
+    module.add_function(wrap_pyfunction!(host::reports_have_places, module)?)?;
+    module.add_function(wrap_pyfunction!(misuse::call_as_watched_task, module)?)?;
+    module.add_function(wrap_pyfunction!(misuse::_probe_watched, module)?)?;
     module.add_function(wrap_pyfunction!(host::flush_stdio, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_output, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::after_fork, module)?)?;
@@ -129,8 +142,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(interpreter::begin_exit, module)?)?;
     module.add_function(wrap_pyfunction!(listing::_graph, module)?)?;
     blas::register(module)?;
+    calls::register(module)?;
     collect::register(module)?;
     delayed::register(module)?;
+    durable::register(module)?;
     random::register(module)?;
     seeding::register(module)?;
     shared::register(module)?;

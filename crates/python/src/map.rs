@@ -1,8 +1,10 @@
 //! `map`, and the iterator behind `stream`.
 
+use crate::durable::recorder::Recorder;
 use crate::interpreter::{SIGNAL_PAUSE, look_up, thread_number};
 use crate::map_run::{Items, MapRun, Reader};
 use crate::pools::AnyPool;
+use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use manyhands_executor::Failure;
@@ -15,7 +17,7 @@ use pyo3::sync::MutexExt;
 use pyo3::types::{PyList, PyTuple};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Arguments that wait for their tasks may take so much memory before more are asked for.
@@ -23,7 +25,7 @@ const WAITING_BYTES_MAX: usize = 1 << 28;
 
 /// Runs a function over arguments and returns the results in their order.
 #[pyfunction]
-#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root))]
+#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner, recorder=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn map_all<'py>(
     py: Python<'py>,
@@ -34,13 +36,26 @@ pub(crate) fn map_all<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
+    recorder: Option<Bound<'py, Recorder>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let seeding = Seeding::of(root.as_ref())?;
+    let recording = recorder.map(|recorder| Arc::clone(&recorder.get().recording));
     let mut items = Items::new(&iterables)?;
+    let teller = Teller::new(manner, None, scheduler);
     let mut run = match &pool {
         AnyPool::Fork(fork) => {
             let listed = items.list(py)?;
-            MapRun::of_list(py, fork.get(), function, listed, chunksize, seeding)?
+            MapRun::of_list(
+                py,
+                fork.get(),
+                function,
+                listed,
+                chunksize,
+                seeding,
+                teller,
+                recording.clone(),
+            )?
         }
         _ => MapRun::open(
             py,
@@ -50,8 +65,10 @@ pub(crate) fn map_all<'py>(
             chunksize,
             Reader::Waits,
             seeding,
+            teller,
         )?,
     };
+    run.record(recording);
     let outcome = gather(py, &mut run, &mut items, scheduler);
     if outcome.is_err() && !run.job.has_ended() {
         run.interrupt(py);
@@ -83,7 +100,7 @@ fn gather(
         } else {
             Duration::ZERO
         };
-        let news = run.wait(py, timeout, !run.is_remote())?;
+        let news = run.wait(py, timeout, !run.is_remote() && !run.is_recording())?;
         look_up(py)?;
         run.take(py, &news.delivered, |index, value| {
             results[index as usize] = Some(value);
@@ -148,7 +165,7 @@ struct Flow {
 #[pymethods]
 impl Stream {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root))]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, manner, recorder=None))]
     #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
@@ -162,6 +179,8 @@ impl Stream {
         buffersize: Option<usize>,
         num_workers: usize,
         root: Option<Bound<'py, PyAny>>,
+        manner: Manner,
+        recorder: Option<Bound<'py, Recorder>>,
     ) -> PyResult<Stream> {
         if buffersize == Some(0) {
             return Err(PyValueError::new_err("buffersize=0: at least 1 is needed"));
@@ -170,7 +189,8 @@ impl Stream {
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
         let seeding = Seeding::of(root.as_ref())?;
-        let run = MapRun::open(
+        let teller = Teller::new(manner, None, &scheduler);
+        let mut run = MapRun::open(
             py,
             &pool,
             function,
@@ -178,7 +198,9 @@ impl Stream {
             chunksize,
             Reader::Takes,
             seeding,
+            teller,
         )?;
+        run.record(recorder.map(|recorder| Arc::clone(&recorder.get().recording)));
         let flow = Flow {
             items,
             run: Some(run),

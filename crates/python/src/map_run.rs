@@ -1,22 +1,26 @@
 //! A map under way: takes arguments from iterators, submits them in blocks, gathers results.
 
-use crate::call::{Callee, decode_call, encode_one_scalar, encode_plain};
-use crate::codec::{Pickler, decode_value, write_varint};
+use crate::call::{Call, Callee, decode_call, encode_one_scalar, encode_plain};
+use crate::codec::{Pickler, decode_value, write_bytes, write_varint};
+use crate::durable::{Recording, TIMED, split_timed};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::interpreter::{Turns, detached, raise_in_thread};
+use crate::listening::Listening;
 use crate::mapped::{Arguments, LocalMap, RemoteMap, Slot};
+use crate::misuse::CallersTurn;
 use crate::payload::{Block, Outcome};
 use crate::pools::{AnyPool, ProcessPool};
 use crate::raising::{Evidence, TaskName, exception};
+use crate::relay::Teller;
 use crate::seeding::{Seeding, split};
 use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::{NoViews, OwnViews};
-use crate::shared::sending::Sink;
+use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::own;
-use manyhands_executor::{Failure, Job, News, Stock, coarse_tick};
+use manyhands_executor::{Failure, Job, News, Relay, Said, Stock, coarse_tick};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
-use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyRange, PyTuple};
@@ -154,6 +158,8 @@ pub(crate) struct MapRun {
     /// Whether there is one task only, so that its number says nothing.
     is_single: bool,
     seeding: Option<Arc<Seeding>>,
+    teller: Teller,
+    recording: Option<Arc<Recording>>,
 }
 
 /// A kind for a function that has no number: by its address. Where two functions meet in one kind,
@@ -212,9 +218,13 @@ fn encode(
     callee: &Callee,
     pickler: &Pickler,
     seeding: Option<(&Seeding, u64)>,
+    is_timed: bool,
     block: &mut Block,
 ) -> PyResult<()> {
     block.push(|out| {
+        if is_timed {
+            out.extend_from_slice(&TIMED);
+        }
         out.push(0);
         if let Some((seeding, number)) = seeding {
             seeding.write(number, out);
@@ -225,8 +235,16 @@ fn encode(
 
 /// Adds a task that is called with one scalar to a block; `false` if the argument is none.
 #[inline]
-fn encode_one(arg: &Bound<'_, PyAny>, seeding: Option<(&Seeding, u64)>, block: &mut Block) -> bool {
+fn encode_one(
+    arg: &Bound<'_, PyAny>,
+    seeding: Option<(&Seeding, u64)>,
+    is_timed: bool,
+    block: &mut Block,
+) -> bool {
     let pushed = block.push(|out| {
+        if is_timed {
+            out.extend_from_slice(&TIMED);
+        }
         out.push(0);
         if let Some((seeding, number)) = seeding {
             seeding.write(number, out);
@@ -238,6 +256,7 @@ fn encode_one(arg: &Bound<'_, PyAny>, seeding: Option<(&Seeding, u64)>, block: &
 
 impl MapRun {
     /// Submits an empty open job for a function; for processes, with its pickle.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn open(
         py: Python<'_>,
         pool: &AnyPool<'_>,
@@ -246,14 +265,16 @@ impl MapRun {
         batch_size: Option<u32>,
         reader: Reader,
         seeding: Option<Arc<Seeding>>,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let goes_on = reader == Reader::Looks;
         let is_blocking = reader == Reader::Waits;
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let threads = threads.get();
+                let listening = Listening::new(py, teller.manner())?;
                 let own = function.clone_ref(py);
-                let program = LocalMap::new(own, None, seeding.clone(), threads.level);
+                let program = LocalMap::new(own, None, seeding.clone(), threads.level, listening);
                 let program = Arc::new(program.going_on(goes_on));
                 let own = Arc::clone(&program);
                 let spec = open_spec(kind_of(&function), batch_size);
@@ -261,13 +282,21 @@ impl MapRun {
             }
             AnyPool::Processes(processes) => {
                 let processes = processes.get();
-                Self::open_remote(py, processes, &function, pickle, batch_size, goes_on)?
+                let ways = (goes_on, teller.manner().relay());
+                Self::open_remote(py, processes, &function, pickle, batch_size, ways)?
             }
             AnyPool::Fork(fork) => {
                 let inherited = Inherited::Stream(function.clone_ref(py));
                 let fork = fork.get();
-                let run =
-                    Self::open_forked(py, fork, function, inherited, batch_size, is_blocking)?;
+                let run = Self::open_forked(
+                    py,
+                    fork,
+                    function,
+                    inherited,
+                    batch_size,
+                    is_blocking,
+                    teller,
+                )?;
                 return Ok(MapRun { seeding, ..run });
             }
             AnyPool::Here(_) => return Err(no_pool()),
@@ -282,6 +311,8 @@ impl MapRun {
             forking: None,
             is_single: false,
             seeding,
+            teller,
+            recording: None,
         })
     }
 
@@ -293,13 +324,16 @@ impl MapRun {
         inherited: Inherited,
         batch_size: Option<u32>,
         is_blocking: bool,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let forking = fork.forking(py, inherited)?;
         let (pickler, stock) = sharing(py)?;
         let kind = kind_of(&function);
         let program = Arc::new(RemoteMap::new(kind.0, stock));
         let own = Arc::clone(&program);
-        let job = (fork.pool).submit(open_spec(kind, batch_size), own, Vec::new());
+        let spec = open_spec(kind, batch_size);
+        let relay = teller.manner().relay();
+        let job = (fork.pool).submit_relayed(spec, own, Vec::new(), relay);
         let side = Side::Remote {
             program,
             pickler,
@@ -315,6 +349,8 @@ impl MapRun {
             forking: Some(forking),
             is_single: false,
             seeding: None,
+            teller,
+            recording: None,
         })
     }
 
@@ -326,6 +362,8 @@ impl MapRun {
         items: Vec<Arguments>,
         batch_size: Option<u32>,
         seeding: Option<Arc<Seeding>>,
+        teller: Teller,
+        recording: Option<Arc<Recording>>,
     ) -> PyResult<MapRun> {
         let n_tasks = items.len() as u32;
         let inherited = Inherited::Map {
@@ -333,8 +371,10 @@ impl MapRun {
             kwargs: None,
             items,
             seeding,
+            places: recording.as_ref().map(|recording| recording.places()),
         };
-        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, true)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, true, teller)?;
+        run.record(recording);
         run.send_numbers(n_tasks);
         Ok(run)
     }
@@ -345,6 +385,9 @@ impl MapRun {
             let end = n_tasks.min(self.n_sent + N_TASKS_PER_BLOCK_MAX as u32);
             for number in self.n_sent..end {
                 let written: Result<(), Infallible> = block.push(|out| {
+                    if self.recording.is_some() {
+                        out.extend_from_slice(&TIMED);
+                    }
                     // No inputs.
                     out.push(0);
                     write_varint(out, u64::from(number));
@@ -364,13 +407,15 @@ impl MapRun {
         pickle: Option<&Bound<'_, PickledFunction>>,
         (args, kwargs): Given<'_, '_>,
         seeding: Option<Arc<Seeding>>,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let kwargs = kwargs.map(|kwargs| kwargs.clone().unbind());
                 let threads = threads.get();
+                let listening = Listening::new(py, teller.manner())?;
                 let own = function.clone_ref(py);
-                let program = LocalMap::new(own, kwargs, seeding.clone(), threads.level);
+                let program = LocalMap::new(own, kwargs, seeding.clone(), threads.level, listening);
                 let program = Arc::new(program);
                 program.push([Arguments::Many(args.clone().unbind())]);
                 let own = Arc::clone(&program);
@@ -383,14 +428,15 @@ impl MapRun {
                 let callee = Callee::Function(function.clone_ref(py));
                 let mut block = Block::like(0, 64, 1);
                 let seeded = seeding.as_deref().map(|seeding| (seeding, 0));
-                encode(args, kwargs, &callee, &pickler, seeded, &mut block)?;
+                encode(args, kwargs, &callee, &pickler, seeded, false, &mut block)?;
                 block.keep(pickler.take_keeps());
                 let number = number_of(py, processes, pickle);
                 let program = Arc::new(RemoteMap::new(number, stock));
                 program.push(block);
                 let own = Arc::clone(&program);
                 let spec = single_spec(KindId(number));
-                let job = processes.pool.submit(spec, own, vec![number]);
+                let relay = teller.manner().relay();
+                let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
                 let side = Side::Remote {
                     program,
                     pickler,
@@ -399,7 +445,8 @@ impl MapRun {
                 (side, job)
             }
             AnyPool::Fork(fork) => {
-                return Self::single_forked(py, fork.get(), function, (args, kwargs), seeding);
+                let given = (args, kwargs);
+                return Self::single_forked(py, fork.get(), function, given, seeding, teller);
             }
             AnyPool::Here(_) => return Err(no_pool()),
         };
@@ -413,6 +460,69 @@ impl MapRun {
             forking: None,
             is_single: true,
             seeding,
+            teller,
+            recording: None,
+        })
+    }
+
+    /// Submits a job of one task that reads results of others, in processes.
+    pub(crate) fn bound(
+        py: Python<'_>,
+        processes: &ProcessPool,
+        pickle: &Bound<'_, PickledFunction>,
+        call: &Call,
+        inputs: &[Outcome],
+        seeding: Option<Arc<Seeding>>,
+        teller: Teller,
+    ) -> PyResult<MapRun> {
+        let (pickler, stock) = sharing(py)?;
+        let mut keeps = Keeps::default();
+        let mut block = Block::like(0, 64, 1);
+        block.push(|out| {
+            write_varint(out, inputs.len() as u64);
+            for input in inputs {
+                match input {
+                    Outcome::Returned(payload) => write_bytes(out, payload),
+                    Outcome::Shared(result) => {
+                        write_bytes(out, &result.bytes(&stock));
+                        let held = result.held().iter();
+                        held.for_each(|held| keeps.hold(held.clone()));
+                    }
+                    _ => return Err(PyValueError::new_err("an input is not there")),
+                }
+            }
+            if let Some(seeding) = &seeding {
+                seeding.write(0, out);
+            }
+            call.encode(py, out, &pickler)
+        })?;
+        keeps.extend(pickler.take_keeps());
+        block.keep(keeps);
+        let number = pickle.get().number(py, &processes.pool);
+        let program = Arc::new(RemoteMap::new(number, stock));
+        program.push(block);
+        let own = Arc::clone(&program);
+        let spec = single_spec(KindId(number));
+        let relay = teller.manner().relay();
+        let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
+        let function = call.function(py);
+        let callee = Callee::Function(function.clone_ref(py));
+        Ok(MapRun {
+            side: Side::Remote {
+                program,
+                pickler,
+                callee,
+            },
+            job,
+            n_sent: 1,
+            is_blocking: false,
+            block_like: (0, 0),
+            function,
+            forking: None,
+            is_single: true,
+            seeding,
+            teller,
+            recording: None,
         })
     }
 
@@ -423,15 +533,17 @@ impl MapRun {
         function: Py<PyAny>,
         (args, kwargs): Given<'_, '_>,
         seeding: Option<Arc<Seeding>>,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let inherited = Inherited::Map {
             function: function.clone_ref(py),
             kwargs: kwargs.map(|kwargs| kwargs.clone().unbind()),
             items: vec![Arguments::Many(args.clone().unbind())],
             seeding,
+            places: None,
         };
         fork.hold(py)?;
-        let mut run = Self::open_forked(py, fork, function, inherited, None, false)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, None, false, teller)?;
         run.is_single = true;
         run.send_numbers(1);
         run.job.close();
@@ -447,14 +559,14 @@ impl MapRun {
         function: &Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
-        goes_on: bool,
+        (goes_on, relay): (bool, Relay),
     ) -> PyResult<(Side, Job)> {
         let (pickler, stock) = sharing(py)?;
         let number = number_of(py, processes, pickle);
         let program = Arc::new(RemoteMap::new(number, stock).going_on(goes_on));
         let spec = open_spec(KindId(number), batch_size);
         let own = Arc::clone(&program);
-        let job = processes.pool.submit(spec, own, vec![number]);
+        let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
         let callee = Callee::Function(function.clone_ref(py));
         let side = Side::Remote {
             program,
@@ -462,6 +574,22 @@ impl MapRun {
             callee,
         };
         Ok((side, job))
+    }
+
+    /// Has what its tasks return stored. To be called before there are any.
+    pub(crate) fn record(&mut self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = &recording {
+            match &self.side {
+                Side::Local(program) => program.record(Arc::clone(recording)),
+                Side::Remote { program, .. } => program.record(Arc::clone(recording)),
+            }
+        }
+        self.recording = recording;
+    }
+
+    /// Whether the results of tasks are stored, so that it matters when they come.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.recording.is_some()
     }
 
     /// How many tasks have been submitted.
@@ -511,6 +639,7 @@ impl MapRun {
         let tick = coarse_tick();
         let mut block = Vec::new();
         let mut outcome = Ok(());
+        let _turn = (!items.is_quiet).then(CallersTurn::begin);
         while block.len() < n_max && items.is_prompt(tick) {
             match items.next(py) {
                 Ok(Some(args)) => block.push(args),
@@ -578,13 +707,26 @@ impl MapRun {
                 pickler, callee, ..
             } => {
                 let number = u64::from(self.n_sent) + block.n_tasks() as u64;
+                let recording = self.recording.as_ref();
+                let number = match recording {
+                    None => number,
+                    Some(recording) => recording.place(number as u32).into(),
+                };
                 let seeding = self.seeding.as_deref().map(|seeding| (seeding, number));
                 if let Arguments::One(arg) = args
-                    && encode_one(arg.bind(py), seeding, block)
+                    && encode_one(arg.bind(py), seeding, recording.is_some(), block)
                 {
                     return Ok(());
                 }
-                encode(&args.tuple(py)?, None, callee, pickler, seeding, block)
+                encode(
+                    &args.tuple(py)?,
+                    None,
+                    callee,
+                    pickler,
+                    seeding,
+                    recording.is_some(),
+                    block,
+                )
             }
             Side::Local(_) => Ok(()),
         }
@@ -612,6 +754,10 @@ impl MapRun {
         delivered: &[TaskIndex],
         mut put: impl FnMut(u32, Py<PyAny>),
     ) -> PyResult<()> {
+        if let Some(recording) = self.recording.as_ref().filter(|_| !delivered.is_empty()) {
+            // A result that is seen is durable; and what its reader writes to it is not stored.
+            recording.wait(py)?;
+        }
         match &self.side {
             Side::Local(program) => {
                 for (index, slot) in program.take(delivered) {
@@ -656,24 +802,66 @@ impl MapRun {
         Ok(taken)
     }
 
+    /// What a task has returned, which stays where it is; None if it has not returned.
+    pub(crate) fn peek(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        scheduler: &str,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        match &self.side {
+            Side::Local(program) => Ok(program.peek(py, task)),
+            Side::Remote { program, .. } => match program.peek(task) {
+                Some(Outcome::Returned(payload)) => {
+                    Ok(Some(decode_value(py, &payload, &NoViews)?.unbind()))
+                }
+                Some(Outcome::Shared(result)) => result.decode(py, program.stock()).map(Some),
+                Some(Outcome::NoRoom(shortage)) => {
+                    Err(self.exception(py, &Failure::NoRoom(task, shortage), scheduler))
+                }
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// The same as bytes, for another task to read; None where it is an object.
+    pub(crate) fn share(&self, task: TaskIndex) -> Option<Outcome> {
+        match &self.side {
+            Side::Local(_) => None,
+            Side::Remote { program, .. } => program.peek(task),
+        }
+    }
+
+    /// Drops what a task has returned.
+    pub(crate) fn forget(&self, task: TaskIndex) {
+        match &self.side {
+            Side::Local(program) => program.forget(task),
+            Side::Remote { program, .. } => drop(program.take(&[task])),
+        }
+    }
+
     /// The exception for how the job failed.
     pub(crate) fn exception(&self, py: Python<'_>, failure: &Failure, scheduler: &str) -> PyErr {
         let (Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _)) =
             failure
         else {
-            let nobody = || TaskName {
-                text: String::new(),
-                key: None,
-            };
+            let nobody = TaskName::default;
             return exception(py, failure, Evidence::None, nobody, scheduler);
         };
         let has_died = matches!(failure, Failure::WorkerDied(..));
         let (evidence, args) = self.evidence(py, *task, has_died);
+        let called = || self.called(py, args.as_ref()?).ok();
+        let called = has_died.then(called);
         let name = || TaskName {
             text: self.describe(py, task.0, args),
             key: None,
+            called: called.flatten(),
         };
-        exception(py, failure, evidence, name, scheduler)
+        let error = exception(py, failure, evidence, name, scheduler);
+        if let Some(recording) = &self.recording {
+            recording.raised(py, task.0, &error);
+        }
+        error
     }
 
     /// What is known of how a task failed, and its arguments where they are at hand.
@@ -701,7 +889,9 @@ impl MapRun {
                         stock: Arc::clone(program.stock()),
                         is_wary: has_died,
                     };
-                    let (_, call) = split(bytes.get(1..)?).ok()?;
+                    // Those that read results of others are not named with them.
+                    let (&n_inputs, call) = split_timed(&bytes).1.split_first()?;
+                    let (_, call) = (n_inputs == 0).then(|| split(call).ok())??;
                     let call = decode_call(py, call, &mut none, &views).ok()?;
                     Some((call.args.unbind(), call.kwargs.map(Bound::unbind)))
                 });
@@ -721,6 +911,13 @@ impl MapRun {
         Some((args.unbind(), kwargs))
     }
 
+    /// What is called with these arguments, and they, for who tells how workers died.
+    fn called(&self, py: Python<'_>, (args, kwargs): &Args) -> PyResult<Py<PyAny>> {
+        let kwargs = kwargs.as_ref().map(|kwargs| kwargs.clone_ref(py));
+        let called = (self.function.clone_ref(py), args.clone_ref(py), kwargs);
+        Ok(called.into_pyobject(py)?.into_any().unbind())
+    }
+
     fn describe(&self, py: Python<'_>, index: u32, args: Option<Args>) -> String {
         let describe = || {
             let helpers = py.import(intern!(py, "manyhands._raising"))?;
@@ -728,7 +925,9 @@ impl MapRun {
                 Some((args, kwargs)) => (Some(args), kwargs),
                 None => (None, None),
             };
-            let index = (!self.is_single).then_some(index);
+            let recording = self.recording.as_ref();
+            let place = recording.map_or(index, |recording| recording.place(index));
+            let index = (!self.is_single).then_some(place);
             helpers
                 .call_method1(
                     intern!(py, "describe_call"),
@@ -742,6 +941,8 @@ impl MapRun {
     /// Ends the job now, as far as it can be ended.
     pub(crate) fn interrupt(&self, py: Python<'_>) {
         if let Side::Local(program) = &self.side {
+            // The error that led here is the one to tell.
+            let _ = program.listening.end(py, false, None);
             for thread in program.threads() {
                 raise_in_thread(py, thread);
             }
@@ -754,16 +955,41 @@ impl MapRun {
         if let Some(forking) = &self.forking {
             forking.attend(py)?;
         }
-        if timeout.is_zero() {
-            return Ok(self.job.wait(timeout));
+        let mut news = match timeout.is_zero() {
+            true => self.job.wait(timeout),
+            false => detached(py, || match for_end {
+                true => self.job.wait_for_end(timeout),
+                false => self.job.wait(timeout),
+            }),
+        };
+        self.hear(py, std::mem::take(&mut news.said))?;
+        if news.failure.is_some() || news.is_done {
+            self.end(py, news.failure.as_ref())?;
         }
-        Ok(detached(py, || {
-            if for_end {
-                self.job.wait_for_end(timeout)
-            } else {
-                self.job.wait(timeout)
+        Ok(news)
+    }
+
+    /// Tells the caller what tasks have said.
+    pub(crate) fn hear(&self, py: Python<'_>, said: Vec<Said>) -> PyResult<()> {
+        if let Side::Local(program) = &self.side {
+            for (_, drawn) in program.listening.take_drawn() {
+                self.teller.tell_of_misuse(py, &self.function, drawn)?;
             }
-        }))
+        }
+        let function = |py: Python<'_>, _| self.function.clone_ref(py);
+        self.teller.hear(py, said, &function)
+    }
+
+    fn end(&self, py: Python<'_>, failure: Option<&Failure>) -> PyResult<()> {
+        if let Side::Local(program) = &self.side {
+            let failed = match failure {
+                Some(Failure::Task(task)) => Some(task.0),
+                _ => None,
+            };
+            program.listening.end(py, failure.is_none(), failed)?;
+        }
+        let function = |py: Python<'_>, _| self.function.clone_ref(py);
+        self.teller.end(py, failure, &function)
     }
 }
 

@@ -4,8 +4,10 @@
 //! arguments once a task is done, and results once they are taken.
 
 use crate::blas::Busy;
+use crate::durable::{Recording, Slot as RecordingSlot, untimed};
 use crate::interpreter::{InTask, Level, OnList, StayAtEnd, Turns};
 use crate::kept::Kept;
+use crate::listening::Listening;
 use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, backlog, spill};
 use crate::seeding::{Place, Seeding};
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
@@ -16,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing is left half done under these locks: a panic elsewhere does not spoil them.
@@ -91,10 +94,12 @@ pub(crate) struct LocalMap {
     seeding: Kept<Option<Arc<Seeding>>>,
     level: Level,
     slots: Kept<Mutex<Window<Slot>>>,
+    pub(crate) listening: Listening,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
     /// Whether how a call failed is kept for its place, and the others go on.
     goes_on: bool,
+    recording: RecordingSlot,
 }
 
 impl LocalMap {
@@ -103,6 +108,7 @@ impl LocalMap {
         kwargs: Option<Py<PyDict>>,
         seeding: Option<Arc<Seeding>>,
         level: Level,
+        listening: Listening,
     ) -> LocalMap {
         LocalMap {
             function: Kept::new(function),
@@ -110,8 +116,10 @@ impl LocalMap {
             seeding: Kept::new(seeding),
             level,
             slots: Kept::new(Mutex::default()),
+            listening,
             threads: Mutex::default(),
             goes_on: false,
+            recording: RecordingSlot::new(),
         }
     }
 
@@ -119,6 +127,11 @@ impl LocalMap {
     pub(crate) fn going_on(mut self, goes_on: bool) -> LocalMap {
         self.goes_on = goes_on;
         self
+    }
+
+    /// Stores what its tasks return. To be called before there are any.
+    pub(crate) fn record(&self, recording: Arc<Recording>) {
+        let _ = self.recording.set(recording);
     }
 
     pub(crate) fn push(&self, args: impl IntoIterator<Item = Arguments>) {
@@ -145,6 +158,27 @@ impl LocalMap {
         matches!(lock(&self.slots).get_mut(task.0), Some(Slot::Failed(_)))
     }
 
+    /// Drops how a task has ended, if it has: one that waits still runs.
+    pub(crate) fn forget(&self, task: TaskIndex) {
+        let mut slots = lock(&self.slots);
+        let ended = slots
+            .get_mut(task.0)
+            .filter(|slot| matches!(slot, Slot::Returned(_) | Slot::Failed(_)))
+            .map(|slot| std::mem::replace(slot, Slot::Gone));
+        slots.trim(|slot| matches!(slot, Slot::Gone));
+        drop(slots);
+        // Without the lock: a destructor may run any code.
+        drop(ended);
+    }
+
+    /// What a task has returned, which stays where it is.
+    pub(crate) fn peek(&self, py: Python<'_>, task: TaskIndex) -> Option<Py<PyAny>> {
+        match lock(&self.slots).get_mut(task.0) {
+            Some(Slot::Returned(value)) => Some(value.clone_ref(py)),
+            _ => None,
+        }
+    }
+
     /// How many tasks there are from the first that is not done and taken on.
     pub(crate) fn n_held(&self) -> usize {
         lock(&self.slots).len()
@@ -160,14 +194,23 @@ impl LocalMap {
             _ => return true,
         };
         let kwargs = self.kwargs.as_ref().map(|kwargs| kwargs.bind(py));
-        let outcome = {
+        let recording = self.recording.get();
+        let place = recording.map_or(index, |recording| recording.place(index));
+        let began = recording.map(|_| Instant::now());
+        let mut outcome = {
             let _stay = StayAtEnd;
             let function = self.function.bind(py);
-            match &*self.seeding {
+            // A seed does not reach the global states, which threads share.
+            (self.listening).call((index, index), false, function, || match &*self.seeding {
                 None => args.call(function, kwargs),
-                Some(seeding) => args.call_seeded(seeding, Place::Thread, index, function, kwargs),
-            }
+                Some(seeding) => args.call_seeded(seeding, Place::Thread, place, function, kwargs),
+            })
         };
+        if let (Some(recording), Some(began), Ok(value)) = (recording, began, &outcome)
+            && let Err(error) = recording.put(index, value, began.elapsed().as_secs_f64())
+        {
+            outcome = Err(error);
+        }
         let is_ok = outcome.is_ok();
         let ended = match outcome {
             Ok(value) => Slot::Returned(value.unbind()),
@@ -217,6 +260,7 @@ pub(crate) struct RemoteMap {
     has_large: AtomicBool,
     /// Whether how a call failed is kept for its place, and the others go on.
     goes_on: bool,
+    recording: RecordingSlot,
 }
 
 impl RemoteMap {
@@ -236,6 +280,7 @@ impl RemoteMap {
             tables: Mutex::new(tables),
             has_large: AtomicBool::new(false),
             goes_on: false,
+            recording: RecordingSlot::new(),
         }
     }
 
@@ -243,6 +288,11 @@ impl RemoteMap {
     pub(crate) fn going_on(mut self, goes_on: bool) -> RemoteMap {
         self.goes_on = goes_on;
         self
+    }
+
+    /// Stores what its tasks return, all of which are timed. To be called before there are any.
+    pub(crate) fn record(&self, recording: Arc<Recording>) {
+        let _ = self.recording.set(recording);
     }
 
     pub(crate) fn stock(&self) -> &Arc<Stock> {
@@ -276,6 +326,12 @@ impl RemoteMap {
     pub(crate) fn has_failed(&self, task: TaskIndex) -> bool {
         let mut tables = lock(&self.tables);
         matches!(tables.outcomes.get_mut(task.0), Some(Outcome::Failed(_)))
+    }
+
+    /// How a task has returned, if it has; that stays where it is.
+    pub(crate) fn peek(&self, task: TaskIndex) -> Option<Outcome> {
+        let mut tables = lock(&self.tables);
+        tables.outcomes.get_mut(task.0)?.share()
     }
 
     /// How many tasks there are from the first that is not done and taken on.
@@ -336,8 +392,12 @@ impl RemoteProgram for RemoteMap {
     fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>) {
         let tables = &mut *lock(&self.tables);
         for (task, is_ok, bytes) in results {
+            let (bytes, duration_s) = untimed(&self.recording, is_ok, bytes);
             // Made in any case: what comes with it must be taken over to be given back.
             let ended = Outcome::new(is_ok, bytes, &self.stock);
+            if let Some(recording) = self.recording.get() {
+                recording.ended(task.0, &ended, duration_s, &self.stock);
+            }
             if matches!(ended, Outcome::Shared(_)) {
                 self.has_large.store(true, Ordering::Relaxed);
             }

@@ -4,6 +4,7 @@ use crate::interpreter::{SIGNAL_PAUSE, detached, look_up};
 use crate::map_run::MapRun;
 use crate::mapped::lock;
 use crate::pools::AnyPool;
+use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use manyhands_graph::TaskIndex;
@@ -35,6 +36,7 @@ impl Pending {
         kwargs: Option<Bound<'py, PyDict>>,
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
+        manner: Manner,
     ) -> PyResult<Pending> {
         let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
         let seeding = Seeding::of(root.as_ref())?;
@@ -45,6 +47,7 @@ impl Pending {
             pickle.as_ref(),
             (&args, kwargs.as_ref()),
             seeding,
+            Teller::new(manner, None, &scheduler),
         )?;
         // Whoever submits a call and forgets about it wants it done.
         run.job.detach();
@@ -87,6 +90,7 @@ impl Pending {
             timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
+            self.run.hear(py, self.run.job.take_said())?;
             if self.run.job.has_ended() {
                 return Ok(true);
             }
@@ -106,7 +110,7 @@ impl Pending {
 
     /// The result of a call that has ended, once; raises what it raised.
     fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let news = self.run.job.wait(Duration::ZERO);
+        let news = self.run.wait(py, Duration::ZERO, false)?;
         if let Some(failure) = &news.failure {
             return Err(self.run.exception(py, failure, &self.scheduler));
         }
@@ -140,6 +144,13 @@ impl Pending {
             // Without a receiver nobody wants to know any more.
             let _ = sender.send(Some(token));
         });
+    }
+}
+
+impl Completions {
+    /// A way to have a token given.
+    pub(crate) fn sender(&self) -> Sender<Option<u64>> {
+        lock(&self.sender).clone()
     }
 }
 

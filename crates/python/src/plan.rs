@@ -1,16 +1,22 @@
-//! `compute`: from Delayed objects to a job and back to results.
+//! From a graph of calls to a job and back to results; `compute` and `persist` of Delayed objects.
 
-use crate::call::{Call, Callee, rebuild};
+use crate::call::{Arg, Call, Callee, rebuild};
 use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
+use crate::delayed::key::callable_name;
 use crate::delayed::{Delayed, describe};
+use crate::durable::Recording;
+use crate::durable::resume::{Output, recorder_of, resume};
 use crate::forked::{ForkPool, Forking, Inherited};
-use crate::graphed::{LocalGraph, RemoteGraph};
-use crate::interpreter::{Level, SIGNAL_PAUSE, Turns, detached, look_up, raise_in_thread};
+use crate::graphed::{Finished, LocalGraph, RemoteGraph};
+use crate::interpreter::{Level, SIGNAL_PAUSE, Turns, detached, in_task, look_up, raise_in_thread};
+use crate::listening::Listening;
 use crate::map_run::kind_of;
+use crate::misuse::OnMisuse;
 use crate::payload::Outcome;
 use crate::pools::{AnyPool, ProcessPool, ThreadPool};
 use crate::raising::{Evidence, TaskName, exception};
+use crate::relay::{Hearing, Manner, Teller};
 use crate::seeding::{GraphSeeding, Place, Seeding};
 use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::NoViews;
@@ -30,7 +36,8 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, namer=None))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -39,9 +46,15 @@ pub(crate) fn compute<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
+    namer: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref())?;
+    let root = root.as_ref();
+    let plan = match &namer {
+        None => Plan::new(collected.into(), chunksize, scheduler, root, manner)?,
+        Some(namer) => Plan::resuming(collected, chunksize, scheduler, root, manner, namer)?,
+    };
     let results = plan.run(py, pool)?;
     plan.rebuild(py, &results)
 }
@@ -49,7 +62,8 @@ pub(crate) fn compute<'py>(
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, namer=None))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -58,14 +72,20 @@ pub(crate) fn persist<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
+    namer: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref())?;
+    let root = root.as_ref();
+    let plan = match &namer {
+        None => Plan::new(collected.into(), chunksize, scheduler, root, manner)?,
+        Some(namer) => Plan::resuming(collected, chunksize, scheduler, root, manner, namer)?,
+    };
     let results = plan.run(py, pool)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
-    let kept = plan.outputs.iter().zip(results).map(|(task, result)| {
-        let key = Delayed::key(plan.nodes[task.as_usize()].bind(py))?;
+    let kept = results.into_iter().enumerate().map(|(at, result)| {
+        let key = plan.output_key(py, at)?;
         let leaf = delayed.call1((result, key, false, py.None(), false))?;
         Ok(leaf.unbind())
     });
@@ -73,41 +93,176 @@ pub(crate) fn persist<'py>(
     plan.rebuild(py, &kept)
 }
 
-struct Plan<'a> {
+/// What is to be computed, before it is known where.
+pub(crate) struct Planned {
+    pub(crate) graph: Graph,
+    /// One for each task; its k-th input is the k-th dependency of the task in `graph`.
+    pub(crate) calls: Vec<Call>,
+    pub(crate) names: Names,
+    /// The tasks whose results are asked for, each once.
+    pub(crate) outputs: Vec<TaskIndex>,
+    /// What is to be given back; the k-th input is the k-th of `outputs`.
+    pub(crate) shape: Vec<Arg>,
+    /// Called meanwhile with lists of the keys of tasks that have returned.
+    pub(crate) on_finished: Option<Py<PyAny>>,
+}
+
+impl From<Collected> for Planned {
+    fn from(collected: Collected) -> Planned {
+        Planned {
+            graph: collected.graph,
+            calls: collected.calls,
+            names: Names::Delayed(collected.nodes),
+            outputs: collected.outputs,
+            shape: collected.shape,
+            on_finished: None,
+        }
+    }
+}
+
+/// What tasks are called, one entry for each.
+pub(crate) enum Names {
+    /// The Delayed that each was made from.
+    Delayed(Vec<Py<Delayed>>),
+    Keys(Vec<Py<PyAny>>),
+}
+
+impl Names {
+    fn key<'py>(&self, py: Python<'py>, task: TaskIndex) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Names::Delayed(nodes) => Delayed::key(nodes[task.as_usize()].bind(py)),
+            Names::Keys(keys) => Ok(keys[task.as_usize()].bind(py).clone()),
+        }
+    }
+
+    /// What says when each task was created: the later, the higher.
+    fn sequence(&self) -> Vec<u64> {
+        match self {
+            Names::Delayed(nodes) => nodes.iter().map(|node| node.get().sequence).collect(),
+            Names::Keys(keys) => (0..keys.len() as u64).collect(),
+        }
+    }
+}
+
+pub(crate) struct Plan<'a> {
     graph: Arc<Graph>,
     calls: Arc<Vec<Call>>,
-    nodes: Vec<Py<Delayed>>,
+    names: Names,
     outputs: Vec<TaskIndex>,
-    shape: Vec<crate::call::Arg>,
+    shape: Vec<Arg>,
     batch_size: Option<NonZeroU32>,
     scheduler: &'a str,
     seeding: Option<Arc<GraphSeeding>>,
+    teller: Teller,
+    finished: Option<(Arc<Finished>, Py<PyAny>)>,
+    recording: Option<Arc<Recording>>,
+    /// Where the results come from that are asked for, if some may be stored.
+    sources: Option<Vec<Output>>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(
+    pub(crate) fn new(
+        planned: Planned,
+        chunksize: Option<u32>,
+        scheduler: &'a str,
+        root: Option<&Bound<'_, PyAny>>,
+        manner: Manner,
+    ) -> PyResult<Plan<'a>> {
+        let seeding = Seeding::of(root)?
+            .map(|seeding| Arc::new(GraphSeeding::new(seeding, &planned.names.sequence())));
+        let ranks = (manner.hearing == Hearing::Ordered).then(|| {
+            let spec = JobSpec {
+                graph: Graph::clone(&planned.graph),
+                wanted: Wanted::Tasks(planned.outputs.clone()),
+                kinds: Kinds::One(KindId(0)),
+                batch_size: None,
+                is_open: false,
+            };
+            let mut ranks = vec![0; planned.graph.n_tasks()];
+            for (rank, task) in inline::order(spec).into_iter().enumerate() {
+                ranks[task.as_usize()] = rank as u32;
+            }
+            ranks
+        });
+        Ok(Plan {
+            graph: Arc::new(planned.graph),
+            calls: Arc::new(planned.calls),
+            names: planned.names,
+            outputs: planned.outputs,
+            shape: planned.shape,
+            batch_size: chunksize.and_then(NonZeroU32::new),
+            scheduler,
+            seeding,
+            teller: Teller::new(manner, ranks, scheduler),
+            finished: planned
+                .on_finished
+                .map(|callback| (Arc::default(), callback)),
+            recording: None,
+            sources: None,
+        })
+    }
+
+    /// For what is not stored yet: `namer` is a `manyhands._checkpointing.GraphNamer`.
+    fn resuming(
         collected: Collected,
         chunksize: Option<u32>,
         scheduler: &'a str,
         root: Option<&Bound<'_, PyAny>>,
+        manner: Manner,
+        namer: &Bound<'_, PyAny>,
     ) -> PyResult<Plan<'a>> {
         let seeding = Seeding::of(root)?.map(|seeding| {
             let created = collected.nodes.iter().map(|node| node.get().sequence);
-            Arc::new(GraphSeeding::new(seeding, &created.collect::<Vec<_>>()))
+            GraphSeeding::new(seeding, &created.collect::<Vec<_>>())
+        });
+        let numbers = seeding.as_ref().map(|seeding| &seeding.numbers[..]);
+        let rest = resume(namer.py(), collected, numbers, namer)?;
+        // A task's number is the one that it has among all.
+        let seeding = seeding.map(|seeding| {
+            let before = rest.before.iter();
+            let numbers = before.map(|&at| seeding.numbers[at as usize]).collect();
+            Arc::new(GraphSeeding { numbers, ..seeding })
         });
         Ok(Plan {
-            graph: Arc::new(collected.graph),
-            calls: Arc::new(collected.calls),
-            nodes: collected.nodes,
-            outputs: collected.outputs,
-            shape: collected.shape,
-            batch_size: chunksize.and_then(NonZeroU32::new),
-            scheduler,
             seeding,
+            recording: Some(Arc::clone(&recorder_of(namer)?.get().recording)),
+            sources: Some(rest.outputs),
+            ..Plan::new(rest.collected.into(), chunksize, scheduler, None, manner)?
         })
     }
 
-    fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
+    /// The key of a result that is asked for.
+    fn output_key<'py>(&self, py: Python<'py>, at: usize) -> PyResult<Bound<'py, PyAny>> {
+        match &self.sources {
+            Some(sources) => Delayed::key(sources[at].node().bind(py)),
+            None => self.names.key(py, self.outputs[at]),
+        }
+    }
+
+    /// Waits until all that has been stored is durable, before it is taken.
+    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        let recording = self.recording.as_ref();
+        recording.map_or(Ok(()), |recording| recording.wait(py))
+    }
+
+    /// The results of the outputs, in their order.
+    pub(crate) fn run(
+        &self,
+        py: Python<'_>,
+        pool: Option<AnyPool<'_>>,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        let computed = self.run_rest(py, pool)?;
+        let Some(sources) = &self.sources else {
+            return Ok(computed);
+        };
+        let result = |source: &Output| match source {
+            Output::Stored(_, value) => value.clone_ref(py),
+            Output::Computed(_, at) => computed[*at].clone_ref(py),
+        };
+        Ok(sources.iter().map(result).collect())
+    }
+
+    fn run_rest(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
             None => self.run_inline(py, 0),
@@ -115,6 +270,36 @@ impl<'a> Plan<'a> {
             Some(AnyPool::Threads(threads)) => self.run_in_threads(py, threads.get()),
             Some(AnyPool::Processes(processes)) => self.run_in_processes(py, processes.get()),
             Some(AnyPool::Fork(fork)) => self.run_in_forks(py, fork.get()),
+        }
+    }
+
+    /// Waits for the end of a job, looking up for signals and for workers to fork, and tells what its tasks say; how
+    /// it failed, if it did.
+    fn wait_for_end(
+        &self,
+        py: Python<'_>,
+        job: &Job,
+        forking: Option<&Forking>,
+    ) -> PyResult<Option<Failure>> {
+        let function = |py: Python<'_>, task: TaskIndex| {
+            let call = self.calls.get(task.as_usize());
+            call.map_or_else(|| py.None(), |call| call.function(py))
+        };
+        loop {
+            if let Some(forking) = forking {
+                forking.attend(py)?;
+            }
+            let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
+            self.teller.hear(py, news.said, &function)?;
+            look_up(py)?;
+            self.tell(py)?;
+            if let (Some(recording), false) = (&self.recording, news.is_done) {
+                recording.check(py)?;
+            }
+            if news.failure.is_some() || news.is_done {
+                self.teller.end(py, news.failure.as_ref(), &function)?;
+                return Ok(news.failure);
+            }
         }
     }
 
@@ -147,27 +332,96 @@ impl<'a> Plan<'a> {
         self.calls.iter().map(kind).collect()
     }
 
-    fn local(&self, place: Place, level: Level) -> Arc<LocalGraph> {
+    fn local(&self, py: Python<'_>, place: Place, level: Level) -> PyResult<Arc<LocalGraph>> {
         let calls = Arc::clone(&self.calls);
         let seeding = self.seeding.clone().map(|seeding| (seeding, place));
+        let mut manner = self.teller.manner();
+        if place == Place::Here {
+            if manner.hearing == Hearing::Ordered {
+                // It is in order as it is.
+                manner.hearing = Hearing::Here;
+            }
+            if in_task() {
+                manner.on_misuse = OnMisuse::Ignore;
+            }
+        }
+        let listening = Listening::new(py, manner)?;
         let graph = Arc::clone(&self.graph);
-        Arc::new(LocalGraph::new(graph, calls, seeding, level))
+        let program = LocalGraph::new(
+            graph,
+            calls,
+            seeding,
+            level,
+            listening,
+            self.teller.ranks().map(Arc::from),
+            self.noting(),
+        );
+        program.record(self.recording.clone());
+        Ok(Arc::new(program))
+    }
+
+    /// Tells of what tasks in this process have done, once they have.
+    fn tell_local(
+        &self,
+        py: Python<'_>,
+        program: &LocalGraph,
+        failure: Option<&Failure>,
+    ) -> PyResult<()> {
+        let listening = program.listening();
+        let failed = match failure {
+            Some(Failure::Task(task)) => Some(task.as_usize()),
+            _ => None,
+        };
+        let ranks = self.teller.ranks();
+        let rank = failed.map(|at| ranks.map_or(at as u32, |ranks| ranks[at]));
+        listening.end(py, failure.is_none(), rank)?;
+        for (at, drawn) in listening.take_drawn() {
+            let function = self.calls[at as usize].function(py);
+            self.teller.tell_of_misuse(py, &function, drawn)?;
+        }
+        Ok(())
+    }
+
+    fn noting(&self) -> Option<Arc<Finished>> {
+        let finished = self.finished.as_ref();
+        finished.map(|(finished, _)| Arc::clone(finished))
+    }
+
+    fn tell(&self, py: Python<'_>) -> PyResult<()> {
+        let Some((finished, callback)) = &self.finished else {
+            return Ok(());
+        };
+        let finished = finished.take();
+        if finished.is_empty() {
+            return Ok(());
+        }
+        let keys = finished.iter().map(|&task| self.names.key(py, task));
+        let keys = keys.collect::<PyResult<Vec<_>>>()?;
+        callback.call1(py, (keys,)).map(drop)
     }
 
     fn run_inline(&self, py: Python<'_>, level: Level) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local(Place::Here, level);
-        match inline::run(self.spec(self.kinds()), &*program) {
-            Ok(()) => self.take_local(&program),
-            Err(failure) => Err(self.local_exception(py, &failure, &program)),
+        let program = self.local(py, Place::Here, level)?;
+        let failure = inline::run(self.spec(self.kinds()), &*program).err();
+        self.tell(py)?;
+        self.tell_local(py, &program, failure.as_ref())?;
+        match failure {
+            None => self.take_local(py, &program),
+            Some(failure) => Err(self.local_exception(py, &failure, &program)),
         }
     }
 
     fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local(Place::Thread, threads.level);
+        let program = self.local(py, Place::Thread, threads.level)?;
         let own = Arc::clone(&program);
         let job = threads.submit(self.spec(self.kinds()), own);
-        match wait_for_end(py, &job, None) {
-            Ok(None) => self.take_local(&program),
+        let waited = self.wait_for_end(py, &job, None);
+        match &waited {
+            Ok(failure) => self.tell_local(py, &program, failure.as_ref())?,
+            Err(_) => program.listening().end(py, false, None)?,
+        }
+        match waited {
+            Ok(None) => self.take_local(py, &program),
             Ok(Some(failure)) => Err(self.local_exception(py, &failure, &program)),
             Err(interrupt) => {
                 for thread in program.threads() {
@@ -194,7 +448,12 @@ impl<'a> Plan<'a> {
         };
         let own = Arc::clone(&program);
         let spec = self.spec(kinds);
-        let job = processes.pool.submit(spec, own, numbers.acquired);
+        let job = (processes.pool).submit_relayed(
+            spec,
+            own,
+            numbers.acquired,
+            self.teller.manner().relay(),
+        );
         self.finish_remote(py, &job, &program, None)
     }
 
@@ -210,7 +469,7 @@ impl<'a> Plan<'a> {
         }
         let functions = kinds.iter().map(|kind| kind.0).collect();
         let graph = Arc::clone(&self.graph);
-        let program = Arc::new(RemoteGraph::new(
+        let program = RemoteGraph::new(
             graph,
             functions,
             bytes,
@@ -218,12 +477,19 @@ impl<'a> Plan<'a> {
             Keeps::default(),
             Arc::clone(&own(py)?.stock),
             self.outputs.clone(),
-        ));
+        );
+        program.record(self.recording.clone());
+        let program = Arc::new(program.noting(self.noting()));
         let inherited = Inherited::Graph(Arc::clone(&self.calls), self.seeding.clone());
         let forking = fork.forking(py, inherited)?;
         forking.expect(n_tasks);
         let own = Arc::clone(&program);
-        let job = fork.pool.submit(self.spec(kinds), own, Vec::new());
+        let job = (fork.pool).submit_relayed(
+            self.spec(kinds),
+            own,
+            Vec::new(),
+            self.teller.manner().relay(),
+        );
         self.finish_remote(py, &job, &program, Some(&forking))
     }
 
@@ -235,7 +501,7 @@ impl<'a> Plan<'a> {
         program: &RemoteGraph,
         forking: Option<&Forking>,
     ) -> PyResult<Vec<Py<PyAny>>> {
-        match wait_for_end(py, job, forking) {
+        match self.wait_for_end(py, job, forking) {
             Ok(None) => self.take_remote(py, program),
             Ok(Some(failure)) => Err(self.remote_exception(py, &failure, program)),
             Err(interrupt) => {
@@ -276,7 +542,8 @@ impl<'a> Plan<'a> {
         let stock = Arc::clone(&numbers.own.stock);
         let wanted = self.outputs.clone();
         let program = RemoteGraph::new(graph, functions, bytes, ends, keeps, stock, wanted);
-        Ok((Arc::new(program), kinds))
+        program.record(self.recording.clone());
+        Ok((Arc::new(program.noting(self.noting())), kinds))
     }
 
     /// Adds to an error before the run which task it is about.
@@ -290,18 +557,20 @@ impl<'a> Plan<'a> {
         noted.map_or_else(|worse| worse, PyErr::from_value)
     }
 
-    fn take_local(&self, program: &LocalGraph) -> PyResult<Vec<Py<PyAny>>> {
+    fn take_local(&self, py: Python<'_>, program: &LocalGraph) -> PyResult<Vec<Py<PyAny>>> {
+        self.settle(py)?;
         let take = |task: &TaskIndex| program.take(*task).unwrap_or_else(|| Err(missing(*task)));
         self.outputs.iter().map(take).collect()
     }
 
     fn take_remote(&self, py: Python<'_>, program: &RemoteGraph) -> PyResult<Vec<Py<PyAny>>> {
+        self.settle(py)?;
         let take = |task: &TaskIndex| match program.take(*task) {
             Outcome::Returned(payload) => Ok(decode_value(py, &payload, &NoViews)?.unbind()),
             Outcome::Shared(result) => result.decode(py, program.stock()),
             Outcome::NoRoom(shortage) => {
                 let failure = Failure::NoRoom(*task, shortage);
-                Err(self.exception(py, &failure, Evidence::None))
+                Err(self.exception(py, &failure, Evidence::None, None))
             }
             _ => Err(missing(*task)),
         };
@@ -309,11 +578,39 @@ impl<'a> Plan<'a> {
     }
 
     fn name(&self, py: Python<'_>, task: TaskIndex) -> TaskName {
-        let node = self.nodes[task.as_usize()].bind(py);
+        let text = match &self.names {
+            Names::Delayed(nodes) => describe(nodes[task.as_usize()].bind(py)),
+            Names::Keys(_) => {
+                let function = self.calls[task.as_usize()].function(py);
+                format!("{}(…)", callable_name(function.bind(py)))
+            }
+        };
         TaskName {
-            text: describe(node),
-            key: Delayed::key(node).ok().map(|key| key.to_string()),
+            text,
+            key: self.names.key(py, task).ok().map(|key| key.to_string()),
+            called: None,
         }
+    }
+
+    /// What a task calls, and with what. In the places of other tasks' results stands how large they are.
+    fn called(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        program: &RemoteGraph,
+    ) -> PyResult<Py<PyAny>> {
+        let deaths = py.import(intern!(py, "manyhands._deaths"))?;
+        let sizes = program.sizes_of_inputs(task);
+        let mut input = |k: u32| {
+            let n_bytes = sizes.get(k as usize).copied().flatten();
+            Ok(deaths
+                .call_method1(intern!(py, "Result"), (n_bytes,))?
+                .unbind())
+        };
+        let call = &self.calls[task.as_usize()];
+        call.invoke_by(py, &mut input, |function, args, kwargs| {
+            Ok((function, args, kwargs).into_pyobject(py)?.into_any())
+        })
     }
 
     fn local_exception(&self, py: Python<'_>, failure: &Failure, program: &LocalGraph) -> PyErr {
@@ -324,7 +621,7 @@ impl<'a> Plan<'a> {
             },
             _ => Evidence::None,
         };
-        self.exception(py, failure, evidence)
+        self.exception(py, failure, evidence, None)
     }
 
     fn remote_exception(&self, py: Python<'_>, failure: &Failure, program: &RemoteGraph) -> PyErr {
@@ -335,39 +632,42 @@ impl<'a> Plan<'a> {
             },
             _ => Evidence::None,
         };
-        self.exception(py, failure, evidence)
+        let called = match failure {
+            Failure::WorkerDied(task, _) => self.called(py, *task, program).ok(),
+            _ => None,
+        };
+        self.exception(py, failure, evidence, called)
     }
 
-    fn exception(&self, py: Python<'_>, failure: &Failure, evidence: Evidence) -> PyErr {
+    fn exception(
+        &self,
+        py: Python<'_>,
+        failure: &Failure,
+        evidence: Evidence,
+        called: Option<Py<PyAny>>,
+    ) -> PyErr {
         let name = || match failure {
             Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) => {
-                self.name(py, *task)
+                TaskName {
+                    called,
+                    ..self.name(py, *task)
+                }
             }
-            Failure::NoWorkers(_) | Failure::Cancelled => TaskName {
-                text: String::new(),
-                key: None,
-            },
+            Failure::NoWorkers(_) | Failure::Cancelled => TaskName::default(),
         };
-        exception(py, failure, evidence, name, self.scheduler)
+        let error = exception(py, failure, evidence, name, self.scheduler);
+        if let Some(recording) = &self.recording
+            && let Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) =
+                failure
+        {
+            recording.raised(py, task.0, &error);
+        }
+        error
     }
 }
 
 fn missing(task: TaskIndex) -> PyErr {
     PyRuntimeError::new_err(format!("task {} is done and has no result", task.0))
-}
-
-/// Waits for the end of a job, looking up for signals and for workers to fork; how it failed, if it did.
-fn wait_for_end(py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<Option<Failure>> {
-    loop {
-        if let Some(forking) = forking {
-            forking.attend(py)?;
-        }
-        let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
-        look_up(py)?;
-        if news.failure.is_some() || news.is_done {
-            return Ok(news.failure);
-        }
-    }
 }
 
 /// The numbers of the functions of one job; each function is pickled once.

@@ -144,10 +144,11 @@ impl Scheduler {
         if !self.suspects.is_empty() {
             self.start_suspects(now_ns, commands);
         }
-        if self.supplies.is_any() {
+        let is_held = self.is_held_for_memory();
+        if self.supplies.is_any() && !is_held {
             self.start_needing(now_ns, commands);
         }
-        while self.n_ready > 0 {
+        while self.n_ready > 0 && !is_held {
             let mut worker = self.pop_idle();
             // While a suspect waits, workers run dry until one is idle; or a task for which all else is there.
             let is_awaited = !self.suspects.is_empty() || self.supplies.is_awaiting_worker;
@@ -157,7 +158,9 @@ impl Scheduler {
             let Some(worker) = worker else { break };
             self.start_batch(worker, now_ns, commands);
         }
-        if self.n_ready == 0 && !self.lists.loaded.is_empty() {
+        if is_held {
+            self.run_dry(now_ns, commands);
+        } else if self.n_ready == 0 && !self.lists.loaded.is_empty() {
             self.relieve(now_ns, commands);
         }
         if !self.lists.watched.is_empty() {
@@ -180,6 +183,22 @@ impl Scheduler {
         }
     }
 
+    /// The idle worker that joined last, of those that a job's tasks can run on now: the fewest tasks have left something
+    /// behind in it.
+    fn pop_newest_idle_for(&mut self, job: JobId) -> Option<WorkerId> {
+        let needs = &self.jobs[job.0 as usize].as_ref()?.needs;
+        let there = self.workers.iter().enumerate();
+        let idle = there.filter_map(|(at, worker)| {
+            let worker = worker.as_ref().filter(|worker| worker.is_idle())?;
+            let id = WorkerId(at as u32);
+            (self.supplies.has(id, needs)).then_some((worker.number, id))
+        });
+        let (_, id) = idle.max()?;
+        self.lists.idle.retain(|&listed| listed != id);
+        self.worker_mut(id)?.is_listed_idle = false;
+        Some(id)
+    }
+
     fn pop_low(&mut self) -> Option<WorkerId> {
         loop {
             let id = self.lists.low.pop_front()?;
@@ -199,22 +218,44 @@ impl Scheduler {
         }
     }
 
-    /// Tries suspects on idle workers.
+    /// Starts suspects at idle workers that have what they need. One that memory was short for waits until
+    /// all are idle, and those behind it wait for its end.
     fn start_suspects(&mut self, now_ns: TimeNs, commands: &mut Commands) {
-        for _ in 0..self.suspects.len() {
-            let Some(suspect) = self.suspects.pop_front() else {
+        let mut at = 0;
+        while self.alone.is_none()
+            && let Some(&suspect) = self.suspects.get(at)
+        {
+            let is_heavy = self.is_to_be_alone(suspect);
+            let is_all_idle = || self.workers.iter().flatten().all(|w| w.queue.is_empty());
+            if is_heavy && !is_all_idle() {
                 return;
-            };
-            let job = self.jobs[suspect.job.0 as usize].as_ref();
-            let worker = match job.is_some_and(|job| !job.needs.is_empty()) {
-                true => self.pop_idle_for(suspect.job),
-                false => self.pop_idle(),
-            };
-            match worker {
-                Some(worker) => self.start_suspect(worker, suspect, now_ns, commands),
-                None => self.suspects.push_back(suspect),
+            }
+            match self.pop_newest_idle_for(suspect.job) {
+                Some(worker) => {
+                    self.suspects.remove(at);
+                    self.start_suspect(worker, suspect, now_ns, commands);
+                    if is_heavy {
+                        self.alone = Some(worker);
+                    }
+                }
+                None if is_heavy => return,
+                None => at += 1,
             }
         }
+    }
+
+    /// Whether nothing may run beside a task: memory was short for it, and all that it needs besides will be there once
+    /// nothing else runs. One that needs more than there is holds nobody up.
+    fn is_to_be_alone(&self, task: TaskId) -> bool {
+        let job = self.jobs[task.job.0 as usize].as_ref();
+        job.is_some_and(|job| job.is_heavy(task.index) && self.supplies.suffice(&job.needs))
+    }
+
+    /// Whether nothing is started because a task that needs much memory runs alone, or is about to.
+    #[inline]
+    pub(crate) fn is_held_for_memory(&self) -> bool {
+        let mut suspects = self.suspects.iter();
+        self.alone.is_some() || suspects.any(|&task| self.is_to_be_alone(task))
     }
 
     fn start_suspect(
@@ -362,6 +403,28 @@ impl Scheduler {
         }
         if n_idle > 0 && self.lists.first_due_ns < TimeNs::MAX {
             self.look_again_at(self.lists.first_due_ns);
+        }
+    }
+
+    /// Takes back all that waits at any worker: a task is to run alone.
+    fn run_dry(&mut self, now_ns: TimeNs, commands: &mut Commands) {
+        let mut again_ns = TimeNs::MAX;
+        for (at, worker) in self.workers.iter_mut().enumerate() {
+            let Some(worker) = worker else { continue };
+            if worker.queue.n_tasks() < 2 || worker.is_killed || worker.n_recalls > 0 {
+                continue;
+            }
+            // It had begun all that it has, as of its last answer.
+            if worker.rests_until_ns > now_ns {
+                again_ns = again_ns.min(worker.rests_until_ns);
+                continue;
+            }
+            let n_taken = worker.queue.n_tasks() - 1;
+            take_back(WorkerId(at as u32), worker, n_taken, commands);
+            self.n_recalls += 1;
+        }
+        if again_ns < TimeNs::MAX {
+            self.look_again_at(again_ns);
         }
     }
 

@@ -6,7 +6,8 @@
 //!
 //! Life of a task: *waiting* (for dependencies) → *ready* → *sent* to a worker, perhaps *recalled*
 //! from it and ready again → *finished*. A worker that is lost returns its tasks to ready; the one
-//! that was running is suspected, tried once more alone, and then blamed.
+//! that was running is suspected, tried once more alone, and then blamed. Where memory was what it
+//! was lost for, *alone* means that no other worker runs anything meanwhile.
 
 mod batch;
 mod check;
@@ -135,6 +136,9 @@ pub enum Event<'a> {
         worker: WorkerId,
         /// The task it was running, if it was.
         running: Option<TaskId>,
+        /// Whether it was lost because memory ran short: then what it was running is tried again while
+        /// nothing else runs.
+        was_memory_short: bool,
     },
     /// Results have piled up, or no longer do. While they do, a graph's tasks without dependencies are
     /// held back unless nothing else of it can run, and tasks that let go of results come first.

@@ -19,10 +19,13 @@ pub struct Scheduler {
     free_jobs: Vec<u32>,
     pub(crate) workers: Vec<Option<Worker>>,
     pub(crate) n_workers: usize,
+    n_joined: u64,
     /// Ready tasks of all jobs, suspects aside.
     pub(crate) n_ready: usize,
     /// Tasks under which a worker died; each is tried once more, alone.
     pub(crate) suspects: VecDeque<TaskId>,
+    /// The worker that runs a suspect while no other may run anything, for the sake of memory.
+    pub(crate) alone: Option<WorkerId>,
     pub(crate) costs: Costs,
     pub(crate) lists: Lists,
     /// When to look again, if nothing happens before.
@@ -124,9 +127,11 @@ impl Scheduler {
                 self.on_finished(worker, reports, now_ns, commands);
             }
             Event::TakenBack(worker, tasks) => self.on_taken_back(worker, tasks, now_ns, commands),
-            Event::WorkerLost { worker, running } => {
-                self.on_worker_lost(worker, running, commands);
-            }
+            Event::WorkerLost {
+                worker,
+                running,
+                was_memory_short,
+            } => self.on_worker_lost(worker, running, was_memory_short, commands),
             Event::Pressure { is_high } => self.on_pressure(is_high),
             Event::Tick => {}
         }
@@ -179,8 +184,10 @@ impl Scheduler {
         assert!(self.workers[at].is_none(), "{id:?} has joined already");
         let worker = self.workers[at].insert(Worker {
             heard_ns: now_ns,
+            number: self.n_joined,
             ..Worker::default()
         });
+        self.n_joined += 1;
         self.n_workers += 1;
         self.lists.list_idle(id, worker);
     }
@@ -202,6 +209,7 @@ impl Scheduler {
                 worker.is_exclusive = false;
                 worker.is_overdue = false;
                 self.let_go(id, run);
+                self.end_alone(id);
                 self.tasks_ended(run, report.each_ns(), report.is_ok, commands);
             }
         }
@@ -262,6 +270,7 @@ impl Scheduler {
             {
                 worker.is_exclusive = false;
                 self.let_go(id, run);
+                self.end_alone(id);
                 self.tasks_returned(run, commands);
             }
         }
@@ -299,7 +308,13 @@ impl Scheduler {
         self.lists.list_job(id, job);
     }
 
-    fn on_worker_lost(&mut self, id: WorkerId, running: Option<TaskId>, commands: &mut Commands) {
+    fn on_worker_lost(
+        &mut self,
+        id: WorkerId,
+        running: Option<TaskId>,
+        was_memory_short: bool,
+        commands: &mut Commands,
+    ) {
         let Some(mut worker) = self
             .workers
             .get_mut(id.0 as usize)
@@ -311,6 +326,7 @@ impl Scheduler {
         self.n_recalls -= worker.n_recalls;
         self.lists.unlist_worker(id);
         self.let_go_all(worker.held.take());
+        self.end_alone(id);
         // A worker that was told to end did not die of what it ran.
         let running = running.filter(|_| !worker.is_killed);
         let head = worker.queue.head().filter(|_| !worker.is_killed);
@@ -324,7 +340,7 @@ impl Scheduler {
                     self.tasks_returned(before, commands);
                 }
                 let blamed = run.split_first(1).first();
-                self.blame(blamed, running.is_some(), commands);
+                self.blame(blamed, running.is_some(), was_memory_short, commands);
             }
             if run.n_tasks > 0 {
                 self.tasks_returned(run, commands);
@@ -333,7 +349,13 @@ impl Scheduler {
     }
 
     /// Decides about the task that a lost worker was running, or would have run next.
-    fn blame(&mut self, task: TaskId, was_running: bool, commands: &mut Commands) {
+    fn blame(
+        &mut self,
+        task: TaskId,
+        was_running: bool,
+        was_memory_short: bool,
+        commands: &mut Commands,
+    ) {
         let job = self.jobs[task.job.0 as usize]
             .as_mut()
             .expect("a job lives while a worker holds one of its tasks");
@@ -341,6 +363,7 @@ impl Scheduler {
             let casualty = job.casualty_mut(task.index);
             casualty.n_crashes += u8::from(was_running);
             casualty.n_losses += u8::from(!was_running);
+            casualty.is_heavy |= was_memory_short;
             if casualty.n_crashes >= N_CRASHES_MAX || casualty.n_losses >= N_LOSSES_MAX {
                 commands.push(Command::Fail(task, Cause::WorkerDied));
                 // This one has come back already.
@@ -351,6 +374,14 @@ impl Scheduler {
             }
         }
         self.tasks_returned(task.into(), commands);
+    }
+
+    /// A worker holds nothing any more: others may run again, if they waited for it.
+    #[inline]
+    fn end_alone(&mut self, id: WorkerId) {
+        if self.alone == Some(id) {
+            self.alone = None;
+        }
     }
 
     /// Ends a job: drops what has not been sent, asks back what has.

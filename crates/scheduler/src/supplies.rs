@@ -111,10 +111,19 @@ pub(crate) struct Supplies {
 }
 
 impl Supplies {
-    fn has(&self, worker: WorkerId, needs: &[Need]) -> bool {
+    /// Whether a task on this worker can have what it needs now.
+    pub(crate) fn has(&self, worker: WorkerId, needs: &[Need]) -> bool {
         needs.iter().all(|need| {
             let stock = self.stocks.get(need.resource as usize);
             stock.is_some_and(|stock| stock.has(worker, need.n_units))
+        })
+    }
+
+    /// Whether there is what a task needs, once nothing else uses any.
+    pub(crate) fn suffice(&self, needs: &[Need]) -> bool {
+        needs.iter().all(|need| {
+            let stock = self.stocks.get(need.resource as usize);
+            stock.is_some_and(|stock| need.n_units <= stock.supply.n_units)
         })
     }
 
@@ -264,7 +273,7 @@ impl Scheduler {
     }
 
     /// The worker, last of those that have fallen idle, that a job's tasks can run on now.
-    pub(crate) fn pop_idle_for(&mut self, id: JobId) -> Option<WorkerId> {
+    fn pop_idle_for(&mut self, id: JobId) -> Option<WorkerId> {
         let needs = &self.jobs[id.0 as usize].as_ref()?.needs;
         let fits = |worker: &WorkerId| {
             let model = self.workers.get(worker.0 as usize);
@@ -313,7 +322,8 @@ impl Scheduler {
                 .iter()
                 .copied()
                 .chain(self.suspects.iter().map(|task| task.job));
-            for job_id in waiting.filter(|_| worker.is_idle()) {
+            let may_start = worker.is_idle() && !self.is_held_for_memory();
+            for job_id in waiting.filter(|_| may_start) {
                 let job = self.jobs[job_id.0 as usize].as_ref();
                 let is_ready = |job: &&Job| {
                     let is_suspect = self.suspects.iter().any(|task| task.job == job_id);

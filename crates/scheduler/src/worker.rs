@@ -34,6 +34,8 @@ pub(crate) struct Worker {
     pub(crate) queue: Queue,
     /// What it holds for the first task of its queue.
     pub(crate) held: Option<Box<Held>>,
+    /// How many had joined before it.
+    pub(crate) number: u64,
     /// When it last reported a task, or was given work when it had none.
     pub(crate) heard_ns: TimeNs,
     /// When it was last given work.

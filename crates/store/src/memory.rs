@@ -52,6 +52,50 @@ impl Memory {
         );
         found
     }
+
+    /// Of the machine and the control groups above this process, the one in which least is left, and the
+    /// folder of the group if it is one.
+    pub fn scarcest() -> Option<(Memory, Option<PathBuf>)> {
+        let limits = Memory::limits().into_iter().enumerate();
+        let scarcest = limits.min_by_key(|(_, (_, memory))| memory.n_bytes_available);
+        let (at, (file, memory)) = scarcest?;
+        // The machine comes first.
+        let group = (at > 0).then(|| file.parent().map(Path::to_path_buf));
+        Some((memory, group.flatten()))
+    }
+}
+
+/// How many processes the kernel has ended so far because memory ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct OomKills {
+    /// In the control groups of this process.
+    pub in_groups: u64,
+    /// Anywhere on the machine.
+    pub on_machine: u64,
+}
+
+impl OomKills {
+    /// Asks the kernel; zero where it does not say.
+    pub fn now() -> OomKills {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let in_group = |folder: PathBuf| {
+            let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+            let text = read("memory.events").or_else(|| read("memory.oom_control"));
+            n_oom_kills(&text?)
+        };
+        let in_groups = groups.lines().filter_map(folder_of_group);
+        let on_machine = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+        OomKills {
+            in_groups: in_groups.filter_map(in_group).sum(),
+            on_machine: n_oom_kills(&on_machine).unwrap_or(0),
+        }
+    }
+}
+
+/// The number in the line `oom_kill 3`.
+fn n_oom_kills(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    line?.trim().parse().ok()
 }
 
 fn of_machine(meminfo: &str) -> Option<Memory> {
@@ -141,6 +185,22 @@ mod tests {
             9
         );
         assert_eq!(inactive_files(""), 0);
+    }
+
+    #[test]
+    fn ended_processes_are_counted_in_both_versions() {
+        let two = "low 0\nhigh 0\nmax 12\noom 1\noom_kill 3\noom_group_kill 9\n";
+        assert_eq!(n_oom_kills(two), Some(3));
+        let one = "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n";
+        assert_eq!(n_oom_kills(one), Some(4));
+        assert_eq!(n_oom_kills("oom_kill_disable 0\n"), None);
+    }
+
+    #[test]
+    fn the_scarcest_is_what_decides() {
+        let (scarcest, _) = Memory::scarcest().expect("Linux says so");
+        let memory = Memory::now().expect("Linux says so");
+        assert!(memory.n_bytes <= scarcest.n_bytes);
     }
 
     #[test]

@@ -5,10 +5,12 @@
 
 use super::child::Child;
 use super::descriptors::{Descriptor, hold_list};
+use super::guard::Watched;
 use super::process::Process;
 use super::reactor::Peer;
 use super::{Line, ProcessPool, Shared};
 use crate::job::{Owner, lock};
+use crate::relay::Surroundings;
 use crate::stock::Pinned;
 use crate::worker::{Host, exit_now, serve_forked};
 use manyhands_scheduler::{Event, WorkerId};
@@ -144,7 +146,7 @@ impl Nursery {
             shared: Arc::clone(&self.shared),
             owner: self.owner,
             is_first: false,
-            context: Arc::from([]),
+            context: Arc::new(Surroundings::here(&[])),
             needs: Vec::new(),
         }
     }
@@ -218,10 +220,9 @@ impl Nursery {
         pipes: [Option<Descriptor>; 2],
         pinned: Option<Pinned>,
     ) {
-        let process = Process::Forked { pid, end: None };
+        let process = Process::forked(pid);
         let owner = lock(&self.shared.state).new_owner();
-        let hurry = self.shared.hurry.clone();
-        let (mut child, socket) = Child::new(process, ours, pipes, owner, hurry);
+        let (mut child, socket) = Child::new(process, ours, pipes, owner, &self.shared.ways);
         let socket = Arc::new(socket);
         let mut state = lock(&self.shared.state);
         if state.is_stopped {
@@ -231,8 +232,10 @@ impl Nursery {
             return;
         }
         let at = state.add_line(Line::new(Arc::clone(&socket), child.pid(), owner));
+        let watched = Watched::forked(child.pid());
         let mut peer = Peer::new(child, owner, socket);
         peer.pinned = pinned;
+        peer.watched = watched;
         state.arrivals.push((at, peer));
         drop(state);
         self.shared.wake_reactor();

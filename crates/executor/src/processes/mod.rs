@@ -11,29 +11,35 @@ mod child;
 mod descriptors;
 mod fork;
 mod functions;
+mod guard;
 mod hurry;
 mod outbox;
+mod output;
 mod process;
 mod reactor;
 mod relief;
+mod usage;
 mod wake;
 
-pub use child::{WorkerCommand, Workers};
+pub use child::{DUMP_SIGNAL, WorkerCommand, Workers};
+pub use descriptors::Descriptor;
 pub use fork::{Forked, Nursery, WorkerEnd};
+pub use guard::WorkerMemoryLimit;
 
-pub(crate) use descriptors::Descriptor;
 pub(crate) use wake::Wake;
 
 use crate::core::{Core, Entry, Hands};
 use crate::job::{Control, Failure, Inbox, Job, Owner, lock};
 use crate::program::{Death, RemoteProgram};
+use crate::relay::{self, Relay, Routes, Surroundings};
 use crate::stock::{Queued, Returns, Stock};
+use child::Ways;
 use functions::{Functions, Kept};
 use hurry::Hurry;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Event, JobId, JobSpec, Need, Supply, TaskId, TimeNs, WorkerId};
 use manyhands_store::{Place, SegmentId};
-use manyhands_wire::{FrameWriter, TaskKey, TasksWriter};
+use manyhands_wire::{Context, FrameWriter, TaskKey, TasksWriter};
 use outbox::Outbox;
 use std::any::Any;
 use std::collections::{HashSet, VecDeque};
@@ -70,7 +76,7 @@ pub struct ProcessPool {
     /// Whether it ends the pool when it is dropped, rather than being one of the pool's other holders.
     is_first: bool,
     /// The surroundings for the tasks of what is submitted here.
-    context: Arc<[u8]>,
+    context: Arc<Surroundings>,
     /// What each of them needs while it runs.
     needs: Vec<Need>,
 }
@@ -82,8 +88,8 @@ pub(crate) struct Shared {
     epoch: Instant,
     /// Makes the reactor look at the state.
     wake: Arc<Wake>,
-    /// Whether output that nobody takes is to be thrown away rather than waited for.
-    hurry: Hurry,
+    /// Where goes what workers write.
+    ways: Ways,
 }
 
 pub(crate) struct State {
@@ -95,6 +101,8 @@ pub(crate) struct State {
     options: ProcessOptions,
     is_stopped: bool,
     has_reactor: bool,
+    /// Whether the reactor looks after the memory of workers.
+    is_watched: bool,
     /// Whether there has been a job.
     has_begun: bool,
     /// Whether workers that are ready must wait for [`Nursery::let_out`].
@@ -102,6 +110,8 @@ pub(crate) struct State {
     starts: Starts,
     /// What workers are to be told about shared memory.
     returns: Arc<Returns>,
+    /// Where goes what workers write.
+    routes: Arc<Routes>,
 }
 
 /// After so many workers in a row that ended before they were ready, no more are started.
@@ -166,7 +176,7 @@ struct Line {
     leaving: VecDeque<(u32, Option<Arc<Kept>>)>,
     /// The segments it has been sent.
     segments: HashSet<SegmentId>,
-    context: Option<Arc<[u8]>>,
+    context: Option<Arc<Surroundings>>,
     /// It has been asked to stop.
     is_retired: bool,
     /// It was killed from here, perhaps before it was ready.
@@ -179,6 +189,7 @@ struct LineHands<'a> {
     lines: &'a mut Vec<Option<Line>>,
     functions: &'a mut Functions,
     stock: Option<&'a Stock>,
+    routes: &'a Routes,
     finished: Vec<Entry<dyn RemoteProgram>>,
 }
 
@@ -234,6 +245,9 @@ impl Hands<dyn RemoteProgram> for LineHands<'_> {
     }
 
     fn job_done(&mut self, entry: Entry<dyn RemoteProgram>) {
+        if let Some(context) = &entry.context {
+            self.routes.remove(context.route);
+        }
         self.finished.push(entry);
     }
 }
@@ -316,14 +330,18 @@ impl Line {
         self.outbox.send(&self.socket);
     }
 
-    fn refresh_context(&mut self, context: &Arc<[u8]>, own: WorkerId) {
+    fn refresh_context(&mut self, context: &Arc<Surroundings>, own: WorkerId) {
         let is_current = self
             .context
             .as_ref()
             .is_some_and(|own| Arc::ptr_eq(own, context));
         if !is_current {
-            let bytes = [context, &own.0.to_le_bytes()[..]].concat();
-            FrameWriter::new(&mut self.outbox.bytes).context(&bytes);
+            let bytes = [&context.bytes, &own.0.to_le_bytes()[..]].concat();
+            FrameWriter::new(&mut self.outbox.bytes).context(&Context {
+                route: context.route,
+                is_marked: context.is_marked,
+                bytes: &bytes,
+            });
             self.context = Some(Arc::clone(context));
         }
     }
@@ -336,6 +354,7 @@ impl State {
             lines: &mut self.lines,
             functions: &mut self.functions,
             stock: self.options.stock.as_deref(),
+            routes: &self.routes,
             finished: Vec::new(),
         };
         act(&mut self.core, &mut hands);
@@ -441,22 +460,27 @@ impl State {
             if self.n_live() <= n_kept {
                 return;
             }
-            let worker = WorkerId(at as u32);
-            let is_idle = self.core.scheduler.is_idle(worker);
-            if let Some(line) = &mut self.lines[at]
-                && line.is_ready
-                && !line.is_retired
-                && (is_idle || line.is_held)
-            {
-                line.retire();
-                if std::mem::take(&mut line.is_held) {
-                    continue;
-                }
-                self.act(|core, hands| {
-                    let death = Death::default();
-                    core.on_worker_lost(worker, None, death, now_ns, hands);
-                });
+            self.retire_if_idle(at, now_ns);
+        }
+    }
+
+    /// Asks a worker to end, if it is idle.
+    fn retire_if_idle(&mut self, at: usize, now_ns: TimeNs) {
+        let worker = WorkerId(at as u32);
+        let is_idle = self.core.scheduler.is_idle(worker);
+        if let Some(line) = &mut self.lines[at]
+            && line.is_ready
+            && !line.is_retired
+            && (is_idle || line.is_held)
+        {
+            line.retire();
+            if std::mem::take(&mut line.is_held) {
+                return;
             }
+            self.act(|core, hands| {
+                let death = Death::default();
+                core.on_worker_lost(worker, None, death, now_ns, hands);
+            });
         }
     }
 }
@@ -479,6 +503,7 @@ impl Shared {
         let is_anything_left = state.n_missing() > 0
             || state.is_over()
             || state.core.scheduler.deadline_ns().is_some()
+            || (!state.is_watched && state.core.scheduler.has_work())
             || state
                 .lines
                 .iter()
@@ -503,6 +528,7 @@ impl ProcessPool {
         if let Some(stock) = &options.stock {
             stock.add_pool(&returns);
         }
+        let routes = Arc::<Routes>::default();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 core: Core::default(),
@@ -512,15 +538,20 @@ impl ProcessPool {
                 options,
                 is_stopped: false,
                 has_reactor: true,
+                is_watched: false,
                 has_begun: false,
                 is_held: false,
                 starts: Starts::default(),
                 returns,
+                routes: Arc::clone(&routes),
             }),
             changed: Condvar::new(),
             epoch: Instant::now(),
             wake,
-            hurry: Hurry::default(),
+            ways: Ways {
+                hurry: Hurry::default(),
+                routes,
+            },
         });
         let own = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -531,7 +562,7 @@ impl ProcessPool {
             shared,
             owner,
             is_first: true,
-            context: Arc::from([]),
+            context: Arc::new(Surroundings::here(&[])),
             needs: Vec::new(),
         })
     }
@@ -582,7 +613,7 @@ impl ProcessPool {
             shared: Arc::clone(&self.shared),
             owner: self.owner,
             is_first: false,
-            context: bytes.into(),
+            context: Arc::new(Surroundings::here(bytes)),
             needs,
         }
     }
@@ -621,16 +652,35 @@ impl ProcessPool {
         program: Arc<dyn RemoteProgram>,
         functions: Vec<u32>,
     ) -> Job {
+        self.submit_relayed(spec, program, functions, Relay::Here)
+    }
+
+    /// The same, and says where goes what its tasks write to their standard streams.
+    pub fn submit_relayed(
+        &self,
+        spec: JobSpec,
+        program: Arc<dyn RemoteProgram>,
+        functions: Vec<u32>,
+        relay: Relay,
+    ) -> Job {
         let mut submitted = None;
+        let inbox = Arc::new(Inbox::default());
         // Whatever kept workers from starting may have been mended.
         lock(&self.shared.state).starts = Starts::default();
-        let context = Some(Arc::clone(&self.context));
-        let needs = self.needs.clone();
+        let context = match self.shared.ways.routes.add(relay, &inbox) {
+            relay::HERE => Arc::clone(&self.context),
+            route => Arc::new(Surroundings {
+                route,
+                is_marked: relay == Relay::CallerByTask,
+                bytes: Arc::clone(&self.context.bytes),
+            }),
+        };
+        let known = (Arc::clone(&inbox), Some(context));
+        let of_job = (functions, self.needs.clone());
         self.shared.update(|core, hands, now_ns| {
-            submitted =
-                Some(core.submit(spec, program, (functions, context), needs, now_ns, hands));
+            submitted = Some(core.submit(spec, program, of_job, known, now_ns, hands));
         });
-        let (id, inbox) = submitted.unwrap_or_else(|| unreachable!("update runs its closure"));
+        let id = submitted.unwrap_or_else(|| unreachable!("update runs its closure"));
         let mut state = lock(&self.shared.state);
         // Now that the job is there, or has ended already: before, the pool would have seen its last.
         state.has_begun = true;
@@ -670,7 +720,7 @@ impl ProcessPool {
     /// fail as cancelled. Returns when all are gone.
     pub fn kill_workers(&self) {
         // First of all: the reactor may be waiting for somebody to take a worker's output.
-        let _hurrying = self.shared.hurry.begin();
+        let _hurrying = self.shared.ways.hurry.begin();
         self.abort_all();
         let mut state = lock(&self.shared.state);
         let mut killed = Vec::new();
@@ -711,7 +761,7 @@ impl ProcessPool {
     /// Cancels all jobs and ends the workers; returns when they are gone. Does not wait for somebody
     /// to read what they have written last.
     pub fn shutdown(&self) {
-        self.shared.hurry.begin_for_good();
+        self.shared.ways.hurry.begin_for_good();
         self.begin_shutdown();
         self.wait_for_shutdown(SHUTDOWN_WAIT);
     }

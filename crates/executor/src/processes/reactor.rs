@@ -1,11 +1,13 @@
 //! The reactor: the thread that reads from workers, starts them and sees them to their end.
 
 use super::child::{Child, Workers};
+use super::guard::{Guard, Watched};
 use super::outbox::Waiting;
 use super::relief::Relief;
 use super::{Descriptor, Line, Shared, Starts, State};
 use crate::connection::{Breach, DESCRIPTORS_PAUSE, Descriptors};
 use crate::job::{Failure, lock};
+use crate::relay::Said;
 use crate::stock::Pinned;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Event, JobId, Report, TaskId, WorkerId};
@@ -24,7 +26,7 @@ const STOP_WAIT: Duration = Duration::from_millis(1000);
 
 /// A worker, as far as reading from it goes.
 pub(super) struct Peer {
-    child: Child,
+    pub(super) child: Child,
     socket: Arc<Descriptor>,
     reader: FrameReader,
     descriptors: Descriptors,
@@ -34,6 +36,8 @@ pub(super) struct Peer {
     is_gone: bool,
     /// Of a forked worker: what it sees of the memory of others stays as it is until it is gone.
     pub(super) pinned: Option<Pinned>,
+    /// What is known of its memory.
+    pub(super) watched: Watched,
 }
 
 impl Peer {
@@ -47,6 +51,7 @@ impl Peer {
             is_ready: false,
             is_gone: false,
             pinned: None,
+            watched: Watched::default(),
         }
     }
 }
@@ -57,6 +62,7 @@ struct Reactor {
     reports: Vec<Report>,
     idle_since: Option<Instant>,
     relief: Relief,
+    guard: Guard,
 }
 
 /// The thread's life.
@@ -70,6 +76,7 @@ pub(super) fn run(shared: &Shared) {
         reports: Vec::new(),
         idle_since: None,
         relief: Relief::default(),
+        guard: Guard::default(),
     };
     // A defect here must end in errors, not in everybody waiting for ever.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -77,6 +84,7 @@ pub(super) fn run(shared: &Shared) {
             reactor.start_missing(shared);
             reactor.wait_and_read(shared);
             reactor.relief.relieve(shared);
+            reactor.guard.look(shared, &mut reactor.peers);
             reactor.keep_time(shared);
         }
         let is_stopped = lock(&shared.state).is_stopped;
@@ -124,7 +132,7 @@ impl Reactor {
             };
             let owner = state.new_owner();
             drop(state);
-            let spawned = Child::spawn(&command, owner, shared.hurry.clone());
+            let spawned = Child::spawn(&command, owner, &shared.ways);
             state = lock(&shared.state);
             match spawned {
                 Ok((child, socket)) => self.add(&mut state, child, owner, Arc::new(socket)),
@@ -195,6 +203,7 @@ impl Reactor {
     fn look(&mut self, shared: &Shared) -> (Option<Duration>, Vec<bool>) {
         let mut state = lock(&shared.state);
         state.send_all();
+        self.guard.wake(&mut state);
         let waiting = |line: &Option<Line>| line.as_ref().map(|line| line.outbox.waiting());
         let is_for_room = |line| waiting(line) == Some(Waiting::Room);
         let is_blocked = state.lines.iter().map(is_for_room).collect();
@@ -209,7 +218,9 @@ impl Reactor {
             Some(idle_timeout.saturating_sub(since.elapsed()))
         });
         let relief = self.relief.is_due_in();
-        let timeout = [deadline, idle, pause, relief].into_iter().flatten().min();
+        let guard = self.guard.is_due_in();
+        let timeout = [deadline, idle, pause, relief, guard];
+        let timeout = timeout.into_iter().flatten().min();
         (timeout, is_blocked)
     }
 
@@ -266,8 +277,10 @@ impl Reactor {
             line.is_ended = true;
             was_retired = line.is_retired;
         }
-        let death = peer.child.bury(was_retired);
+        let mut death = peer.child.bury(was_retired);
+        self.guard.explain(&mut death, &mut peer.watched);
         let running = peer.child.status.as_ref().and_then(|status| status.get());
+        peer.child.give_up(running);
         let running = running.map(task_id);
         let mut state = lock(&shared.state);
         let line = state.lines.get_mut(at).and_then(Option::take);
@@ -421,6 +434,7 @@ fn read(shared: &Shared, at: usize, peer: &mut Peer, reports: &mut Vec<Report>) 
         peer.is_gone = true;
         return false;
     }
+    let was_ready = peer.is_ready;
     let mut state = lock(&shared.state);
     let is_sound = loop {
         match peer.reader.next_message() {
@@ -443,6 +457,9 @@ fn read(shared: &Shared, at: usize, peer: &mut Peer, reports: &mut Vec<Report>) 
         // Something else writes to the connection; the worker cannot be trusted.
         peer.child.kill();
         peer.is_gone = true;
+    }
+    if peer.is_ready && !was_ready {
+        peer.watched.note(peer.child.pid());
     }
     if peer.is_ready {
         // Without the lock: whoever reads the output may be waiting for it.
@@ -519,6 +536,15 @@ fn take(
                 }
             }
             state.act(|core, hands| core.on(Event::Finished(worker, reports), now_ns, hands));
+        }
+        Message::Report(report) => {
+            if let Some(entry) = state.core.entry(JobId(report.task.job)) {
+                entry.inbox.say(Said::Report {
+                    task: TaskIndex(report.task.index),
+                    number: report.number,
+                    bytes: report.bytes.to_vec(),
+                });
+            }
         }
         Message::TakenBack(tasks) => {
             let tasks: Vec<_> = tasks.map(task_id).collect();

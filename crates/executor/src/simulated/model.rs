@@ -75,6 +75,8 @@ struct TaskModel {
     n_readers_left: u32,
     n_crashes: u32,
     n_losses: u32,
+    /// Whether memory was short when a worker was lost with it.
+    is_heavy: bool,
 }
 
 impl TaskModel {
@@ -186,6 +188,7 @@ impl<'a> Model<'a> {
                 n_readers_left: spec.graph.dependents(index).len() as u32,
                 n_crashes: 0,
                 n_losses: 0,
+                is_heavy: false,
             })
             .collect();
         if let Wanted::Tasks(wanted) = &spec.wanted {
@@ -219,6 +222,7 @@ impl<'a> Model<'a> {
                 n_readers_left: 0,
                 n_crashes: 0,
                 n_losses: 0,
+                is_heavy: false,
             };
             job.tasks.extend((0..n_more).map(|_| task.clone()));
         }
@@ -276,7 +280,13 @@ impl<'a> Model<'a> {
         }
     }
 
-    pub(super) fn lost(&mut self, id: WorkerId, running: Option<TaskId>, now_ns: TimeNs) {
+    pub(super) fn lost(
+        &mut self,
+        id: WorkerId,
+        running: Option<TaskId>,
+        was_memory_short: bool,
+        now_ns: TimeNs,
+    ) {
         let Some(worker) = self.workers.get_mut(id.0 as usize).and_then(Option::take) else {
             return;
         };
@@ -291,6 +301,7 @@ impl<'a> Model<'a> {
                 self.n_suspects_waiting += usize::from(!model.is_suspect());
                 model.n_crashes += u32::from(running.is_some());
                 model.n_losses += u32::from(running.is_none());
+                model.is_heavy |= was_memory_short;
                 if model.n_crashes >= N_CRASHES_MAX || model.n_losses >= N_LOSSES_MAX {
                     self.expected.push(Act::Fail(task, true));
                     self.end_job(task.job, TimeNs::MAX);
@@ -438,6 +449,7 @@ impl<'a> Model<'a> {
                 format!("{id:?} runs a suspect and gets more"),
             );
         }
+        self.check_others(tasks)?;
         let is_idle = worker.queue.is_empty();
         let is_alone = is_idle && tasks.len() == 1;
         for &task in tasks {
@@ -455,6 +467,21 @@ impl<'a> Model<'a> {
                 .extend(tasks.iter().map(|&task| (task, now_ns)));
         }
         Ok(())
+    }
+
+    /// A task that memory was short for runs while nothing else does.
+    fn check_others(&self, tasks: &[TaskId]) -> Result<(), Fault> {
+        let is_heavy = |&task: &TaskId| self.task(task).is_some_and(|model| model.is_heavy);
+        let busy = self.workers.iter().flatten();
+        let mut held = busy.flat_map(|worker| worker.queue.iter().map(|(task, _)| task));
+        let first = tasks.first().copied();
+        if tasks.iter().any(is_heavy) && held.next().is_some() {
+            return fault(first, "starts before it is alone although memory was short");
+        }
+        match held.find(|task| is_heavy(task)) {
+            Some(alone) => fault(first, format!("starts while {alone:?} should be alone")),
+            None => Ok(()),
+        }
     }
 
     fn check_start(&self, task: TaskId, is_alone: bool) -> Result<(), Fault> {
@@ -548,6 +575,9 @@ impl<'a> Model<'a> {
                 }
             }
         }
+        if self.is_held_for_memory() {
+            return Ok(());
+        }
         for (id, job) in self.jobs.iter().enumerate() {
             let Some(job) = job else { continue };
             let needs = &self.case.jobs[job.plan].needs;
@@ -578,6 +608,16 @@ impl<'a> Model<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing starts because a task that memory was short for runs alone, or is about to.
+    fn is_held_for_memory(&self) -> bool {
+        let mut jobs = self.jobs.iter().flatten();
+        jobs.any(|job| {
+            let is_wanted = job.kill_at_ns.is_none();
+            let is_alone = |task: &TaskModel| task.is_heavy && !task.is_finished;
+            (job.tasks.iter()).any(|task| is_alone(task) && (is_wanted || task.holder.is_some()))
+        })
     }
 
     fn head(&self, id: WorkerId) -> Option<TaskId> {

@@ -27,7 +27,8 @@ enum Notice {
     Joined,
     Finished(Vec<Report>),
     TakenBack(Vec<TaskId>),
-    Lost(Option<TaskId>),
+    /// Running what, as far as known, and whether memory was short.
+    Lost(Option<TaskId>, bool),
 }
 
 #[derive(Clone, Debug)]
@@ -721,6 +722,7 @@ impl<'a> World<'a> {
             return;
         }
         let knows_running = self.random.below(4) < self.case.machine.knows_running_of_four;
+        let was_memory_short = self.random.one_in(3);
         let Some(worker) = self.alive(place) else {
             return;
         };
@@ -730,7 +732,8 @@ impl<'a> World<'a> {
         let what = format!("dies running {running:?}");
         self.story.worker(self.now_ns, place.id, &what);
         self.leave_core(place, false);
-        self.notify(place, Notice::Lost(running.filter(|_| knows_running)));
+        let running = running.filter(|_| knows_running);
+        self.notify(place, Notice::Lost(running, was_memory_short));
     }
 
     fn hear(&mut self, place: Place, notice: Notice) -> Result<(), Fault> {
@@ -753,7 +756,7 @@ impl<'a> World<'a> {
                 self.model.taken_back(id, &tasks, now_ns);
                 self.step(Event::TakenBack(id, &tasks))
             }
-            Notice::Lost(running) => {
+            Notice::Lost(running, was_memory_short) => {
                 let what = format!("is known to be lost, running {running:?} as far as known");
                 self.story.worker(now_ns, id, &what);
                 self.workers[id.0 as usize] = None;
@@ -761,10 +764,11 @@ impl<'a> World<'a> {
                 if is_last || self.random.below(4) < self.case.machine.replaces_of_four {
                     self.start_worker(true);
                 }
-                self.model.lost(id, running, now_ns);
+                (self.model).lost(id, running, was_memory_short, now_ns);
                 self.step(Event::WorkerLost {
                     worker: id,
                     running,
+                    was_memory_short,
                 })
             }
         }

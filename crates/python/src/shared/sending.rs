@@ -16,17 +16,18 @@
 //! ([`super::written`]), and has parts of arrays copied into one piece ([`super::strided`]).
 
 use super::cache::{Found, Likeness, Range};
-use super::memory::{self, TALLY};
+use super::memory::{self, Held, TALLY};
 use super::owners::{Alive, owner_of};
 use super::stock::Own;
 use super::strided;
 use super::written::Written;
-use crate::codec::{Reader, corrupt, write_varint};
+use crate::codec::{Reader, corrupt, write_bytes, write_varint};
 use crate::mapped::lock;
 use manyhands_store::{Arena, Lease, Place, SegmentId};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -58,7 +59,8 @@ enum Sent {
 /// What a job holds on to for its tasks.
 #[derive(Default, Debug)]
 pub(crate) struct Keeps {
-    leases: Vec<Arc<Lease>>,
+    /// Leases, and rights to parts of results of other calls: what ends when it is dropped.
+    claims: Vec<Arc<dyn Any + Send + Sync>>,
     /// The segments in which all that lies.
     pub(crate) segments: Vec<SegmentId>,
     /// Bytes that were copied for these tasks and nobody else so far.
@@ -67,7 +69,27 @@ pub(crate) struct Keeps {
 
 impl Keeps {
     pub(crate) fn is_empty(&self) -> bool {
-        self.leases.is_empty()
+        self.claims.is_empty()
+    }
+
+    /// Holds a part of a result that the bytes of a task refer to.
+    pub(crate) fn hold(&mut self, held: Held) {
+        let segment = held.place().segment;
+        if !self.segments.contains(&segment) {
+            self.segments.push(segment);
+        }
+        self.claims.push(Arc::new(held));
+    }
+
+    /// Holds what another holds, too.
+    pub(crate) fn extend(&mut self, other: Keeps) {
+        for segment in other.segments {
+            if !self.segments.contains(&segment) {
+                self.segments.push(segment);
+            }
+        }
+        self.claims.extend(other.claims);
+        self.n_bytes_copied += other.n_bytes_copied;
     }
 
     fn add(&mut self, lease: Arc<Lease>, is_copy: bool) {
@@ -78,7 +100,7 @@ impl Keeps {
         if is_copy {
             self.n_bytes_copied += place.n_bytes as usize;
         }
-        self.leases.push(lease);
+        self.claims.push(lease);
     }
 }
 
@@ -653,4 +675,47 @@ pub(crate) fn places(framed: &[u8]) -> Vec<(Place, bool)> {
         ReadPart::Inline(_) => None,
     });
     places.collect()
+}
+
+/// A part of a frame that refers to nothing.
+pub(crate) enum InlinePart {
+    Bytes(Vec<u8>),
+    /// What lies there.
+    Place(Held),
+}
+
+impl InlinePart {
+    pub(crate) fn n_bytes(&self) -> u64 {
+        match self {
+            InlinePart::Bytes(bytes) => bytes.len() as u64,
+            InlinePart::Place(held) => held.place().n_bytes,
+        }
+    }
+}
+
+/// A frame whose buffers, in their order these, are in it and not elsewhere.
+pub(crate) fn inline_parts(framed: &[u8], adopted: &[Held]) -> Vec<InlinePart> {
+    let mut reader = Reader::new(framed);
+    let mut adopted = adopted.iter();
+    let mut inline = Vec::new();
+    // Bytes that no encoder wrote name nothing; whoever decodes them hears of it.
+    let parts = read_parts(&mut reader).unwrap_or_default();
+    let mut bytes = vec![MARK];
+    write_varint(&mut bytes, parts.len() as u64);
+    for part in parts {
+        bytes.push(INLINE);
+        match part {
+            ReadPart::Inline(buffer) => write_bytes(&mut bytes, buffer),
+            ReadPart::Place { place, .. } => {
+                write_varint(&mut bytes, place.n_bytes);
+                if let Some(held) = adopted.next() {
+                    inline.push(InlinePart::Bytes(std::mem::take(&mut bytes)));
+                    inline.push(InlinePart::Place(held.clone()));
+                }
+            }
+        }
+    }
+    bytes.extend_from_slice(reader.rest());
+    inline.push(InlinePart::Bytes(bytes));
+    inline
 }
