@@ -19,8 +19,8 @@ from collections import deque
 from itertools import repeat
 
 from manyhands import _native, _run
-from manyhands._naming import FunctionName, Namer, Unnamed, digest, name_arguments
 from manyhands._deaths import size_text as _size
+from manyhands._naming import FunctionName, Namer, Unnamed, digest, name_arguments
 from manyhands.errors import CheckpointError, CheckpointWarning
 
 TYPE_CHECKING = False

@@ -355,6 +355,7 @@ impl MapRun {
     }
 
     /// Submits tasks whose arguments forked workers find by their numbers.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn of_list(
         py: Python<'_>,
         fork: &ForkPool,
