@@ -66,7 +66,7 @@ def names_and_kinds(function):
     return [kinds[p.kind] + p.name for p in inspect.signature(function).parameters.values()]
 
 
-WHERE = ["=scheduler", "=num_workers", "=chunksize", "=seed"]
+WHERE = ["=scheduler", "=num_workers", "=chunksize", "=seed", "=relay"]
 
 
 @pytest.mark.parametrize(

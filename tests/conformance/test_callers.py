@@ -12,7 +12,7 @@ import pytest
 
 import manyhands as mh
 
-HANG_S = 90
+HANG_S = 300
 
 
 def square(x):

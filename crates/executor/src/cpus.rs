@@ -18,7 +18,7 @@
 //! The decision, [`limits`] and the smallest of them, reads a [`Host`] that the tests make up; [`cpu_count`] and
 //! [`cpu_limits`] read the real one.
 
-/// What [`limit`] may ask of the machine it decides for.
+/// What `limit` may ask of the machine it decides for.
 pub struct Host<'a> {
     /// The number of CPUs that the system lets this process run on.
     pub affinity: usize,

@@ -3,7 +3,8 @@
 
 use crate::call::{Arg, Args, Call, Callee, Kwargs, rebuild, rebuild_tuple};
 use crate::interpreter::{SIGNAL_PAUSE, detached, look_up};
-use crate::map_run::{Items, MapRun, Reader};
+use crate::items::Items;
+use crate::map_run::{MapRun, Reader};
 use crate::mapped::lock;
 use crate::payload::Outcome;
 use crate::pending::Completions;

@@ -2,7 +2,8 @@
 //! `map` of an executor. A call that fails has its place among the others, which go on.
 
 use crate::interpreter::{SIGNAL_PAUSE, look_up};
-use crate::map_run::{Items, MapRun, Reader};
+use crate::items::Items;
+use crate::map_run::{MapRun, Reader};
 use crate::pools::AnyPool;
 use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;

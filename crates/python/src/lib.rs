@@ -22,6 +22,7 @@ mod gathered;
 mod graphed;
 mod host;
 mod interpreter;
+mod items;
 mod kept;
 mod listening;
 mod listing;

@@ -2,7 +2,8 @@
 
 use crate::durable::recorder::Recorder;
 use crate::interpreter::{SIGNAL_PAUSE, look_up, thread_number};
-use crate::map_run::{Items, MapRun, Reader};
+use crate::items::Items;
+use crate::map_run::{MapRun, Reader};
 use crate::pools::AnyPool;
 use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;

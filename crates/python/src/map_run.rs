@@ -1,10 +1,11 @@
 //! A map under way: takes arguments from iterators, submits them in blocks, gathers results.
 
-use crate::call::{Call, Callee, decode_call, encode_one_scalar, encode_plain};
+use crate::call::{Call, Callee, decode_call, encode_one_scalar, encode_plain, kind_of};
 use crate::codec::{Pickler, decode_value, write_bytes, write_varint};
 use crate::durable::{Recording, TIMED, split_timed};
 use crate::forked::{ForkPool, Forking, Inherited};
-use crate::interpreter::{Turns, detached, raise_in_thread};
+use crate::interpreter::{detached, raise_in_thread};
+use crate::items::Items;
 use crate::listening::Listening;
 use crate::mapped::{Arguments, LocalMap, RemoteMap, Slot};
 use crate::misuse::CallersTurn;
@@ -23,7 +24,7 @@ use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyList, PyRange, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -31,96 +32,6 @@ use std::time::Duration;
 
 const N_TASKS_PER_BLOCK_MAX: usize = 4096;
 const BLOCK_BYTES: usize = 1 << 20;
-
-/// After how many items that come at once to look at the clock.
-const N_BETWEEN_LOOKS: u32 = 32;
-
-/// Where arguments come from.
-pub(crate) struct Items {
-    iterators: Vec<Py<PyIterator>>,
-    is_exhausted: bool,
-    /// Whether none of the caller's code runs while the next arguments are fetched.
-    is_quiet: bool,
-    /// Until the next look at the clock: asking a list for its next item takes less.
-    n_until_look: u32,
-}
-
-impl Items {
-    pub(crate) fn new(iterables: &Bound<'_, PyTuple>) -> PyResult<Items> {
-        let iterators = iterables
-            .iter()
-            .map(|iterable| Ok(iterable.try_iter()?.unbind()));
-        Ok(Items {
-            iterators: iterators.collect::<PyResult<_>>()?,
-            is_exhausted: false,
-            is_quiet: iterables.iter().all(|iterable| is_quiet(&iterable)),
-            n_until_look: 0,
-        })
-    }
-
-    /// Whether the clock still shows this tick, so that more items can be taken before those there
-    /// are begun.
-    #[inline]
-    fn is_prompt(&mut self, tick: u64) -> bool {
-        if self.n_until_look > 0 {
-            self.n_until_look -= 1;
-            return true;
-        }
-        self.n_until_look = if self.is_quiet {
-            N_BETWEEN_LOOKS - 1
-        } else {
-            0
-        };
-        coarse_tick() == tick
-    }
-
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.is_exhausted
-    }
-
-    /// All arguments, at once.
-    pub(crate) fn list(&mut self, py: Python<'_>) -> PyResult<Vec<Arguments>> {
-        let mut listed = Vec::new();
-        let mut turns = Turns::begin();
-        while let Some(args) = self.next(py)? {
-            listed.push(args);
-            turns.give_way(py)?;
-        }
-        Ok(listed)
-    }
-
-    /// The next arguments: one of each iterable, until the shortest ends.
-    fn next(&mut self, py: Python<'_>) -> PyResult<Option<Arguments>> {
-        let next = self.try_next(py);
-        self.is_exhausted = !matches!(next, Ok(Some(_)));
-        next
-    }
-
-    fn try_next(&mut self, py: Python<'_>) -> PyResult<Option<Arguments>> {
-        if let [only] = &self.iterators[..] {
-            let item = only.bind_borrowed(py).to_owned().next();
-            return Ok(item.transpose()?.map(|item| Arguments::One(item.unbind())));
-        }
-        let mut items = Vec::with_capacity(self.iterators.len());
-        for iterator in &self.iterators {
-            match iterator.bind(py).clone().next() {
-                Some(item) => items.push(item?),
-                None => return Ok(None),
-            }
-        }
-        match items.len() {
-            0 => Ok(None),
-            _ => Ok(Some(Arguments::Many(PyTuple::new(py, items)?.unbind()))),
-        }
-    }
-}
-
-/// Whether iterating runs none of the caller's code.
-fn is_quiet(iterable: &Bound<'_, PyAny>) -> bool {
-    iterable.is_exact_instance_of::<PyList>()
-        || iterable.is_exact_instance_of::<PyTuple>()
-        || iterable.is_exact_instance_of::<PyRange>()
-}
 
 /// What the reader of a map's results does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -160,13 +71,6 @@ pub(crate) struct MapRun {
     seeding: Option<Arc<Seeding>>,
     teller: Teller,
     recording: Option<Arc<Recording>>,
-}
-
-/// A kind for a function that has no number: by its address. Where two functions meet in one kind,
-/// their batches follow the mean of their costs, and nothing worse happens.
-pub(crate) fn kind_of(function: &Py<PyAny>) -> KindId {
-    const N_KINDS: usize = 4096;
-    KindId((function.as_ptr() as usize / 16 % N_KINDS) as u32)
 }
 
 fn open_spec(kind: KindId, batch_size: Option<u32>) -> JobSpec {
@@ -640,7 +544,7 @@ impl MapRun {
         let tick = coarse_tick();
         let mut block = Vec::new();
         let mut outcome = Ok(());
-        let _turn = (!items.is_quiet).then(CallersTurn::begin);
+        let _turn = (!items.is_quiet()).then(CallersTurn::begin);
         while block.len() < n_max && items.is_prompt(tick) {
             match items.next(py) {
                 Ok(Some(args)) => block.push(args),
@@ -689,7 +593,7 @@ impl MapRun {
                     break;
                 }
             };
-            if !items.is_quiet {
+            if !items.is_quiet() {
                 pickler.begin_epoch();
             }
             outcome = self.encode(py, &args, &mut block);

@@ -1,6 +1,6 @@
 //! From a graph of calls to a job and back to results; `compute` and `persist` of Delayed objects.
 
-use crate::call::{Arg, Call, Callee, rebuild};
+use crate::call::{Arg, Call, Callee, kind_of, rebuild};
 use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
 use crate::delayed::key::callable_name;
@@ -11,7 +11,6 @@ use crate::forked::{ForkPool, Forking, Inherited};
 use crate::graphed::{Finished, LocalGraph, RemoteGraph};
 use crate::interpreter::{Level, SIGNAL_PAUSE, Turns, detached, in_task, look_up, raise_in_thread};
 use crate::listening::Listening;
-use crate::map_run::kind_of;
 use crate::misuse::OnMisuse;
 use crate::payload::Outcome;
 use crate::pools::{AnyPool, ProcessPool, ThreadPool};

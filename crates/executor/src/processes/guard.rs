@@ -2,7 +2,7 @@
 //! most is stopped first.
 //!
 //! The reactor looks while there is work, the more often the less is left, and never in the first moment
-//! of a call. What counts is what workers take for themselves ([`usage`](super::usage)); results in
+//! of a call. What counts is what workers take for themselves ([`usage`]); results in
 //! shared memory have [a limit of their own](super::relief).
 
 use super::reactor::Peer;
