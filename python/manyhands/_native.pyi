@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, final
 
 from typing_extensions import disjoint_base
 
+from manyhands._faults import Faults
 from manyhands._seeding import Root
 from manyhands.graph import Graph
 
@@ -213,6 +214,7 @@ class Stream(Generic[_T]):
         buffersize: int | None,
         num_workers: int,
         root: Root | None,
+        faults: Faults | None,
     ) -> Stream[_T]: ...
     def __iter__(self) -> Stream[_T]: ...
     def __next__(self) -> _T: ...
@@ -229,6 +231,7 @@ class Pending:
         kwargs: dict[str, Any] | None,
         scheduler: str,
         root: Root | None,
+        faults: Faults | None,
     ) -> Pending: ...
     @property
     def stoppable(self) -> bool: ...
@@ -315,6 +318,7 @@ def compute(
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
+    faults: Faults | None,
 ) -> tuple[Any, ...]: ...
 def cpu_count() -> int: ...
 def describe_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str: ...
@@ -329,6 +333,7 @@ def map_all(
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
+    faults: Faults | None,
 ) -> list[_T]: ...
 def note_fork() -> None: ...
 def persist(
@@ -338,6 +343,7 @@ def persist(
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
+    faults: Faults | None,
 ) -> tuple[Any, ...]: ...
 def serve_parent(socket: int, parent: int, helpers: Any) -> None: ...
 def shutdown_forked() -> None: ...

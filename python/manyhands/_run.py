@@ -10,12 +10,15 @@ from manyhands import _native, _pools, _worker, config
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
-    from typing import Any, TypeVar
+    from typing import Any, Literal, TypeAlias, TypeVar
 
+    from manyhands._faults import Faults
     from manyhands._future import Future
     from manyhands._seeding import Root
 
     T = TypeVar("T")
+    OnError: TypeAlias = Literal["raise", "return", "skip"]
+    RetryOn: TypeAlias = type[Exception] | tuple[type[Exception], ...] | None
 
 # Imported with the first submitted call: it takes concurrent.futures along.
 _Future: type[Future[Any]] | None = None
@@ -54,6 +57,24 @@ def _root(seed: Any, is_single: bool = False) -> Root | None:
     return root(*resolved)
 
 
+def _faults(
+    scheduler: str,
+    on_error: str = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
+) -> Faults | None:
+    """What holds for the tasks of a call that fail or take too long; None if nothing in particular does."""
+    is_default = retries is None and retry_on is None and retry_delay is None and timeout is None
+    if is_default and on_error == "raise" and not config.has_faults():
+        return None
+    from manyhands._faults import resolve
+
+    is_nested = _native.in_task() or _worker.is_worker
+    return resolve(scheduler, is_nested, on_error, retries, retry_on, retry_delay, timeout)
+
+
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
     """Ends the workers after Ctrl-C; not for an exception of that kind that a task raised of its own accord."""
     notes = getattr(error, "__notes__", ())
@@ -74,6 +95,11 @@ def compute(
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects, all together, and return their results.
 
@@ -98,6 +124,25 @@ def compute(
         Gives each task random numbers of its own, the same on every scheduler: those of the stream
         ``numpy.random.SeedSequence(seed).spawn(n)[i]``, where `i` is how many of the `n` tasks were created before it.
         `map` says how a task meets them. By default the configured seed, if there is one.
+    on_error : {"raise", "return", "skip"}
+        What becomes of a task that failed for good. ``"raise"``: the call raises the exception, and the rest is
+        cancelled. ``"return"``: the exception takes the task's place among the results. ``"skip"``: the place is left
+        out of the list, tuple, set or dict that holds it; a task that stands by itself cannot be left out, and raises.
+        With both, all other tasks run, but for those that depend on a failed one: these fail with the same exception,
+        whose note names the task it comes from; of several, that of the first among their arguments.
+    retries : int, optional
+        How often a task that raised is run again, from 0 on; by default the configured number, else 0. It has the same
+        random numbers each time.
+    retry_on : type or tuple of types, optional
+        For which exceptions; by default any `Exception`. `TimeoutError` stands for tasks that took longer than
+        `timeout`, too.
+    retry_delay : float, optional
+        How many seconds a task rests before it is run again; twice as many after each further failure, at most 60.
+        Meanwhile its worker does something else. By default the configured number, else 0.1.
+    timeout : float, optional
+        How many seconds a task may run, from when it starts. Then its worker is ended, whatever it does, and the task
+        fails with `TimeoutError`; other tasks that were waiting at this worker run elsewhere. By default the configured
+        number, else as long as it takes. For ``"processes"`` and ``"fork"`` only: nobody can stop a thread.
 
     Returns
     -------
@@ -109,6 +154,8 @@ def compute(
     Exception
         What a task raised, with a note that names the task, and the worker's traceback as its cause. The other tasks
         are cancelled.
+    TimeoutError
+        If a task ran for longer than `timeout`.
     PicklingError
         If a function, an argument or a result cannot be sent to or from a worker process; with ``"fork"``, a result.
     WorkerDied
@@ -122,10 +169,16 @@ def compute(
     >>> total = mh.delayed(sum)([mh.delayed(pow)(i, 2) for i in range(4)])
     >>> mh.compute(total, {"twice": total * 2}, "as it is")
     (14, {'twice': 28}, 'as it is')
+
+    Failures that are part of the result:
+
+    >>> mh.compute([mh.delayed(divmod)(7, i) for i in (2, 0)], on_error="return")
+    ([(3, 1), ZeroDivisionError(...)],)
     """
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     try:
-        return _native.compute(args, traverse, pool, batch_size, name, _root(seed))
+        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -139,6 +192,11 @@ def persist(
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
 
@@ -146,6 +204,8 @@ def persist(
     ----------
     *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed
         As for `compute`.
+    on_error, retries, retry_on, retry_delay, timeout
+        As for `compute`. With ``on_error="return"``, a Delayed in the place of a failed task holds the exception.
 
     Returns
     -------
@@ -160,8 +220,9 @@ def persist(
     10
     """
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     try:
-        return _native.persist(args, traverse, pool, batch_size, name, _root(seed))
+        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -175,6 +236,11 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
 ) -> list[T]:
     """Call a function with each item of an iterable, in parallel, and return the results in order.
 
@@ -197,6 +263,11 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         that the iterables give. The global states of `random`, `numpy.random` and torch are set from it for the time of
         the call, except with ``"threads"``, which share them. By default the configured seed, if there is one. Two
         calls with one seed draw the same numbers: give each a seed of its own where that matters.
+    on_error : {"raise", "return", "skip"}
+        What becomes of a call that failed for good. ``"raise"``: its exception is raised here, and the rest is
+        cancelled. ``"return"``: the exception takes the place of its result. ``"skip"``: its place is left out.
+    retries, retry_on, retry_delay, timeout
+        As for `compute`. With ``"synchronous"``, the calling thread itself waits before it tries again.
 
     Returns
     -------
@@ -207,7 +278,7 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     ------
     Exception
         What a call raised, with a note that names the call; the calls that have not started are cancelled.
-    PicklingError, WorkerDied, ForkError
+    TimeoutError, PicklingError, WorkerDied, ForkError
         As for `compute`.
 
     Examples
@@ -222,17 +293,24 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     ...     return int(rng.integers(n))
     >>> mh.map(simulate, [10, 100, 1000], seed=1)
     [0, 94, 426]
+
+    Failures that do not end everything:
+
+    >>> mh.map(int, ["1", "two", "3"], on_error="skip")
+    [1, 3]
     """
     _require_callable(function, "map")
     if not iterables:
         raise TypeError("map() needs at least one iterable of arguments after the function")
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     if pool is None:
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
-        return [_call_here(function, args, index, root) for index, args in enumerate(zip(*iterables))]
+        results = [_call_here(function, args, index, root, faults) for index, args in enumerate(zip(*iterables))]
+        return results if faults is None else _kept(results)
     try:
-        return _native.map_all(pool, function, _pickled(pool, function), iterables, batch_size, name, root)
+        return _native.map_all(pool, function, _pickled(pool, function), iterables, batch_size, name, root, faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -248,6 +326,11 @@ def stream(
     num_workers: int | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
 ) -> Iterator[T]:
     """Call a function with each item of an iterable, in parallel, and give the results one by one.
 
@@ -266,7 +349,7 @@ def stream(
     buffersize : int, optional
         How many items may be under way or waiting to be consumed, at least 1. By default it follows the speed of the
         calls.
-    scheduler, num_workers, chunksize, seed
+    scheduler, num_workers, chunksize, seed, on_error, retries, retry_on, retry_delay, timeout
         As for `map`.
 
     Returns
@@ -297,11 +380,14 @@ def stream(
         raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
     name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     if pool is None:
-        return _SerialStream(_one_by_one(function, zip(*iterables), root))
+        return _SerialStream(_one_by_one(function, zip(*iterables), root, faults))
     pickle = _pickled(pool, function)
     is_ordered = bool(ordered)
-    return _native.Stream(pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root)
+    return _native.Stream(
+        pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root, faults
+    )
 
 
 class _NotGiven:
@@ -333,7 +419,7 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
     -------
     Future
         A `concurrent.futures.Future`, which can also be awaited. The call runs whether or not anybody keeps
-        it, but no longer than the program.
+        it, but no longer than the program. The configured `retries`, `retry_delay` and `timeout` hold for it.
 
     Raises
     ------
@@ -360,10 +446,11 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         kwargs["seed"], seed = seed, None
     name, _, _, pool = _where(None, None, None)
     root = _root(seed, is_single=True)
+    faults = _faults(name)
     if pool is None:
-        return _Future._of_call(function, args, kwargs, root)
+        return _Future._of_call(function, args, kwargs, root, faults)
     pickle = _pickled(pool, function)
-    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root))
+    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root, faults))
 
 
 def _names_seed(function: Callable[..., Any]) -> bool:
@@ -423,25 +510,50 @@ class _SerialStream:
 
 
 def _one_by_one(
-    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], root: Root | None
+    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], root: Root | None, faults: Faults | None
 ) -> Generator[T, None, None]:
     """A stream in this thread, with errors told as elsewhere."""
     for index, args in enumerate(arguments):
         try:
-            result = _call_here(function, args, index, root)
+            result = _call_here(function, args, index, root, faults)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error
-        yield result
+        if faults is None:
+            yield result
+        else:
+            yield from _kept([result])
 
 
-def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None) -> T:
+def _kept(results: list[T]) -> list[T]:
+    """Results without those that are left out."""
+    from manyhands._faults import LEFT_OUT
+
+    return [result for result in results if result is not LEFT_OUT]
+
+
+def _call_here(
+    function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, faults: Faults | None
+) -> T:
     """One call of a map in this thread, with errors told as elsewhere."""
-    try:
-        if root is not None:
-            return _native.call_as_seeded_task(root, index, function, args, None)
-        return _native.call_as_task(function, args, None)
-    except Exception as error:
-        from manyhands._raising import describe_call, raised
+    n_tries = 0
+    while True:
+        n_tries += 1
+        try:
+            if root is not None:
+                return _native.call_as_seeded_task(root, index, function, args, None)
+            return _native.call_as_task(function, args, None)
+        except Exception as error:
+            if faults is not None and faults.tries_again(error, n_tries):
+                continue
+            from manyhands._raising import describe_call, raised
 
-        raise raised(error, describe_call(function, args, None, index), None, "synchronous")  # noqa: B904
+            told = raised(error, describe_call(function, args, None, index), None, "synchronous", n_tries)
+            if faults is None or faults.on_error == "raise":
+                raise told  # noqa: B904
+            if faults.on_error == "return":
+                return told  # type: ignore[return-value]
+            from manyhands._faults import LEFT_OUT
+
+            left_out: T = LEFT_OUT
+            return left_out

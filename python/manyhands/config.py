@@ -23,6 +23,12 @@ seed                    None                an integer from 0 on, several of    
                                             them, a numpy.random.SeedSequence:
                                             what random numbers begin with, the
                                             same for every call
+retries                 0                   an integer from 0 on: how often a    MANYHANDS_RETRIES
+                                            task that raised is run again
+retry_delay             0.1 (seconds)       a number from 0 on: how long it      MANYHANDS_RETRY_DELAY
+                                            rests before, doubled each time
+timeout                 None                a number of seconds above 0: how     MANYHANDS_TIMEOUT
+                                            long a task may run
 ======================= =================== ==================================== =================================
 
 From the weakest to the strongest: the defaults; the user's file ``~/.config/manyhands/config.toml``; ``manyhands.toml``
@@ -51,6 +57,7 @@ __all__ = ["describe", "get", "refresh", "resolve", "set", "to_dict"]
 
 NUM_WORKERS_MAX = 10_000
 CHUNKSIZE_MAX = 2**31 - 1
+RETRIES_MAX = 10**6
 
 _SCHEDULERS = {
     "synchronous": "synchronous",
@@ -77,6 +84,9 @@ _DEFAULTS: dict[str, Any] = {
     "memory_limit": 0.6,
     "spill_directory": None,
     "seed": None,
+    "retries": 0,
+    "retry_delay": 0.1,
+    "timeout": None,
 }
 # In the environment, where all is text.
 _YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -279,6 +289,40 @@ def _seed_part(value: object) -> int | None:
     return int(integer) if integer >= 0 else None
 
 
+def _retries(value: object, name: str) -> int:
+    if value is None:
+        return 0
+    try:
+        return 0 if value == 0 and not isinstance(value, (bool, float)) else _integer(value, name, RETRIES_MAX)
+    except ValueError:
+        raise _error(
+            f"{name}={value!r} is not accepted. Accepted: an integer from 0 to {RETRIES_MAX}: how often a task that "
+            f"raised is run again."
+        ) from None
+
+
+def _retry_delay(value: object, name: str) -> float:
+    if value is None:
+        value = _DEFAULTS["retry_delay"]
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    raise _error(
+        f"{name}={value!r} is not accepted. Accepted: a number of seconds from 0 on: how long a task that raised rests "
+        f"before it is run again."
+    )
+
+
+def _timeout(value: object, name: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"):
+        return float(value)
+    raise _error(
+        f"{name}={value!r} is not accepted. Accepted: a number of seconds above 0, or None for tasks that may take as "
+        f"long as they like."
+    )
+
+
 _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "scheduler": _scheduler,
     "num_workers": _num_workers,
@@ -289,6 +333,9 @@ _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "memory_limit": _memory_limit,
     "spill_directory": _spill_directory,
     "seed": _seed,
+    "retries": _retries,
+    "retry_delay": _retry_delay,
+    "timeout": _timeout,
 }
 
 
@@ -347,11 +394,11 @@ def _files() -> list[str]:
 def _from_text(key: str, text: str) -> object:
     """The value that the text of an environment variable stands for."""
     try:
-        if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed"):
+        if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed", "retries"):
             return int(text)
         if key == "shared_memory_enabled":
             return _YES_OR_NO.get(text.lower(), text)
-        if key == "idle_timeout":
+        if key in ("idle_timeout", "retry_delay", "timeout"):
             return float(text)
     except ValueError:
         pass  # the check that follows says what is accepted
@@ -421,6 +468,8 @@ class _State:
         self.merged: tuple[str, int, int | None] | None = None
         # The same for `resolve_seed`, merged along.
         self.seed: _Seed | None = None
+        # The same for `resolve_faults`; None where nothing in particular is to happen.
+        self.faults: tuple[int, float, float | None] | None = None
         self.forced_keys: tuple[str, ...] = ()
         self.n_cpus: int | None = None
 
@@ -488,6 +537,8 @@ class _State:
         with self.lock:
             n_workers = self.find("num_workers")[0]
             self.seed = self.find_checked("seed")[0]
+            retries, delay, timeout = (self.find(key)[0] for key in ("retries", "retry_delay", "timeout"))
+            self.faults = None if retries == 0 and timeout is None else (retries, delay, timeout)
             self.merged = (
                 self.find("scheduler")[0],
                 self.cpus() if n_workers is None else n_workers,
@@ -574,7 +625,8 @@ def get(key: str, default: Any = _UNSET) -> Any:
         ``chunksize``: an integer, or None where the library is to choose. ``idle_timeout``: seconds, or None for never.
         ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``memory_limit``: bytes as an integer, a
         share as a float, infinity for none. ``spill_directory``: a path, or None for the usual one. ``seed``: an
-        integer, a tuple of them, a ``numpy.random.SeedSequence``, or None.
+        integer, a tuple of them, a ``numpy.random.SeedSequence``, or None. ``retries``: an integer. ``retry_delay``:
+        seconds. ``timeout``: seconds, or None.
 
     Raises
     ------
@@ -700,6 +752,41 @@ def resolve(
         given = _chunksize(chunksize, "chunksize")
         size = size if "chunksize" in forced else given
     return name, n_workers, size
+
+
+def has_faults() -> bool:
+    """Whether tasks of calls without keywords about it are tried again, or may only run for so long."""
+    if _state.merged is None:
+        _state.merge()
+    return _state.faults is not None
+
+
+def resolve_faults(retries: object, retry_delay: object, timeout: object) -> tuple[int, float, float | None]:
+    """How often tasks of one call are tried again, after how many seconds, and how long they may run.
+
+    Parameters
+    ----------
+    retries, retry_delay, timeout : optional
+        The keywords of the call; None where it does not give them.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong value, in the call or in any source.
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> config.resolve_faults(2, None, None)
+    (2, 0.1, None)
+    """
+    with _state.lock:
+        resolved = []
+        for key, given in (("retries", retries), ("retry_delay", retry_delay), ("timeout", timeout)):
+            checked = None if given is None else _CHECKS[key](given, key)
+            configured = _state.find(key)[0]
+            resolved.append(configured if checked is None or key in _state.forced_keys else checked)
+    return resolved[0], resolved[1], resolved[2]
 
 
 def forced() -> tuple[str, ...]:

@@ -20,8 +20,10 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Why a job ended early.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// This task failed; its program knows how.
-    Task(TaskIndex),
+    /// This task failed; its program knows how. It was tried so many times.
+    Task(TaskIndex, u32),
+    /// This task ran for longer than it may, and its worker was ended. It was tried so many times.
+    OutOfTime(TaskIndex, u32),
     /// Workers died under this task.
     WorkerDied(TaskIndex, Death),
     /// There is room for this task's result neither in memory nor on disk.
@@ -52,6 +54,9 @@ pub struct Shortage {
 pub struct News {
     /// Wanted tasks that have finished.
     pub delivered: Vec<TaskIndex>,
+    /// Wanted tasks that have no result, each with the failure of the task that is to blame: itself, or
+    /// one that it depends on. Only of jobs that tolerate failures.
+    pub lost: Vec<(TaskIndex, Failure)>,
     /// Why the job ended early, if it did.
     pub failure: Option<Failure>,
     /// Whether all of it has finished.
@@ -60,7 +65,7 @@ pub struct News {
 
 impl News {
     fn is_any(&self) -> bool {
-        !self.delivered.is_empty() || self.is_end()
+        !self.delivered.is_empty() || !self.lost.is_empty() || self.is_end()
     }
 
     fn is_end(&self) -> bool {
@@ -84,8 +89,11 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    pub(crate) fn deliver(&self, tasks: &mut Vec<TaskIndex>) {
-        lock(&self.pending).news.delivered.append(tasks);
+    pub(crate) fn deliver(&self, tasks: &mut Vec<TaskIndex>, lost: &mut Vec<(TaskIndex, Failure)>) {
+        let mut pending = lock(&self.pending);
+        pending.news.delivered.append(tasks);
+        pending.news.lost.append(lost);
+        drop(pending);
         self.changed.notify_all();
     }
 
@@ -210,6 +218,7 @@ impl Job {
         let news = &mut pending.news;
         News {
             delivered: std::mem::take(&mut news.delivered),
+            lost: std::mem::take(&mut news.lost),
             failure: news.failure.clone(),
             is_done: news.is_done,
         }

@@ -63,6 +63,14 @@ pub struct Outcome {
     pub n_pressed: u64,
     /// How many tasks were reported as failed.
     pub n_failed: u64,
+    /// How many wanted results will not come, in jobs that go on without.
+    pub n_lost: u64,
+    /// How often a worker was looked at.
+    pub n_looks: u64,
+    /// How many workers were ended because their task ran for too long.
+    pub n_out_of_time: u64,
+    /// How often a task was tried again.
+    pub n_retries: u64,
     /// How many workers were lost.
     pub n_losses: u64,
     is_spoilt: bool,
@@ -165,8 +173,8 @@ fn describe(case: &Case) -> String {
             .collect();
         text += &format!(
             "\njob {at}: {shape} of {n_tasks} tasks at {} ns, batch size {:?}, pieces {:?}, \
-             first call {} ns, cancel {:?}, fates {unusual:?}",
-            job.submit_ns, spec.batch_size, job.pieces, job.first_call_ns, job.cancel
+             first call {} ns, cancel {:?}, {:?}, fates {unusual:?}",
+            job.submit_ns, spec.batch_size, job.pieces, job.first_call_ns, job.cancel, spec.rules
         );
     }
     text

@@ -15,7 +15,7 @@ use crate::job::{Control, Failure, Inbox, Job, Owner, lock};
 use crate::program::{Death, Program, ThreadHook};
 use lane::{Group, Lane};
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, JobSpec, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{Event, JobId, JobSpec, Sight, TaskId, TimeNs, WorkerId};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
@@ -91,6 +91,11 @@ impl Hands<dyn Program> for LaneHands<'_> {
 
     fn kill(&mut self, worker: WorkerId) {
         self.killed.push(worker);
+    }
+
+    fn look(&mut self, _worker: WorkerId) -> Sight {
+        // A thread that runs for too long could not be ended: jobs have no limits here.
+        Sight::Nothing
     }
 
     fn release(&mut self, program: &Arc<dyn Program>, task: TaskIndex) {
@@ -310,7 +315,10 @@ impl ThreadPool {
     }
 
     /// Submits a job. After [`ThreadPool::shutdown`] it is cancelled at once.
-    pub fn submit(&self, spec: JobSpec, program: Arc<dyn Program>) -> Job {
+    ///
+    /// A limit for how long tasks may run cannot be kept here, and is not.
+    pub fn submit(&self, mut spec: JobSpec, program: Arc<dyn Program>) -> Job {
+        spec.rules.limit_ns = None;
         let mut submitted = None;
         self.shared.update(|core, hands, now_ns| {
             let (id, inbox) = core.submit(spec, program, Vec::new(), None, now_ns, hands);

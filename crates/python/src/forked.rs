@@ -4,6 +4,7 @@
 
 use crate::call::{Call, TaskInputs, decode_call};
 use crate::codec::Reader;
+use crate::faults::Faults;
 use crate::host::{PythonHost, is_original};
 use crate::interpreter::InTask;
 use crate::kept::Kept;
@@ -171,10 +172,16 @@ impl ForkPool {
 
 impl ForkPool {
     /// Makes ready to fork workers that inherit this.
-    pub(crate) fn forking(&self, py: Python<'_>, inherited: Inherited) -> PyResult<Arc<Forking>> {
+    pub(crate) fn forking(
+        &self,
+        py: Python<'_>,
+        inherited: Inherited,
+        faults: &Arc<Faults>,
+    ) -> PyResult<Arc<Forking>> {
         Ok(Arc::new(Forking {
             nursery: self.pool.nursery(),
             inherited: Kept::new(Arc::new(inherited)),
+            faults: Kept::new(Arc::clone(faults)),
             n_workers_max: self.n_workers_max,
             helpers: Kept::new(py.import(intern!(py, "manyhands._forked"))?.unbind().into()),
         }))
@@ -271,6 +278,7 @@ impl Caller {
 pub(crate) struct Forking {
     nursery: Nursery,
     pub(crate) inherited: Kept<Arc<Inherited>>,
+    faults: Kept<Arc<Faults>>,
     n_workers_max: usize,
     /// The module with what is better said in Python.
     helpers: Kept<Py<PyAny>>,
@@ -364,7 +372,8 @@ impl Forking {
         let helpers = self.helpers.bind(py);
         helpers.call_method0(intern!(py, "begin"))?;
         let _in_task = InTask::enter();
-        let mut host = PythonHost::inheriting(py, Arc::clone(&self.inherited))?;
+        let (inherited, faults) = (Arc::clone(&self.inherited), Arc::clone(&self.faults));
+        let mut host = PythonHost::inheriting(py, inherited, faults)?;
         end.serve(&mut host)?;
         helpers.call_method0(intern!(py, "end"))?;
         Ok(())

@@ -3,7 +3,8 @@
 
 use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
-use crate::interpreter::{InTask, OnList, Turns};
+use crate::faults::Faults;
+use crate::interpreter::{InTask, OnList, SIGNAL_PAUSE, Turns, detached};
 use crate::kept::Kept;
 use crate::mapped::lock;
 use crate::payload::{Outcome, ToSpill, backlog, spill};
@@ -11,6 +12,7 @@ use crate::seeding::{GraphSeeding, Place};
 use crate::shared::sending::Keeps;
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
 use manyhands_graph::{Graph, TaskIndex, depth_first_ranks};
+use manyhands_scheduler::Ending;
 use manyhands_store::SegmentId;
 use manyhands_wire::{TaskKey, TasksWriter};
 use pyo3::exceptions::PyRuntimeError;
@@ -18,6 +20,7 @@ use pyo3::prelude::*;
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 /// How tasks have ended, as far as they have.
 type Results = Vec<Option<PyResult<Py<PyAny>>>>;
@@ -27,8 +30,11 @@ pub(crate) struct LocalGraph {
     graph: Arc<Graph>,
     calls: Kept<Arc<Vec<Call>>>,
     seeding: Kept<Option<(Arc<GraphSeeding>, Place)>>,
+    faults: Kept<Arc<Faults>>,
     results: Kept<Mutex<Results>>,
     threads: Mutex<Vec<u64>>,
+    /// What a signal's handler raised while nothing could be run.
+    interrupt: Kept<Mutex<Option<PyErr>>>,
 }
 
 impl LocalGraph {
@@ -36,17 +42,25 @@ impl LocalGraph {
         graph: Arc<Graph>,
         calls: Arc<Vec<Call>>,
         seeding: Option<(Arc<GraphSeeding>, Place)>,
+        faults: Arc<Faults>,
     ) -> LocalGraph {
         let n_tasks = graph.n_tasks();
         LocalGraph {
             graph,
             calls: Kept::new(calls),
             seeding: Kept::new(seeding),
+            faults: Kept::new(faults),
             results: Kept::new(Mutex::new(
                 std::iter::repeat_with(|| None).take(n_tasks).collect(),
             )),
             threads: Mutex::default(),
+            interrupt: Kept::new(Mutex::default()),
         }
+    }
+
+    /// What a signal's handler raised while the graph was at rest.
+    pub(crate) fn take_interrupt(&self) -> Option<PyErr> {
+        lock(&self.interrupt).take()
     }
 
     /// Takes how a task has ended, if it has.
@@ -58,7 +72,7 @@ impl LocalGraph {
         lock(&self.threads).clone()
     }
 
-    fn run_one(&self, py: Python<'_>, task: TaskIndex) -> bool {
+    fn run_one(&self, py: Python<'_>, task: TaskIndex) -> Ending {
         let dependencies = self.graph.dependencies(task);
         let mut input = |k: u32| {
             let results = lock(&self.results);
@@ -74,9 +88,11 @@ impl LocalGraph {
                 seeding.call(*place, task.as_usize(), func, args, kwargs)
             }),
         };
-        let is_ok = outcome.is_ok();
-        lock(&self.results)[task.as_usize()] = Some(outcome);
-        is_ok
+        let ending = self.faults.ending_of(py, &outcome);
+        let before = lock(&self.results)[task.as_usize()].replace(outcome);
+        // Of an earlier try; dropped without the lock, as that may run any code.
+        drop(before);
+        ending
     }
 }
 
@@ -87,14 +103,14 @@ impl Program for LocalGraph {
             let _on_list = OnList::enter(py, &self.threads);
             let mut turns = Turns::begin();
             while let Some(task) = feed.next() {
-                let is_ok = match turns.give_way(py) {
+                let ending = match turns.give_way(py) {
                     Ok(()) => self.run_one(py, task),
                     Err(interrupt) => {
                         lock(&self.results)[task.as_usize()] = Some(Err(interrupt));
-                        false
+                        Ending::Fatal
                     }
                 };
-                feed.ended(is_ok);
+                feed.ended(ending);
             }
         });
     }
@@ -108,6 +124,23 @@ impl Program for LocalGraph {
         drop(results);
         // Dropped without the lock: a result's destructor may run any code.
         Python::attach(|_| drop(released));
+    }
+
+    fn rest(&self, duration: Duration) -> bool {
+        let until = Instant::now() + duration;
+        Python::attach(|py| {
+            loop {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return true;
+                }
+                detached(py, || std::thread::sleep(left.min(SIGNAL_PAUSE)));
+                if let Err(interrupt) = py.check_signals() {
+                    *lock(&self.interrupt) = Some(interrupt);
+                    return false;
+                }
+            }
+        })
     }
 }
 

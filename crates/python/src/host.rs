@@ -4,6 +4,7 @@
 
 use crate::call::{FewScalars, TaskInputs, decode_call, few_scalars};
 use crate::codec::{Pickler, Reader, encode_result, encode_scalar, with_object};
+use crate::faults::{Faults, ending_in_worker};
 use crate::forked::Inherited;
 use crate::interpreter::{InTask, modules};
 use crate::seeding::{Roots, put_back, split};
@@ -13,6 +14,8 @@ use crate::shared::sending::Sink;
 use crate::shared::{begin_sharing, memory, stock};
 use manyhands_executor::WorkerStock;
 use manyhands_executor::worker::{Host, serve};
+use manyhands_scheduler::Ending;
+use manyhands_wire as wire;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -55,7 +58,7 @@ pub(crate) struct PythonHost {
     /// The module with what is better said in Python.
     helpers: Py<PyAny>,
     /// The tasks, in a worker that was forked.
-    inherited: Option<Arc<Inherited>>,
+    inherited: Option<(Arc<Inherited>, Arc<Faults>)>,
     /// What seeded tasks draw from.
     roots: Roots,
 }
@@ -150,7 +153,11 @@ pub(crate) fn serve_parent(
 
 impl PythonHost {
     /// A host that finds its tasks in memory.
-    pub(crate) fn inheriting(py: Python<'_>, inherited: Arc<Inherited>) -> PyResult<PythonHost> {
+    pub(crate) fn inheriting(
+        py: Python<'_>,
+        inherited: Arc<Inherited>,
+        faults: Arc<Faults>,
+    ) -> PyResult<PythonHost> {
         Ok(PythonHost {
             functions: Vec::new(),
             astray: None,
@@ -161,7 +168,7 @@ impl PythonHost {
                 .import(intern!(py, "manyhands._worker"))?
                 .into_any()
                 .unbind(),
-            inherited: Some(inherited),
+            inherited: Some((inherited, faults)),
             roots: Roots::default(),
         })
     }
@@ -214,7 +221,7 @@ impl PythonHost {
         if let Some(error) = &self.astray {
             return Err(error.clone_ref(py));
         }
-        if let Some(inherited) = self.inherited.clone() {
+        if let Some((inherited, _)) = self.inherited.clone() {
             return self.call_inherited(py, id, &inherited, bytes, out);
         }
         let (function, sizes) = self.load(py, id)?;
@@ -412,14 +419,18 @@ impl Host for PythonHost {
         });
     }
 
-    fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+    fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> wire::Ending {
         Python::attach(|py| {
             let outcome = self.try_call(py, function, bytes, out);
             if IS_FORKED.load(Ordering::Relaxed) {
                 self.leave_fork(py, outcome);
             }
             let Err(error) = outcome else {
-                return true;
+                return wire::Ending::Returned;
+            };
+            let ending = match &self.inherited {
+                Some((_, faults)) => faults.ending(py, &error),
+                None => ending_in_worker(py, bytes, &error),
             };
             out.clear();
             let packed = self
@@ -432,7 +443,11 @@ impl Host for PythonHost {
                 // Nothing is left to say it with but text.
                 Err(worse) => out.extend_from_slice(worse.to_string().as_bytes()),
             }
-            false
+            match ending {
+                Ending::Retriable => wire::Ending::Retriable,
+                Ending::Fatal => wire::Ending::Fatal,
+                Ending::Failed | Ending::Returned => wire::Ending::Failed,
+            }
         })
     }
 

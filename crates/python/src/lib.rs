@@ -5,12 +5,14 @@
 //! calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
-//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream.
+//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream; [`faults`] is what
+//! callers ask for about tasks that fail.
 
 mod call;
 mod codec;
 mod collect;
 mod delayed;
+mod faults;
 mod forked;
 mod graphed;
 mod host;

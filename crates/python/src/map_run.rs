@@ -2,6 +2,7 @@
 
 use crate::call::{Callee, decode_call, encode_one_scalar, encode_plain};
 use crate::codec::{Pickler, decode_value, write_varint};
+use crate::faults::{Faults, OnError};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::interpreter::{Turns, detached, raise_in_thread};
 use crate::mapped::{Arguments, LocalMap, RemoteMap, Slot};
@@ -13,7 +14,7 @@ use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::{NoViews, OwnViews};
 use crate::shared::sending::Sink;
 use crate::shared::stock::own;
-use manyhands_executor::{Failure, Job, News, Stock, coarse_tick};
+use manyhands_executor::{CANCEL_GRACE, Failure, Job, News, Stock, coarse_tick};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
 use pyo3::exceptions::PyOverflowError;
@@ -143,6 +144,28 @@ pub(crate) struct MapRun {
     /// Whether there is one task only, so that its number says nothing.
     is_single: bool,
     seeding: Option<Arc<Seeding>>,
+    pub(crate) faults: Arc<Faults>,
+    /// What stands before a task's bytes about trying it again.
+    prefix: Vec<u8>,
+}
+
+/// What stands before the call in a task's bytes.
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    prefix: &'a [u8],
+    seeded: Option<(&'a Seeding, u64)>,
+}
+
+impl Before<'_> {
+    #[inline]
+    fn write(self, out: &mut Vec<u8>) {
+        // No inputs.
+        out.push(0);
+        out.extend_from_slice(self.prefix);
+        if let Some((seeding, number)) = self.seeded {
+            seeding.write(number, out);
+        }
+    }
 }
 
 /// A kind for a function that has no number: by its address. Where two functions meet in one kind,
@@ -152,21 +175,22 @@ pub(crate) fn kind_of(function: &Py<PyAny>) -> KindId {
     KindId((function.as_ptr() as usize / 16 % N_KINDS) as u32)
 }
 
-fn open_spec(kind: KindId, batch_size: Option<u32>) -> JobSpec {
+fn open_spec(kind: KindId, batch_size: Option<u32>, faults: &Faults) -> JobSpec {
     JobSpec {
         graph: Graph::independent(0),
         wanted: Wanted::All,
         kinds: Kinds::One(kind),
         batch_size: batch_size.and_then(NonZeroU32::new),
         is_open: true,
+        rules: faults.rules,
     }
 }
 
-fn single_spec(kind: KindId) -> JobSpec {
+fn single_spec(kind: KindId, faults: &Faults) -> JobSpec {
     JobSpec {
         graph: Graph::independent(1),
         is_open: false,
-        ..open_spec(kind, None)
+        ..open_spec(kind, None, faults)
     }
 }
 
@@ -195,26 +219,20 @@ fn encode(
     kwargs: Option<&Bound<'_, PyDict>>,
     callee: &Callee,
     pickler: &Pickler,
-    seeding: Option<(&Seeding, u64)>,
+    before: Before<'_>,
     block: &mut Block,
 ) -> PyResult<()> {
     block.push(|out| {
-        out.push(0);
-        if let Some((seeding, number)) = seeding {
-            seeding.write(number, out);
-        }
+        before.write(out);
         encode_plain(args, kwargs, callee, out, pickler)
     })
 }
 
 /// Adds a task that is called with one scalar to a block; `false` if the argument is none.
 #[inline]
-fn encode_one(arg: &Bound<'_, PyAny>, seeding: Option<(&Seeding, u64)>, block: &mut Block) -> bool {
+fn encode_one(arg: &Bound<'_, PyAny>, before: Before<'_>, block: &mut Block) -> bool {
     let pushed = block.push(|out| {
-        out.push(0);
-        if let Some((seeding, number)) = seeding {
-            seeding.write(number, out);
-        }
+        before.write(out);
         encode_one_scalar(arg, out).then_some(()).ok_or(())
     });
     pushed.is_ok()
@@ -229,25 +247,32 @@ impl MapRun {
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
         is_blocking: bool,
-        seeding: Option<Arc<Seeding>>,
+        (seeding, faults): Terms,
     ) -> PyResult<MapRun> {
+        let mut prefix = Vec::new();
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
-                let program = LocalMap::new(function.clone_ref(py), None, seeding.clone());
+                let terms = (seeding.clone(), Arc::clone(&faults));
+                let program = LocalMap::new(function.clone_ref(py), None, terms.0, terms.1);
                 let program = Arc::new(program);
                 let own = Arc::clone(&program);
-                let spec = open_spec(kind_of(&function), batch_size);
+                let spec = open_spec(kind_of(&function), batch_size, &faults);
                 (Side::Local(program), threads.get().pool.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
-                Self::open_remote(py, processes.get(), &function, pickle, batch_size)?
+                prefix = faults.prefix(py)?;
+                let processes = processes.get();
+                Self::open_remote(py, processes, &function, pickle, batch_size, &faults)?
             }
             AnyPool::Fork(fork) => {
                 let inherited = Inherited::Stream(function.clone_ref(py));
                 let fork = fork.get();
-                let run =
-                    Self::open_forked(py, fork, function, inherited, batch_size, is_blocking)?;
-                return Ok(MapRun { seeding, ..run });
+                let run = Self::open_forked(py, fork, function, inherited, batch_size, faults)?;
+                return Ok(MapRun {
+                    seeding,
+                    is_blocking,
+                    ..run
+                });
             }
         };
         Ok(MapRun {
@@ -260,6 +285,8 @@ impl MapRun {
             forking: None,
             is_single: false,
             seeding,
+            faults,
+            prefix,
         })
     }
 
@@ -270,14 +297,15 @@ impl MapRun {
         function: Py<PyAny>,
         inherited: Inherited,
         batch_size: Option<u32>,
-        is_blocking: bool,
+        faults: Arc<Faults>,
     ) -> PyResult<MapRun> {
-        let forking = fork.forking(py, inherited)?;
+        let forking = fork.forking(py, inherited, &faults)?;
         let (pickler, stock) = sharing(py)?;
         let kind = kind_of(&function);
         let program = Arc::new(RemoteMap::new(kind.0, stock));
         let own = Arc::clone(&program);
-        let job = (fork.pool).submit(open_spec(kind, batch_size), own, Vec::new());
+        let spec = open_spec(kind, batch_size, &faults);
+        let job = (fork.pool).submit(spec, own, Vec::new());
         let side = Side::Remote {
             program,
             pickler,
@@ -287,12 +315,14 @@ impl MapRun {
             side,
             job,
             n_sent: 0,
-            is_blocking,
+            is_blocking: false,
             block_like: (0, 0),
             function,
             forking: Some(forking),
             is_single: false,
             seeding: None,
+            faults,
+            prefix: Vec::new(),
         })
     }
 
@@ -303,7 +333,7 @@ impl MapRun {
         function: Py<PyAny>,
         items: Vec<Arguments>,
         batch_size: Option<u32>,
-        seeding: Option<Arc<Seeding>>,
+        (seeding, faults): Terms,
     ) -> PyResult<MapRun> {
         let n_tasks = items.len() as u32;
         let inherited = Inherited::Map {
@@ -312,7 +342,8 @@ impl MapRun {
             items,
             seeding,
         };
-        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, true)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, faults)?;
+        run.is_blocking = true;
         run.send_numbers(n_tasks);
         Ok(run)
     }
@@ -341,16 +372,18 @@ impl MapRun {
         function: Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
         (args, kwargs): Given<'_, '_>,
-        seeding: Option<Arc<Seeding>>,
+        (seeding, faults): Terms,
     ) -> PyResult<MapRun> {
+        let mut prefix = Vec::new();
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let kwargs = kwargs.map(|kwargs| kwargs.clone().unbind());
-                let program = LocalMap::new(function.clone_ref(py), kwargs, seeding.clone());
+                let terms = (seeding.clone(), Arc::clone(&faults));
+                let program = LocalMap::new(function.clone_ref(py), kwargs, terms.0, terms.1);
                 let program = Arc::new(program);
                 program.push([Arguments::Many(args.clone().unbind())]);
                 let own = Arc::clone(&program);
-                let spec = single_spec(kind_of(&function));
+                let spec = single_spec(kind_of(&function), &faults);
                 (Side::Local(program), threads.get().pool.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
@@ -358,14 +391,18 @@ impl MapRun {
                 let (pickler, stock) = sharing(py)?;
                 let callee = Callee::Function(function.clone_ref(py));
                 let mut block = Block::like(0, 64, 1);
-                let seeded = seeding.as_deref().map(|seeding| (seeding, 0));
-                encode(args, kwargs, &callee, &pickler, seeded, &mut block)?;
+                prefix = faults.prefix(py)?;
+                let before = Before {
+                    prefix: &prefix,
+                    seeded: seeding.as_deref().map(|seeding| (seeding, 0)),
+                };
+                encode(args, kwargs, &callee, &pickler, before, &mut block)?;
                 block.keep(pickler.take_keeps());
                 let number = number_of(py, processes, pickle);
                 let program = Arc::new(RemoteMap::new(number, stock));
                 program.push(block);
                 let own = Arc::clone(&program);
-                let spec = single_spec(KindId(number));
+                let spec = single_spec(KindId(number), &faults);
                 let job = processes.pool.submit(spec, own, vec![number]);
                 let side = Side::Remote {
                     program,
@@ -375,7 +412,8 @@ impl MapRun {
                 (side, job)
             }
             AnyPool::Fork(fork) => {
-                return Self::single_forked(py, fork.get(), function, (args, kwargs), seeding);
+                let terms = (seeding, faults);
+                return Self::single_forked(py, fork.get(), function, (args, kwargs), terms);
             }
         };
         Ok(MapRun {
@@ -388,6 +426,8 @@ impl MapRun {
             forking: None,
             is_single: true,
             seeding,
+            faults,
+            prefix,
         })
     }
 
@@ -397,7 +437,7 @@ impl MapRun {
         fork: &ForkPool,
         function: Py<PyAny>,
         (args, kwargs): Given<'_, '_>,
-        seeding: Option<Arc<Seeding>>,
+        (seeding, faults): Terms,
     ) -> PyResult<MapRun> {
         let inherited = Inherited::Map {
             function: function.clone_ref(py),
@@ -406,7 +446,7 @@ impl MapRun {
             seeding,
         };
         fork.hold(py)?;
-        let mut run = Self::open_forked(py, fork, function, inherited, None, false)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, None, faults)?;
         run.is_single = true;
         run.send_numbers(1);
         run.job.close();
@@ -422,11 +462,12 @@ impl MapRun {
         function: &Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
+        faults: &Faults,
     ) -> PyResult<(Side, Job)> {
         let (pickler, stock) = sharing(py)?;
         let number = number_of(py, processes, pickle);
         let program = Arc::new(RemoteMap::new(number, stock));
-        let spec = open_spec(KindId(number), batch_size);
+        let spec = open_spec(KindId(number), batch_size, faults);
         let own = Arc::clone(&program);
         let job = processes.pool.submit(spec, own, vec![number]);
         let callee = Callee::Function(function.clone_ref(py));
@@ -552,13 +593,16 @@ impl MapRun {
                 pickler, callee, ..
             } => {
                 let number = u64::from(self.n_sent) + block.n_tasks() as u64;
-                let seeding = self.seeding.as_deref().map(|seeding| (seeding, number));
+                let before = Before {
+                    prefix: &self.prefix,
+                    seeded: self.seeding.as_deref().map(|seeding| (seeding, number)),
+                };
                 if let Arguments::One(arg) = args
-                    && encode_one(arg.bind(py), seeding, block)
+                    && encode_one(arg.bind(py), before, block)
                 {
                     return Ok(());
                 }
-                encode(&args.tuple(py)?, None, callee, pickler, seeding, block)
+                encode(&args.tuple(py)?, None, callee, pickler, before, block)
             }
             Side::Local(_) => Ok(()),
         }
@@ -613,21 +657,48 @@ impl MapRun {
 
     /// The exception for how the job failed.
     pub(crate) fn exception(&self, py: Python<'_>, failure: &Failure, scheduler: &str) -> PyErr {
-        let (Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _)) =
-            failure
+        let (Failure::Task(task, _)
+        | Failure::OutOfTime(task, _)
+        | Failure::WorkerDied(task, _)
+        | Failure::NoRoom(task, _)) = failure
         else {
             let nobody = || TaskName {
                 text: String::new(),
                 key: None,
             };
-            return exception(py, failure, Evidence::None, nobody, scheduler);
+            return exception(py, failure, Evidence::None, nobody, scheduler, &self.faults);
         };
         let (evidence, args) = self.evidence(py, *task);
         let name = || TaskName {
             text: self.describe(py, task.0, args),
             key: None,
         };
-        exception(py, failure, evidence, name, scheduler)
+        exception(py, failure, evidence, name, scheduler, &self.faults)
+    }
+
+    /// What comes in the place of a result that does not come; nothing where it is left out.
+    pub(crate) fn instead(
+        &self,
+        py: Python<'_>,
+        lost: TaskIndex,
+        failure: &Failure,
+        scheduler: &str,
+    ) -> Option<Py<PyAny>> {
+        let instead = match self.faults.on_error {
+            OnError::Skip => {
+                let none = self.evidence(py, lost);
+                drop(none);
+                None
+            }
+            OnError::Raise | OnError::Return => {
+                let error = self.exception(py, failure, scheduler);
+                Some(error.into_value(py).into_any())
+            }
+        };
+        if let Side::Remote { program, .. } = &self.side {
+            program.give_up_on(lost.0);
+        }
+        instead
     }
 
     /// What is known of how a task failed, and its arguments where they are at hand.
@@ -685,6 +756,14 @@ impl MapRun {
         describe().unwrap_or_else(|_: PyErr| format!("task {index}"))
     }
 
+    /// Ends the job, as far as it can be ended: what a worker process is about to finish, it may.
+    pub(crate) fn abandon(&self, py: Python<'_>) {
+        match &self.side {
+            Side::Local(_) => self.interrupt(py),
+            Side::Remote { .. } => py.detach(|| self.job.cancel(CANCEL_GRACE)),
+        }
+    }
+
     /// Ends the job now, as far as it can be ended.
     pub(crate) fn interrupt(&self, py: Python<'_>) {
         if let Side::Local(program) = &self.side {
@@ -712,6 +791,9 @@ impl MapRun {
         }))
     }
 }
+
+/// What tasks draw from, and what becomes of those that fail.
+pub(crate) type Terms = (Option<Arc<Seeding>>, Arc<Faults>);
 
 /// The arguments of a call, as they are given.
 type Given<'a, 'py> = (&'a Bound<'py, PyTuple>, Option<&'a Bound<'py, PyDict>>);

@@ -3,12 +3,14 @@
 //! [`LocalMap`] keeps objects, for threads; [`RemoteMap`] keeps bytes, for processes. Both forget
 //! arguments once a task is done, and results once they are taken.
 
+use crate::faults::Faults;
 use crate::interpreter::{InTask, OnList, StayAtEnd, Turns};
 use crate::kept::Kept;
 use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, backlog, spill};
 use crate::seeding::{Place, Seeding};
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
 use manyhands_graph::TaskIndex;
+use manyhands_scheduler::Ending;
 use manyhands_store::SegmentId;
 use manyhands_wire::{TaskKey, TasksWriter};
 use pyo3::prelude::*;
@@ -88,6 +90,7 @@ pub(crate) struct LocalMap {
     pub(crate) function: Kept<Py<PyAny>>,
     pub(crate) kwargs: Kept<Option<Py<PyDict>>>,
     seeding: Kept<Option<Arc<Seeding>>>,
+    faults: Kept<Arc<Faults>>,
     slots: Kept<Mutex<Window<Slot>>>,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
@@ -98,11 +101,13 @@ impl LocalMap {
         function: Py<PyAny>,
         kwargs: Option<Py<PyDict>>,
         seeding: Option<Arc<Seeding>>,
+        faults: Arc<Faults>,
     ) -> LocalMap {
         LocalMap {
             function: Kept::new(function),
             kwargs: Kept::new(kwargs),
             seeding: Kept::new(seeding),
+            faults: Kept::new(faults),
             slots: Kept::new(Mutex::default()),
             threads: Mutex::default(),
         }
@@ -136,10 +141,12 @@ impl LocalMap {
         lock(&self.threads).clone()
     }
 
-    fn run_one(&self, py: Python<'_>, index: u32) -> bool {
+    fn run_one(&self, py: Python<'_>, index: u32) -> Ending {
         let args = match lock(&self.slots).get_mut(index) {
             Some(Slot::Waiting(args)) => args.clone_ref(py),
-            _ => return true,
+            // It is tried again.
+            Some(Slot::Failed(failed)) => failed.1.clone_ref(py),
+            _ => return Ending::Returned,
         };
         let kwargs = self.kwargs.as_ref().map(|kwargs| kwargs.bind(py));
         let outcome = {
@@ -150,7 +157,7 @@ impl LocalMap {
                 Some(seeding) => args.call_seeded(seeding, Place::Thread, index, function, kwargs),
             }
         };
-        let is_ok = outcome.is_ok();
+        let ending = self.faults.ending_of(py, &outcome);
         let ended = match outcome {
             Ok(value) => Slot::Returned(value.unbind()),
             Err(error) => Slot::Failed(Box::new((error, args))),
@@ -160,7 +167,7 @@ impl LocalMap {
             .map(|slot| std::mem::replace(slot, ended));
         // Dropped without the lock: an argument's destructor may run any code.
         drop(replaced);
-        is_ok
+        ending
     }
 }
 
@@ -173,8 +180,8 @@ impl Program for LocalMap {
             while let Some(index) = feed.next() {
                 // A thread of a pool hears of no signals.
                 let _ = turns.give_way(py);
-                let is_ok = self.run_one(py, index.0);
-                feed.ended(is_ok);
+                let ending = self.run_one(py, index.0);
+                feed.ended(ending);
             }
         });
     }
@@ -242,6 +249,11 @@ impl RemoteMap {
             .outcomes
             .trim(|outcome| matches!(outcome, Outcome::Gone));
         taken
+    }
+
+    /// A task has failed for good, and the error that names its arguments has been made.
+    pub(crate) fn give_up_on(&self, task: u32) {
+        lock(&self.tables).blocks.done(task);
     }
 
     /// How many tasks there are from the first that is not done and taken on.

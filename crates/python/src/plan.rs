@@ -1,9 +1,10 @@
 //! `compute`: from Delayed objects to a job and back to results.
 
-use crate::call::{Call, Callee, rebuild};
+use crate::call::{Call, Callee, leave_out, rebuild};
 use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
 use crate::delayed::{Delayed, describe};
+use crate::faults::{Faults, OnError};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::graphed::{LocalGraph, RemoteGraph};
 use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, raise_in_thread};
@@ -16,7 +17,7 @@ use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::NoViews;
 use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::{Own, own};
-use manyhands_executor::{Failure, Job, inline};
+use manyhands_executor::{CANCEL_GRACE, Failure, Job, inline};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
 use pyo3::exceptions::PyRuntimeError;
@@ -30,7 +31,8 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, faults))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -39,17 +41,21 @@ pub(crate) fn compute<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    faults: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref())?;
+    let faults = Faults::of(faults.as_ref())?;
+    let mut plan = Plan::new(collected, chunksize, scheduler, root.as_ref(), faults)?;
     let results = plan.run(py, pool)?;
+    let results = plan.settle(py, results)?;
     plan.rebuild(py, &results)
 }
 
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, faults))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
     args: &Bound<'py, PyTuple>,
@@ -58,10 +64,13 @@ pub(crate) fn persist<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    faults: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let plan = Plan::new(collected, chunksize, scheduler, root.as_ref())?;
+    let faults = Faults::of(faults.as_ref())?;
+    let mut plan = Plan::new(collected, chunksize, scheduler, root.as_ref(), faults)?;
     let results = plan.run(py, pool)?;
+    let results = plan.settle(py, results)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
     let kept = plan.outputs.iter().zip(results).map(|(task, result)| {
@@ -82,6 +91,7 @@ struct Plan<'a> {
     batch_size: Option<NonZeroU32>,
     scheduler: &'a str,
     seeding: Option<Arc<GraphSeeding>>,
+    faults: Arc<Faults>,
 }
 
 impl<'a> Plan<'a> {
@@ -90,6 +100,7 @@ impl<'a> Plan<'a> {
         chunksize: Option<u32>,
         scheduler: &'a str,
         root: Option<&Bound<'_, PyAny>>,
+        faults: Arc<Faults>,
     ) -> PyResult<Plan<'a>> {
         let seeding = Seeding::of(root)?.map(|seeding| {
             let created = collected.nodes.iter().map(|node| node.get().sequence);
@@ -104,10 +115,11 @@ impl<'a> Plan<'a> {
             batch_size: chunksize.and_then(NonZeroU32::new),
             scheduler,
             seeding,
+            faults,
         })
     }
 
-    fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
+    fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Taken>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
             None => self.run_inline(py),
@@ -135,6 +147,7 @@ impl<'a> Plan<'a> {
             kinds: Kinds::Each(kinds),
             batch_size: self.batch_size,
             is_open: false,
+            rules: self.faults.rules,
         }
     }
 
@@ -149,24 +162,28 @@ impl<'a> Plan<'a> {
     fn local(&self, place: Place) -> Arc<LocalGraph> {
         let calls = Arc::clone(&self.calls);
         let seeding = self.seeding.clone().map(|seeding| (seeding, place));
-        Arc::new(LocalGraph::new(Arc::clone(&self.graph), calls, seeding))
+        let faults = Arc::clone(&self.faults);
+        let graph = Arc::clone(&self.graph);
+        Arc::new(LocalGraph::new(graph, calls, seeding, faults))
     }
 
-    fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+    fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Taken>> {
         let program = self.local(Place::Here);
         match inline::run(self.spec(self.kinds()), &*program) {
-            Ok(()) => self.take_local(&program),
-            Err(failure) => Err(self.local_exception(py, &failure, &program)),
+            Ok(lost) => self.take_local(py, &program, lost),
+            Err(failure) => Err(program
+                .take_interrupt()
+                .unwrap_or_else(|| self.local_exception(py, &failure, &program))),
         }
     }
 
-    fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Py<PyAny>>> {
+    fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Taken>> {
         let program = self.local(Place::Thread);
         let own = Arc::clone(&program);
         let job = threads.pool.submit(self.spec(self.kinds()), own);
         match wait_for_end(py, &job, None) {
-            Ok(None) => self.take_local(&program),
-            Ok(Some(failure)) => Err(self.local_exception(py, &failure, &program)),
+            Ok(End::Done(lost)) => self.take_local(py, &program, lost),
+            Ok(End::Failed(failure)) => Err(self.local_exception(py, &failure, &program)),
             Err(interrupt) => {
                 for thread in program.threads() {
                     raise_in_thread(py, thread);
@@ -177,11 +194,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn run_in_processes(
-        &self,
-        py: Python<'_>,
-        processes: &ProcessPool,
-    ) -> PyResult<Vec<Py<PyAny>>> {
+    fn run_in_processes(&self, py: Python<'_>, processes: &ProcessPool) -> PyResult<Vec<Taken>> {
         let mut numbers = Numbers::new(py, processes)?;
         let (program, kinds) = match self.encode(py, &mut numbers) {
             Ok(encoded) => encoded,
@@ -197,7 +210,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Each worker has the calls already: a task's bytes are its number.
-    fn run_in_forks(&self, py: Python<'_>, fork: &ForkPool) -> PyResult<Vec<Py<PyAny>>> {
+    fn run_in_forks(&self, py: Python<'_>, fork: &ForkPool) -> PyResult<Vec<Taken>> {
         let n_tasks = self.calls.len();
         let kinds = self.kinds();
         let mut bytes = Vec::with_capacity(2 * n_tasks);
@@ -218,7 +231,7 @@ impl<'a> Plan<'a> {
             self.outputs.clone(),
         ));
         let inherited = Inherited::Graph(Arc::clone(&self.calls), self.seeding.clone());
-        let forking = fork.forking(py, inherited)?;
+        let forking = fork.forking(py, inherited, &self.faults)?;
         forking.expect(n_tasks);
         let own = Arc::clone(&program);
         let job = fork.pool.submit(self.spec(kinds), own, Vec::new());
@@ -232,12 +245,12 @@ impl<'a> Plan<'a> {
         job: &Job,
         program: &RemoteGraph,
         forking: Option<&Forking>,
-    ) -> PyResult<Vec<Py<PyAny>>> {
+    ) -> PyResult<Vec<Taken>> {
         match wait_for_end(py, job, forking) {
-            Ok(None) => self.take_remote(py, program),
-            Ok(Some(failure)) => Err(self.remote_exception(py, &failure, program)),
+            Ok(End::Done(lost)) => self.take_remote(py, program, lost),
+            Ok(End::Failed(failure)) => Err(self.remote_exception(py, &failure, program)),
             Err(interrupt) => {
-                py.detach(|| job.cancel(Duration::ZERO));
+                py.detach(|| job.cancel(CANCEL_GRACE));
                 Err(interrupt)
             }
         }
@@ -259,8 +272,10 @@ impl<'a> Plan<'a> {
         let pickler = Pickler::with_sink(numbers.sink.clone().unbind());
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(self.calls.len());
+        let prefix = self.faults.prefix(py)?;
         for (at, call) in self.calls.iter().enumerate() {
             turns.give_way(py)?;
+            bytes.extend_from_slice(&prefix);
             if let Some(seeding) = &self.seeding {
                 seeding.write(at, &mut bytes);
             }
@@ -288,22 +303,75 @@ impl<'a> Plan<'a> {
         noted.map_or_else(|worse| worse, PyErr::from_value)
     }
 
-    fn take_local(&self, program: &LocalGraph) -> PyResult<Vec<Py<PyAny>>> {
-        let take = |task: &TaskIndex| program.take(*task).unwrap_or_else(|| Err(missing(*task)));
-        self.outputs.iter().map(take).collect()
+    fn take_local(&self, py: Python<'_>, program: &LocalGraph, lost: Lost) -> PyResult<Vec<Taken>> {
+        let fail = |failure: &Failure| self.local_exception(py, failure, program);
+        let take = |task: TaskIndex| program.take(task).unwrap_or_else(|| Err(missing(task)));
+        self.take_all(py, lost, fail, take)
     }
 
-    fn take_remote(&self, py: Python<'_>, program: &RemoteGraph) -> PyResult<Vec<Py<PyAny>>> {
-        let take = |task: &TaskIndex| match program.take(*task) {
+    fn take_remote(
+        &self,
+        py: Python<'_>,
+        program: &RemoteGraph,
+        lost: Lost,
+    ) -> PyResult<Vec<Taken>> {
+        let fail = |failure: &Failure| self.remote_exception(py, failure, program);
+        self.take_all(py, lost, fail, |task| match program.take(task) {
             Outcome::Returned(payload) => Ok(decode_value(py, &payload, &NoViews)?.unbind()),
             Outcome::Shared(result) => result.decode(py, program.stock()),
             Outcome::NoRoom(shortage) => {
-                let failure = Failure::NoRoom(*task, shortage);
+                let failure = Failure::NoRoom(task, shortage);
                 Err(self.exception(py, &failure, Evidence::None))
             }
-            _ => Err(missing(*task)),
-        };
-        self.outputs.iter().map(take).collect()
+            _ => Err(missing(task)),
+        })
+    }
+
+    /// What became of each wanted task. Those that are lost for one task get one exception.
+    fn take_all(
+        &self,
+        py: Python<'_>,
+        lost: Lost,
+        fail: impl Fn(&Failure) -> PyErr,
+        take: impl Fn(TaskIndex) -> PyResult<Py<PyAny>>,
+    ) -> PyResult<Vec<Taken>> {
+        let lost: HashMap<_, _> = lost.into_iter().collect();
+        let mut errors: HashMap<Option<TaskIndex>, Py<PyAny>> = HashMap::new();
+        let mut taken = Vec::with_capacity(self.outputs.len());
+        for &task in &self.outputs {
+            taken.push(match lost.get(&task) {
+                None => Ok(take(task)?),
+                Some(failure) => {
+                    let error = errors
+                        .entry(culprit(failure))
+                        .or_insert_with(|| fail(failure).into_value(py).into_any());
+                    Err(error.clone_ref(py))
+                }
+            });
+        }
+        Ok(taken)
+    }
+
+    /// What stands in the places of the wanted tasks. Where places are to be left out, they are gone from
+    /// the arguments after this.
+    fn settle(&mut self, py: Python<'_>, taken: Vec<Taken>) -> PyResult<Vec<Py<PyAny>>> {
+        if self.faults.on_error == OnError::Skip {
+            let is_lost = |k: u32| taken[k as usize].is_err();
+            for arg in &mut self.shape {
+                if let Err(k) = leave_out(arg, &is_lost)
+                    && let Err(error) = &taken[k as usize]
+                {
+                    let helpers = py.import(intern!(py, "manyhands._raising"))?;
+                    let error =
+                        helpers.call_method1(intern!(py, "not_left_out"), (error.bind(py),))?;
+                    return Err(PyErr::from_value(error));
+                }
+            }
+        }
+        let settled = taken.into_iter();
+        Ok(settled
+            .map(|taken| taken.unwrap_or_else(|error| error))
+            .collect())
     }
 
     fn name(&self, py: Python<'_>, task: TaskIndex) -> TaskName {
@@ -316,7 +384,7 @@ impl<'a> Plan<'a> {
 
     fn local_exception(&self, py: Python<'_>, failure: &Failure, program: &LocalGraph) -> PyErr {
         let evidence = match failure {
-            Failure::Task(task) => match program.take(*task) {
+            Failure::Task(task, _) => match program.take(*task) {
                 Some(Err(error)) => Evidence::Raised(error),
                 _ => Evidence::None,
             },
@@ -327,7 +395,7 @@ impl<'a> Plan<'a> {
 
     fn remote_exception(&self, py: Python<'_>, failure: &Failure, program: &RemoteGraph) -> PyErr {
         let evidence = match failure {
-            Failure::Task(task) => match program.take(*task) {
+            Failure::Task(task, _) => match program.take(*task) {
                 Outcome::Failed(payload) => Evidence::Packed(payload.to_vec()),
                 _ => Evidence::None,
             },
@@ -337,16 +405,14 @@ impl<'a> Plan<'a> {
     }
 
     fn exception(&self, py: Python<'_>, failure: &Failure, evidence: Evidence) -> PyErr {
-        let name = || match failure {
-            Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) => {
-                self.name(py, *task)
-            }
-            Failure::NoWorkers(_) | Failure::Cancelled => TaskName {
+        let name = || match culprit(failure) {
+            Some(task) => self.name(py, task),
+            None => TaskName {
                 text: String::new(),
                 key: None,
             },
         };
-        exception(py, failure, evidence, name, self.scheduler)
+        exception(py, failure, evidence, name, self.scheduler, &self.faults)
     }
 }
 
@@ -354,16 +420,44 @@ fn missing(task: TaskIndex) -> PyErr {
     PyRuntimeError::new_err(format!("task {} is done and has no result", task.0))
 }
 
-/// Waits for the end of a job, looking up for signals and for workers to fork; how it failed, if it did.
-fn wait_for_end(py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<Option<Failure>> {
+/// The task that a failure is about, if it is about one.
+fn culprit(failure: &Failure) -> Option<TaskIndex> {
+    match failure {
+        Failure::Task(task, _)
+        | Failure::OutOfTime(task, _)
+        | Failure::WorkerDied(task, _)
+        | Failure::NoRoom(task, _) => Some(*task),
+        Failure::NoWorkers(_) | Failure::Cancelled => None,
+    }
+}
+
+/// Wanted tasks that have no result, each with what is to blame.
+type Lost = Vec<(TaskIndex, Failure)>;
+
+/// The result of a wanted task, or the exception that stands for it.
+type Taken = Result<Py<PyAny>, Py<PyAny>>;
+
+/// How a job ended.
+enum End {
+    Done(Lost),
+    Failed(Failure),
+}
+
+/// Waits for the end of a job, looking up for signals and for workers to fork.
+fn wait_for_end(py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<End> {
+    let mut lost = Vec::new();
     loop {
         if let Some(forking) = forking {
             forking.attend(py)?;
         }
         let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
         py.check_signals()?;
-        if news.failure.is_some() || news.is_done {
-            return Ok(news.failure);
+        lost.extend(news.lost);
+        if let Some(failure) = news.failure {
+            return Ok(End::Failed(failure));
+        }
+        if news.is_done {
+            return Ok(End::Done(lost));
         }
     }
 }

@@ -20,7 +20,7 @@ mod write;
 
 pub use read::{FrameReader, Message, PlaceEntries, TaskKeys};
 pub use runs::{
-    ResultEntries, ResultEntry, TaskEntries, TaskEntry, TaskRun, next_in_run, push_counted,
+    Ending, ResultEntries, ResultEntry, TaskEntries, TaskEntry, TaskRun, next_in_run, push_counted,
 };
 pub use write::{FrameWriter, OpenResults, ResultsWriter, TasksWriter};
 
@@ -44,7 +44,7 @@ pub const NO_TASK: TaskKey = TaskKey {
 pub type PlaceBytes = [u8; 24];
 
 /// The version of this format; a worker of another version is refused.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// The longest body: far above any real message, low enough to recognise nonsense.
 pub const BODY_BYTES_MAX: u64 = 1 << 42;

@@ -60,7 +60,7 @@ pub(crate) struct Child {
     pub(crate) pidfd: Option<Descriptor>,
     stdout: Output,
     stderr: Output,
-    pub(crate) status: Option<StatusPage>,
+    pub(crate) status: Option<Arc<StatusPage>>,
     tail: Vec<u8>,
     /// Whether the worker has been ready.
     is_let_out: bool,
@@ -155,7 +155,7 @@ impl Child {
             pidfd: pidfd.map(Descriptor::new),
             stdout: Output::new(stdout),
             stderr: Output::new(stderr),
-            status,
+            status: status.map(Arc::new),
             tail: Vec::new(),
             is_let_out: false,
             hurry,

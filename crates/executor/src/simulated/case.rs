@@ -2,16 +2,22 @@
 
 use super::random::Random;
 use super::shapes::{Durations, random_graph};
-use manyhands_scheduler::{Graph, JobSpec, KindId, Kinds, TaskIndex, TimeNs, Wanted};
-use std::num::NonZeroU32;
+use manyhands_scheduler::{Graph, JobSpec, KindId, Kinds, Rules, TaskIndex, TimeNs, Wanted};
+use std::num::{NonZeroU32, NonZeroU64};
 
 /// What a task does when it is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// It returns.
     Returns,
-    /// It raises.
+    /// It raises what is not to be tried again.
     Fails,
+    /// It raises the first so many times, and may be tried again.
+    FailsAtFirst(u8),
+    /// It raises what ends its job, whatever that tolerates.
+    Exits,
+    /// It does not end, the first so many times. Only where there is a limit.
+    Hangs(u8),
     /// It ends its worker the first so many times.
     KillsWorker(u8),
 }
@@ -52,6 +58,7 @@ impl JobPlan {
                 kinds: Kinds::One(KindId(0)),
                 batch_size: None,
                 is_open: false,
+                rules: Rules::default(),
             },
             submit_ns: 0,
             pieces: Vec::new(),
@@ -110,6 +117,8 @@ pub struct Machine {
     pub n_losses_max: u32,
     /// In how many cases of four it is known what a lost worker was running.
     pub knows_running_of_four: u64,
+    /// In how many cases of four it cannot be seen what a worker runs.
+    pub hides_of_four: u64,
     /// In how many cases of four a lost worker is replaced if others are left.
     pub replaces_of_four: u64,
     /// One step in so many is followed by a late report about a task no longer held; 0 is never.
@@ -131,6 +140,7 @@ impl Machine {
             mean_life_ns: 0,
             n_losses_max: 0,
             knows_running_of_four: 4,
+            hides_of_four: 0,
             replaces_of_four: 4,
             stray_report_one_in: 0,
         }
@@ -163,6 +173,7 @@ impl Machine {
                 random.between(1, 12) as u32
             },
             knows_running_of_four: [4, 4, 2, 0][random.index(4)],
+            hides_of_four: [0, 0, 0, 2][random.index(4)],
             replaces_of_four: [4, 4, 2, 0][random.index(4)],
             stray_report_one_in: [0, 0, 10][random.index(3)],
         }
@@ -238,8 +249,26 @@ fn random_job(random: &mut Random, n_tasks_max: u64) -> JobPlan {
         let at_ns = plan.submit_ns + random.log_uniform(100, 1_000_000.0);
         plan.cancel = Some((at_ns, grace_ns));
     }
+    draw_rules(random, &mut plan);
     draw_fates(random, &mut plan);
     plan
+}
+
+fn draw_rules(random: &mut Random, plan: &mut JobPlan) {
+    let n_tasks = plan.durations_ns.len();
+    let rules = &mut plan.spec.rules;
+    rules.is_tolerant = random.one_in(3);
+    if random.one_in(3) {
+        rules.n_retries = random.between(1, 4) as u32;
+        rules.rest_ns = [0, random.log_uniform(1_000, 1_000_000.0)][random.index(2)];
+        rules.retries_out_of_time = random.one_in(2);
+    }
+    if random.one_in(4) && n_tasks > 0 {
+        // About as long as tasks take, so that some of them take longer.
+        let like_ns = plan.durations_ns[random.index(n_tasks)];
+        let limit_ns = 1_000 + like_ns * random.between(1, 16) / 4;
+        rules.limit_ns = NonZeroU64::new(limit_ns);
+    }
 }
 
 fn random_closed(random: &mut Random, n_tasks: usize) -> JobPlan {
@@ -317,12 +346,32 @@ fn draw_fates(random: &mut Random, plan: &mut JobPlan) {
     if n_tasks == 0 {
         return;
     }
+    let has_limit = plan.spec.rules.limit_ns.is_some();
     let mut change = |random: &mut Random, fate: Fate| {
         plan.fates.resize(n_tasks, Fate::Returns);
         plan.fates[random.index(n_tasks)] = fate;
     };
     if random.one_in(6) {
         change(random, Fate::Fails);
+    }
+    if random.one_in(4) {
+        for _ in 0..random.between(1, 6) {
+            let n_times = [1, 2, 3, u8::MAX][random.index(4)];
+            change(random, Fate::FailsAtFirst(n_times));
+        }
+    }
+    if random.one_in(20) {
+        change(random, Fate::Exits);
+    }
+    if has_limit && random.one_in(2) {
+        for _ in 0..random.between(1, 3) {
+            let n_times = [1, 2, u8::MAX][random.index(3)];
+            change(random, Fate::Hangs(n_times));
+        }
+        // What does not end by itself would keep a worker for as long.
+        if let Some((_, grace_ns)) = &mut plan.cancel {
+            *grace_ns = (*grace_ns).min(10_000_000);
+        }
     }
     if random.one_in(5) {
         for _ in 0..random.between(1, 3) {

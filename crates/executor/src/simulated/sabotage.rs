@@ -28,6 +28,12 @@ pub enum Sabotage {
     EarlyRelease,
     /// A failure is not told.
     LoseFail,
+    /// The same of one that its job goes on without.
+    LoseLoss,
+    /// Nobody hears that a result will not come.
+    LoseDeliverLoss,
+    /// A worker is not looked at.
+    LoseLook,
     /// The end of a job is not told.
     LoseJobDone,
     /// The end of a job is told twice.
@@ -40,7 +46,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 15] = [
+    pub const ALL: [Sabotage; 18] = [
         Sabotage::LoseStart,
         Sabotage::RepeatStart,
         Sabotage::StartUnready,
@@ -52,6 +58,9 @@ impl Sabotage {
         Sabotage::LoseRelease,
         Sabotage::EarlyRelease,
         Sabotage::LoseFail,
+        Sabotage::LoseLoss,
+        Sabotage::LoseDeliverLoss,
+        Sabotage::LoseLook,
         Sabotage::LoseJobDone,
         Sabotage::RepeatJobDone,
         Sabotage::MissTicks,
@@ -82,6 +91,9 @@ impl Sabotage {
             Sabotage::LoseDeliver | Sabotage::RepeatDeliver => matches!(act, Act::Deliver(_)),
             Sabotage::LoseRelease => matches!(act, Act::Release(_)),
             Sabotage::LoseFail => matches!(act, Act::Fail(..)),
+            Sabotage::LoseLoss => matches!(act, Act::Lose(..)),
+            Sabotage::LoseDeliverLoss => matches!(act, Act::DeliverLoss(..)),
+            Sabotage::LoseLook => matches!(act, Act::Look(_)),
             Sabotage::LoseJobDone | Sabotage::RepeatJobDone => matches!(act, Act::JobDone(_)),
             Sabotage::MissTicks | Sabotage::MissPressure => false,
         };
