@@ -49,6 +49,9 @@ def test_the_defaults():
         "shared_memory_enabled": True,
         "shared_memory_threshold": 65536,
         "seed": None,
+        "retries": 0,
+        "retry_delay": 0.1,
+        "timeout": None,
     }
     assert config.get("num_workers", 3) == 3
     assert config.get("idle_timeout", default=1) == 1

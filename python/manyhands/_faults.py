@@ -112,7 +112,7 @@ def _no_limit(limit: float, scheduler: str, is_nested: bool) -> Exception:
     why = "a call of a task's own runs inside of that task, which" if is_nested else "a task that runs there"
     return ConfigError(
         f'timeout={limit!r} cannot be kept with scheduler="{scheduler}": {why} shares the process of the program, and '
-        f"nobody can stop it from outside. Use scheduler=\"processes\" or \"fork\", where the task's worker process is "
+        f'nobody can stop it from outside. Use scheduler="processes" or "fork", where the task\'s worker process is '
         f"ended, or leave timeout out and have the function itself look at the time."
     )
 

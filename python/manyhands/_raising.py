@@ -53,8 +53,8 @@ def not_left_out(exc: BaseException) -> BaseException:
 
     _add_note(
         exc,
-        'With on_error="skip", failed tasks are left out of the list, tuple, set or dict that holds them. This one stands '
-        'by itself, or in a place that cannot be empty: on_error="return" puts the exception there.',
+        'With on_error="skip", failed tasks are left out of the list, tuple, set or dict that holds them. This one '
+        'stands by itself, or in a place that cannot be empty: on_error="return" puts the exception there.',
     )
     return exc
 
