@@ -94,13 +94,9 @@ def resolve(
             f'"return" (the exception takes the place of the result), "skip" (the place is left out).'
         )
     classes = _classes(retry_on)
-    n_retries, delay, limit = config.resolve_faults(retries, retry_delay, timeout)
+    n_retries, delay, limit = config.resolve_faults(retries, retry_delay, timeout, is_nested=is_nested)
     if limit is not None and scheduler in ("threads", "synchronous"):
-        if timeout is None and is_nested:
-            # What is configured is meant for the program's own calls; those of a task are under the task's limit.
-            limit = None
-        else:
-            raise _no_limit(limit, scheduler, is_nested)
+        raise _no_limit(limit, scheduler, is_nested)
     if on_error == "raise" and n_retries == 0 and limit is None:
         return None
     return Faults(str(on_error), n_retries, classes, delay, limit)

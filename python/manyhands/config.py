@@ -761,13 +761,18 @@ def has_faults() -> bool:
     return _state.faults is not None
 
 
-def resolve_faults(retries: object, retry_delay: object, timeout: object) -> tuple[int, float, float | None]:
+def resolve_faults(
+    retries: object, retry_delay: object, timeout: object, *, is_nested: bool
+) -> tuple[int, float, float | None]:
     """How often tasks of one call are tried again, after how many seconds, and how long they may run.
 
     Parameters
     ----------
     retries, retry_delay, timeout : optional
         The keywords of the call; None where it does not give them.
+    is_nested : bool
+        Whether a task makes the call. What is configured is meant for the program's own calls: those of a task are part
+        of that task.
 
     Raises
     ------
@@ -777,15 +782,16 @@ def resolve_faults(retries: object, retry_delay: object, timeout: object) -> tup
     Examples
     --------
     >>> from manyhands import config
-    >>> config.resolve_faults(2, None, None)
+    >>> config.resolve_faults(2, None, None, is_nested=False)
     (2, 0.1, None)
     """
     with _state.lock:
         resolved = []
         for key, given in (("retries", retries), ("retry_delay", retry_delay), ("timeout", timeout)):
             checked = None if given is None else _CHECKS[key](given, key)
-            configured = _state.find(key)[0]
-            resolved.append(configured if checked is None or key in _state.forced_keys else checked)
+            configured = _DEFAULTS[key] if is_nested else _state.find(key)[0]
+            is_forced = key in _state.forced_keys and not is_nested
+            resolved.append(configured if checked is None or is_forced else checked)
     return resolved[0], resolved[1], resolved[2]
 
 

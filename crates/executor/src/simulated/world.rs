@@ -748,23 +748,23 @@ impl<'a> World<'a> {
         let stage = Stage::Live(task.job);
         let plan = self.stages.iter().position(|s| *s == stage);
         let fate = plan.map_or(Fate::Returns, |plan| case.jobs[plan].fate(task.index));
-        let mut ending = Ending::Returned;
-        match (fate, plan) {
-            (Fate::KillsWorker(n_times), Some(plan)) => {
-                if self.has_mishap(plan, task.index, n_times) {
-                    self.die(place);
-                    return;
-                }
+        let is_mishap = match (fate, plan) {
+            (Fate::KillsWorker(n_times) | Fate::FailsAtFirst(n_times), Some(plan)) => {
+                self.has_mishap(plan, task.index, n_times)
             }
-            (Fate::FailsAtFirst(n_times), Some(plan)) => {
-                if self.has_mishap(plan, task.index, n_times) {
-                    ending = Ending::Retriable;
-                }
+            (Fate::Fails | Fate::Exits, _) => true,
+            _ => false,
+        };
+        let ending = match fate {
+            _ if !is_mishap => Ending::Returned,
+            Fate::KillsWorker(_) => {
+                self.die(place);
+                return;
             }
-            (Fate::Fails, _) => ending = Ending::Failed,
-            (Fate::Exits, _) => ending = Ending::Fatal,
-            _ => {}
-        }
+            Fate::FailsAtFirst(_) => Ending::Retriable,
+            Fate::Exits => Ending::Fatal,
+            Fate::Fails | Fate::Returns | Fate::Hangs(_) => Ending::Failed,
+        };
         self.outcome.n_tasks_run += 1;
         self.outcome.busy_ns += duration_ns;
         self.tell(task, format_args!("ends at {:?}", place.id));
