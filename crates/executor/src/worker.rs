@@ -356,7 +356,7 @@ impl Main<'_> {
         let ending = (self.host).call(claimed.function, claimed.bytes, &mut self.result);
         let (duration_ns, now_ns) = self.pace.ended();
         let is_late = |now_ns: u64| now_ns.saturating_sub(self.flushed_ns) >= FLUSH_NS;
-let is_due = now_ns.is_some_and(is_late) || ending != Ending::Returned;
+        let is_due = now_ns.is_some_and(is_late) || ending != Ending::Returned;
         // As soon as a result is kept, the reading thread may send it, which cannot see to the output.
         if is_due || self.host.has_output() {
             self.host.before_sending();
