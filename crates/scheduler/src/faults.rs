@@ -5,7 +5,8 @@
 //!
 //! When a task starts is not reported, as that would cost too much. But it is known that a worker runs
 //! nothing for longer than it has been silent. So a worker that was silent for as long as any task may
-//! run is looked at ([`Command::Look`]), and what is seen decides.
+//! run is looked at ([`Command::Look`]), and what is seen decides. One that has tasks and begins none is
+//! ended as well, and nobody is blamed.
 
 use crate::job::{Phase, Work};
 use crate::{
@@ -18,6 +19,9 @@ use std::num::NonZeroU64;
 /// No task rests for longer than this before it is tried again.
 pub const REST_NS_MAX: u64 = 60_000_000_000;
 
+/// A worker that has tasks and begins none is given so much time beyond the shortest limit, or that limit
+/// again, before it is ended: it may have been stopped, and hears of nothing.
+const BEGIN_NS: u64 = 2_000_000_000;
 /// Nobody is looked at more often than this, however short the limits.
 const LOOK_PAUSE_NS: u64 = 1_000_000;
 
@@ -231,10 +235,19 @@ impl Scheduler {
             let limit_ns = self.limit_of(task)?;
             Some((task, since_ns.saturating_add(limit_ns)))
         });
-        let mut in_time_until_ns = now_ns.saturating_add(least_ns.unwrap_or(u64::MAX));
+        let least_ns = least_ns.unwrap_or(u64::MAX);
+        let mut in_time_until_ns = now_ns.saturating_add(least_ns);
         let Some(worker) = self.worker_mut(id) else {
             return;
         };
+        let stalls_ns = least_ns.saturating_add(least_ns.max(BEGIN_NS));
+        let is_stalled = seen.is_none() && worker.heard_ns.saturating_add(stalls_ns) <= now_ns;
+        if is_stalled && !worker.queue.is_empty() && !worker.is_killed {
+            // None of its tasks is to blame.
+            worker.is_killed = true;
+            commands.push(Command::Kill(id));
+            return;
+        }
         match due_ns {
             Some((task, due_ns)) if due_ns <= now_ns => {
                 worker.is_killed = true;

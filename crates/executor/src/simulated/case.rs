@@ -117,6 +117,9 @@ pub struct Machine {
     pub n_losses_max: u32,
     /// In how many cases of four it is known what a lost worker was running.
     pub knows_running_of_four: u64,
+    /// How many workers stop for good at random, without ending. Only where all jobs have limits, or nobody
+    /// would notice.
+    pub n_freezes: u32,
     /// In how many cases of four it cannot be seen what a worker runs.
     pub hides_of_four: u64,
     /// In how many cases of four a lost worker is replaced if others are left.
@@ -141,6 +144,7 @@ impl Machine {
             n_losses_max: 0,
             knows_running_of_four: 4,
             hides_of_four: 0,
+            n_freezes: 0,
             replaces_of_four: 4,
             stray_report_one_in: 0,
         }
@@ -174,6 +178,7 @@ impl Machine {
             },
             knows_running_of_four: [4, 4, 2, 0][random.index(4)],
             hides_of_four: [0, 0, 0, 2][random.index(4)],
+            n_freezes: 0,
             replaces_of_four: [4, 4, 2, 0][random.index(4)],
             stray_report_one_in: [0, 0, 10][random.index(3)],
         }
@@ -195,7 +200,7 @@ impl Case {
     /// The random case of this seed.
     pub fn random(seed: u64) -> Case {
         let mut random = Random::new(seed);
-        let machine = Machine::random(&mut random);
+        let mut machine = Machine::random(&mut random);
         // Small cases find nearly everything, and a thousand of them cost less than one large one.
         let n_tasks_max = match random.below(64) {
             0 => 600,
@@ -203,9 +208,15 @@ impl Case {
             _ => 30,
         };
         let n_jobs = [1, 1, 2, 3, 6][random.index(5)];
-        let jobs = (0..n_jobs)
+        let jobs: Vec<_> = (0..n_jobs)
             .map(|_| random_job(&mut random, n_tasks_max))
             .collect();
+        let has_limit = |job: &JobPlan| job.spec.rules.limit_ns.is_some();
+        if jobs.iter().all(has_limit) && random.one_in(2) {
+            machine.n_freezes = random.between(1, 4) as u32;
+            // A stopped worker that cannot be seen is taken for one that works.
+            machine.hides_of_four = 0;
+        }
         Case {
             seed,
             machine,
@@ -368,10 +379,10 @@ fn draw_fates(random: &mut Random, plan: &mut JobPlan) {
             let n_times = [1, 2, u8::MAX][random.index(3)];
             change(random, Fate::Hangs(n_times));
         }
+    }
+    if has_limit && let Some((_, grace_ns)) = &mut plan.cancel {
         // What does not end by itself would keep a worker for as long.
-        if let Some((_, grace_ns)) = &mut plan.cancel {
-            *grace_ns = (*grace_ns).min(10_000_000);
-        }
+        *grace_ns = (*grace_ns).min(10_000_000);
     }
     if random.one_in(5) {
         for _ in 0..random.between(1, 3) {

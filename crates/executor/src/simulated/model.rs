@@ -17,6 +17,9 @@ const N_CRASHES_MAX: u32 = 2;
 /// So is one that so many workers died with at the head of their queue.
 const N_LOSSES_MAX: u32 = 4;
 
+/// A worker that begins nothing is ended so long, or another time, after the shortest limit.
+const BEGIN_NS: u64 = 2_000_000_000;
+
 /// What was found to be wrong, and with which task if with one.
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
@@ -174,6 +177,8 @@ pub(super) struct Model<'a> {
     ended: Vec<JobId>,
     /// A worker that must be ended in the step under way, as this task runs for too long.
     too_long: Option<(WorkerId, TaskId)>,
+    /// A worker that must be ended in the step under way, as it begins nothing.
+    stalled: Option<WorkerId>,
     /// How many tasks rest.
     n_resting: usize,
 }
@@ -195,6 +200,7 @@ impl<'a> Model<'a> {
             seen: Vec::new(),
             ended: Vec::new(),
             too_long: None,
+            stalled: None,
             n_resting: 0,
         }
     }
@@ -504,12 +510,30 @@ impl<'a> Model<'a> {
             Sight::Hidden => (worker.queue.front()).map(|&(task, _)| (task, worker.heard_ns)),
         };
         let is_killed = worker.is_killed;
+        let is_known = seen.is_some_and(|(task, _)| self.is_held_by(task, id));
+        let least_ns = self.least_limit();
+        let stalls_ns =
+            least_ns.map(|least_ns| worker.heard_ns + least_ns + least_ns.max(BEGIN_NS));
+        let is_stalled = stalls_ns.is_some_and(|stalls_ns| stalls_ns <= now_ns);
+        self.stalled =
+            (is_stalled && !is_known && !is_killed && !worker.queue.is_empty()).then_some(id);
         self.too_long = seen
             .filter(|&(task, since_ns)| {
                 let is_too_long = |limit_ns| since_ns + limit_ns <= now_ns;
                 !is_killed && self.is_held_by(task, id) && self.limit(task).is_some_and(is_too_long)
             })
             .map(|(task, _)| (id, task));
+    }
+
+    /// The shortest limit of all jobs that go on.
+    fn least_limit(&self) -> Option<u64> {
+        let going = self
+            .jobs
+            .iter()
+            .flatten()
+            .filter(|job| job.kill_at_ns.is_none());
+        let limits = going.filter_map(|job| self.case.jobs[job.plan].spec.rules.limit_ns);
+        limits.map(|limit_ns| limit_ns.get()).min()
     }
 
     /// How long a task may run, unless nobody wants it any more.
@@ -754,13 +778,14 @@ impl<'a> Model<'a> {
         let head = self.head(id);
         let is_overdue = head.is_some_and(|task| self.is_overdue(task, now_ns));
         let too_long = self.too_long.take_if(|(worker, _)| *worker == id);
+        let stalled = self.stalled.take_if(|worker| *worker == id);
         match self.worker_mut(id) {
             Some(worker) if too_long.is_some() && !worker.is_killed => {
                 worker.is_killed = true;
                 worker.out_of_time = too_long.map(|(_, task)| task);
                 Ok(())
             }
-            Some(worker) if is_overdue && !worker.is_killed => {
+            Some(worker) if (is_overdue || stalled.is_some()) && !worker.is_killed => {
                 worker.is_killed = true;
                 Ok(())
             }
@@ -819,6 +844,12 @@ impl<'a> Model<'a> {
             return fault(
                 Some(task),
                 format!("{id:?} goes on with {task:?} out of time"),
+            );
+        }
+        if let Some(id) = self.stalled.take() {
+            return fault(
+                None,
+                format!("{id:?} is not ended although it begins nothing"),
             );
         }
         self.expected.sort_unstable();

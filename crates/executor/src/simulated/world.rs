@@ -45,6 +45,8 @@ enum What {
     Computed(Place),
     Flush(Place),
     Die(Place),
+    /// A worker stops, without ending.
+    Freeze(Place),
     Notice(Place, Notice),
 }
 
@@ -103,6 +105,7 @@ pub(super) struct World<'a> {
     cores: Cores,
     n_incarnations: u32,
     n_losses_left: u32,
+    n_freezes_left: u32,
     stages: Vec<Stage>,
     /// How often each task has failed, hung or killed its worker so far, by job.
     n_mishaps: Vec<Vec<u8>>,
@@ -131,6 +134,7 @@ impl<'a> World<'a> {
             cores: Cores::new(case.machine.n_cores),
             n_incarnations: 0,
             n_losses_left: case.machine.n_losses_max,
+            n_freezes_left: case.machine.n_freezes,
             stages: vec![Stage::NotSubmitted; case.jobs.len()],
             looks: Vec::new(),
             n_mishaps: (case.jobs.iter())
@@ -283,6 +287,14 @@ impl<'a> World<'a> {
                 self.die(place);
                 Ok(())
             }
+            What::Freeze(place) => {
+                if let Some(worker) = self.alive(place) {
+                    worker.is_frozen = true;
+                    self.story.worker(self.now_ns, place.id, "stops");
+                    self.leave_core(place, false);
+                }
+                Ok(())
+            }
             What::Notice(place, notice) => self.hear(place, notice),
         }
     }
@@ -425,6 +437,10 @@ impl<'a> World<'a> {
 
     fn check_waiting(&self) -> Result<(), Fault> {
         let machine = &self.case.machine;
+        if machine.n_freezes > 0 {
+            // A stopped worker gives nothing back, though it may be the only one that was asked.
+            return Ok(());
+        }
         let silence_ns = 3_000_000;
         let batch_ns = 2_000_000;
         let ask_ns = 2 * machine.delay_ns.1;
@@ -432,9 +448,9 @@ impl<'a> World<'a> {
             silence_ns + batch_ns + machine.flush_ns + machine.tick_late_ns_max + ask_ns;
         self.model
             .check_waiting(self.now_ns, notice_ns, ask_ns, |id, task| {
-                self.workers[id.0 as usize]
-                    .as_ref()
-                    .is_some_and(|worker| worker.is_alive && worker.queue.contains(&task))
+                self.workers[id.0 as usize].as_ref().is_some_and(|worker| {
+                    worker.is_alive && !worker.is_frozen && worker.queue.contains(&task)
+                })
             })
     }
 
@@ -589,6 +605,16 @@ impl<'a> World<'a> {
             self.enter_in(after_ns, What::Die(place));
             self.n_losses_left -= 1;
         }
+        if self.n_freezes_left > 0 {
+            let after_ns = self.random.exponential(self.case.machine.mean_life_ns);
+            self.enter_in(after_ns, What::Freeze(place));
+            self.n_freezes_left -= 1;
+        }
+    }
+
+    /// The worker, if it is alive and goes on.
+    fn going(&mut self, place: Place) -> Option<&mut Worker> {
+        self.alive(place).filter(|worker| !worker.is_frozen)
     }
 
     fn delay_ns(&mut self) -> u64 {
@@ -618,7 +644,7 @@ impl<'a> World<'a> {
     }
 
     fn carry_out(&mut self, place: Place, order: Order) {
-        let Some(worker) = self.alive(place) else {
+        let Some(worker) = self.going(place) else {
             return;
         };
         match order {
@@ -702,7 +728,7 @@ impl<'a> World<'a> {
     /// A worker is at the end of its task, or of its turn.
     fn computed(&mut self, place: Place) {
         let now_ns = self.now_ns;
-        let since_ns = self.alive(place).and_then(|worker| worker.running);
+        let since_ns = self.going(place).and_then(|worker| worker.running);
         let Some((_, since_ns)) = since_ns else {
             return;
         };
@@ -798,7 +824,7 @@ impl<'a> World<'a> {
     }
 
     fn flush(&mut self, place: Place) {
-        let Some(worker) = self.alive(place) else {
+        let Some(worker) = self.going(place) else {
             return;
         };
         worker.is_flush_due = false;
