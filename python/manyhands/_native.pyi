@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, final
 from typing_extensions import disjoint_base
 
 from manyhands._faults import Faults
+from manyhands._run import OnError, RetryOn
 from manyhands._seeding import Root
 from manyhands.graph import Graph
 
@@ -96,6 +97,12 @@ class Delayed:
         scheduler: str | None = ...,
         num_workers: int | None = ...,
         chunksize: int | None = ...,
+        seed: Any = ...,
+        on_error: OnError = ...,
+        retries: int | None = ...,
+        retry_on: RetryOn = ...,
+        retry_delay: float | None = ...,
+        timeout: float | None = ...,
     ) -> Any: ...
     def persist(
         self,
@@ -105,6 +112,12 @@ class Delayed:
         scheduler: str | None = ...,
         num_workers: int | None = ...,
         chunksize: int | None = ...,
+        seed: Any = ...,
+        on_error: OnError = ...,
+        retries: int | None = ...,
+        retry_on: RetryOn = ...,
+        retry_delay: float | None = ...,
+        timeout: float | None = ...,
     ) -> Delayed: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Delayed: ...
     def __getattr__(self, name: str) -> Delayed: ...

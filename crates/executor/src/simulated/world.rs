@@ -14,9 +14,6 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::fmt;
 
-/// How long a task takes that does not end.
-const NEVER_NS: u64 = 1 << 60;
-
 /// From the scheduler to a worker.
 #[derive(Clone, Debug)]
 enum Order {
@@ -700,17 +697,17 @@ impl<'a> World<'a> {
             _ => false,
         };
         if let Some(worker) = self.alive(place) {
-            worker.left_ns = match is_hanging {
-                true => NEVER_NS,
-                false => job.durations_ns[task.index.as_usize()],
-            };
+            worker.left_ns = job.durations_ns[task.index.as_usize()];
             if worker.is_first_call(job.kind(task.index)) {
                 worker.left_ns += job.first_call_ns;
             }
             worker.running = Some((task, now_ns));
         }
         self.tell(task, format_args!("starts at {:?}", place.id));
-        self.compute(place);
+        // What hangs computes nothing, and nothing more happens there by itself.
+        if !is_hanging {
+            self.compute(place);
+        }
     }
 
     /// A worker has a task to compute, and goes on as soon as a processor is free.
