@@ -9,13 +9,14 @@ PYTHON ?= python3
 VENV ?= .venv
 STAGES ?=
 
-.PHONY: help demo build test test-pythons stages bench format clean
+.PHONY: help demo build test test-pythons stages docs bench format clean
 
 help:
 	@echo "make demo          build, install into $(VENV), run examples/tour.py"
 	@echo "make test          run everything that must hold; STAGES=\"...\" runs a part, 'make stages' lists them"
 	@echo "make test-pythons  run the Python tests on every CPython >= 3.10 found here; OTHERS=1: but \$$(PYTHON)"
 	@echo "make build         build and install into $(VENV) only"
+	@echo "make docs          build the documentation site into target/site"
 	@echo "make bench         run our benchmarks"
 	@echo "make format        format Rust and Python"
 	@echo "make clean         remove environments and build results"
@@ -41,6 +42,10 @@ stages:
 test-pythons:
 	@sh tools/doctor.sh "$(PYTHON)" test
 	@"$(PYTHON)" tools/check_pythons.py $(if $(OTHERS),--others)
+
+docs:
+	@sh tools/doctor.sh "$(PYTHON)" test
+	@"$(PYTHON)" tools/check.py --venv "$(VENV)" site
 
 bench: build
 	@"$(VENV)/bin/python" -m benches.ours

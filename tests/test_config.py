@@ -45,6 +45,7 @@ def test_the_defaults():
         "chunksize": None,
         "idle_timeout": 300.0,
         "memory_limit": 0.6,
+        "worker_memory_limit": "auto",
         "spill_directory": None,
         "shared_memory_enabled": True,
         "shared_memory_threshold": 65536,
@@ -302,6 +303,10 @@ def test_memory_limits(value, limit):
     config.set(memory_limit=value)
     found = config.get("memory_limit")
     assert (found, type(found)) == (limit, type(limit))
+    config.set(worker_memory_limit=value)
+    found = config.get("worker_memory_limit")
+    expected = "auto" if value is None else limit
+    assert (found, type(found)) == (expected, type(expected))
 
 
 @pytest.mark.parametrize(
@@ -331,6 +336,17 @@ def test_memory_limits(value, limit):
 def test_wrong_memory_limits(value):
     with pytest.raises(ConfigError, match='a number of bytes.*"4 GiB".*a share of the memory.*"unlimited"'):
         config.set(memory_limit=value)
+    with pytest.raises(ConfigError, match='worker_memory_limit=.* not accepted. Accepted: "auto", a number of bytes'):
+        config.set(worker_memory_limit=value)
+
+
+def test_the_limit_for_workers_may_be_left_to_the_engine(monkeypatch):
+    monkeypatch.setenv("MANYHANDS_WORKER_MEMORY_LIMIT", "3 GiB")
+    config.refresh()
+    assert config.get("worker_memory_limit") == 3 << 30
+    for value in ("auto", " Auto "):
+        config.set(worker_memory_limit=value)
+        assert config.get("worker_memory_limit") == "auto"
 
 
 def test_the_folder_for_results_must_be_there(tmp_path, monkeypatch):

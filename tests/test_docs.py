@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -22,21 +23,27 @@ FENCE = re.compile(r"^ *```")
 
 
 def python_lines(text: str) -> list[str]:
-    """Keep the lines inside python fences and blank out all others, so that line numbers stay."""
+    """Keep the lines of python fences, and of diff fences what is new or stays; blank out all others.
+
+    So line numbers stay.
+    """
     lines: list[str] = []
     inside: str | None = None
     for line in text.splitlines():
         if FENCE.match(line):
             inside = line.strip().removeprefix("```").strip() if inside is None else None
             lines.append("")
+        elif inside == "diff":
+            lines.append("" if line.startswith("-") else line[1:])
         else:
             lines.append(line if inside == "python" else "")
     assert inside is None, "a ``` is not closed"
     return lines
 
 
-def documents_with(marker: str) -> list[Path]:
-    return [path for path in sorted(DOCUMENTS) if path.exists() and marker in path.read_text()]
+def documents_with(*markers: str) -> list[Path]:
+    texts = {path: path.read_text() for path in sorted(DOCUMENTS) if path.exists()}
+    return [path for path, text in texts.items() if any(marker in text for marker in markers)]
 
 
 def name_of(path: Path) -> str:
@@ -48,7 +55,12 @@ def test_only_python_fences_are_kept_at_their_lines():
     assert python_lines(text) == ["", "", "x = 1", "", "", "", "", "", "z = 3", ""]
 
 
-@pytest.mark.parametrize("path", documents_with("```python\n"), ids=name_of)
+def test_of_a_diff_the_new_lines_are_kept():
+    text = "```diff\n-import dask\n+import manyhands as dask\n\n def f():\n-    return 1\n+    return 2\n```\n"
+    assert python_lines(text) == ["", "", "import manyhands as dask", "", "def f():", "", "    return 2", ""]
+
+
+@pytest.mark.parametrize("path", documents_with("```python\n", "```diff\n"), ids=name_of)
 def test_the_snippets_of_a_document_run_as_one_script(path, tmp_path):
     script = tmp_path / f"{path.stem}.py"
     script.write_text("\n".join(python_lines(path.read_text())) + "\n")
@@ -120,3 +132,27 @@ def test_broken_links_are_found(tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_links_of_a_page_lead_somewhere(page):
     assert broken_links(page) == []
+
+
+# The reference
+
+
+def public_names() -> list[str]:
+    """Everything that the package and its public modules say is public."""
+    import manyhands as mh
+
+    names = []
+    for name in mh.__all__:
+        value = getattr(mh, name)
+        if inspect.ismodule(value):
+            assert value.__all__, f"{name} says what is public"
+        names.append(f"manyhands.{name}")
+    return names
+
+
+@pytest.mark.parametrize("name", public_names())
+def test_every_public_name_is_in_the_reference(name):
+    reference = "".join(path.read_text() for path in sorted(ROOT.glob("docs/reference/*.md")))
+    assert re.search(rf"^\.\. auto\w+:: {re.escape(name)}$", reference, flags=re.MULTILINE), (
+        f"{name} is public and has no place on a page of docs/reference"
+    )

@@ -550,6 +550,56 @@ def test_nothing_piles_up():
     until(lambda: is_no_more_than(before), "no more descriptors or threads")
 
 
+def test_classes_of_the_program_come_back_as_themselves():
+    """By value they would be copies: their exceptions not caught, their objects not recognised."""
+    ran = run(
+        """
+        import manyhands as mh
+
+        class Failure(Exception):
+            pass
+
+        class Outer:
+            class Point:
+                def __init__(self, x):
+                    self.x = x
+
+        def double(x):
+            return 2 * x
+
+        def returning(x):
+            return Outer.Point(x), Failure, double
+
+        def raising(x):
+            raise Failure(x)
+
+        def replacing(x):
+            global double
+            double = lambda x: 3 * x
+            class Point:
+                x = 5
+            return double, Point()
+
+        def calling(x):
+            return mh.map(returning, [x], scheduler="processes", num_workers=1)[0][0].x
+
+        (point, failure, function), = mh.map(returning, [7], scheduler="fork")
+        assert type(point) is Outer.Point and point.x == 7 and failure is Failure and function is double
+        try:
+            mh.map(raising, [7], scheduler="fork")
+        except Failure as error:
+            assert error.args == (7,)
+        triple, point = mh.map(replacing, [7], scheduler="fork")[0]
+        assert triple(2) == 6 and double(2) == 4 and point.x == 5
+        assert mh.map(calling, [7], scheduler="fork") == [7]
+        total = mh.delayed(lambda point, _: point)(mh.delayed(Outer.Point)(1), 2)
+        assert type(mh.compute(total, scheduler="fork")[0]) is Outer.Point
+        print("done")
+        """
+    )
+    assert ran.stdout == "done\n"
+
+
 # Where it is refused, or made safe
 
 

@@ -136,6 +136,14 @@ def test_an_instance_of_a_class_of_main_loads_in_another_process(tmp_path):
     )
 
 
+def test_a_text_that_names_main_is_no_reference(monkeypatch):
+    import fractions
+
+    value = ("__main__", fractions.Fraction(1, 3), [len, os.path.join])
+    monkeypatch.setattr(_pickling, "_dump_by_value", None)
+    assert _pickling.loads(_pickling.dumps(value)) == value
+
+
 def test_a_function_replaced_by_its_decorator_goes_by_value(tmp_path):
     (tmp_path / "study.py").write_text(
         textwrap.dedent(

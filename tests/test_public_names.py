@@ -17,6 +17,9 @@ FUNCTIONS = {name: obj for name, obj in OBJECTS.items() if inspect.isroutine(obj
 
 # What an import must not drag in: each costs milliseconds that every user pays, needed or not.
 HEAVY_MODULES = [
+    "dask",
+    "manyhands.dask",
+    "manyhands.distributed",
     "numpy",
     "asyncio",
     "concurrent.futures",

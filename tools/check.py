@@ -18,6 +18,8 @@ STUBTEST_OPTIONS = ("--mypy-config-file", "pyproject.toml", "--allowlist", "tool
 # Not that of the Python face: what it documents, it documents for Python.
 RUST_DOCS = ("--workspace", "--exclude", "manyhands-python", "--no-deps", "--document-private-items")
 RELEASE = ("--release", "--locked")
+# They have a stage of their own, and are run on one Python only; CPython's own wherever it was installed with them.
+WITHOUT_PEERS = ("--ignore", "tests/peers")
 
 
 def all_stages(environment: Environment) -> list[Stage]:
@@ -122,13 +124,34 @@ def python_stages(environment: Environment) -> list[Stage]:
         Stage(
             "python-tests",
             "tests/, which run the examples and the snippets of documents too",
-            lambda: [[python, "-m", "pytest"]],
+            lambda: [[python, "-m", "pytest", *WITHOUT_PEERS]],
+            needs=("package",),
+        ),
+        Stage(
+            "peers",
+            "the peers' own tests, run on manyhands",
+            lambda: [[python, "-m", "pytest", "tests/peers"]],
             needs=("package",),
         ),
         Stage(
             "python-doctests",
             "the examples in docstrings",
             lambda: [[python, "-m", "pytest", "--doctest-modules", "--pyargs", "manyhands"]],
+            needs=("package",),
+        ),
+        Stage(
+            "site",
+            "the documentation site builds without a warning, and its links lead somewhere",
+            lambda: [[python, "tools/build_site.py"]],
+            needs=("package",),
+        ),
+        Stage(
+            "dask-suite",
+            "a part of Dask's own tests, on our scheduler",
+            lambda: [
+                [sys.executable, "tools/environment.py", "--venv", ROOT / ".venvs" / "dask-suite", "dask-suite"],
+                [ROOT / ".venvs" / "dask-suite" / "bin" / "python", "tools/dask_suite.py", "--bounded"],
+            ],
             needs=("package",),
         ),
     ]

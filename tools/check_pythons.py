@@ -18,7 +18,7 @@ OLDEST = (3, 10)
 
 #: What does not depend on the interpreter is tried at length by ``make test`` alone.
 FEWER = {"N_FAULTS": "40", "N_KILLS": "12", "FEW_PLACES": "1"}
-NOT_AGAIN = ("--ignore=tests/test_benches.py",)
+NOT_AGAIN = ("--ignore=tests/test_benches.py", "--ignore=tests/test_site.py")
 
 PROBE = """
 import importlib.util, os, platform, sys, sysconfig
@@ -105,7 +105,7 @@ def stages_of(name: str, interpreter: Path, options: Sequence[str] = ()) -> list
             f"tests {name}",
             "tests/ and the examples in docstrings",
             lambda: [
-                [python, "-m", "pytest", *options],
+                [python, "-m", "pytest", "--ignore", "tests/peers/test_joblib_parallel.py", *options],
                 [python, "-m", "pytest", "--doctest-modules", "--pyargs", "manyhands"],
             ],
             needs=(f"build {name}",),

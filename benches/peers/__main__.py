@@ -16,7 +16,10 @@ from benches.supervise import Reporter, supervise
 
 TOTAL_S = 630
 HEADER = ("case", "engine", "settings", "size", "median", "runs", "manyhands", "times ours")
-ORDER = ("map", "graph", "submit", "first result", "8 ×", "tasks that", "METG", "makespan", "tree", "merge", "nested l")
+ORDER = (
+    *("map", "graph", "submit", "first result", "8 ×", "tasks that", "Executor", "GridSearchCV", "RandomForest"),
+    *("METG", "makespan", "tree", "merge", "nested l"),
+)
 
 Row = tuple[str, ...]
 
@@ -114,7 +117,7 @@ def place(row: Row) -> int:
 
 def versions() -> str:
     """The versions of what is compared; standard-library engines carry the interpreter's."""
-    names = ("manyhands", "dask", "distributed", "joblib", "ray", "numpy")
+    names = ("manyhands", "dask", "distributed", "joblib", "ray", "numpy", "scikit-learn")
     found = []
     for name in names:
         try:

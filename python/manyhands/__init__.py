@@ -26,7 +26,10 @@ from manyhands.delayed import delayed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from manyhands import dask as dask
+    from manyhands import distributed as distributed
     from manyhands import random, shared
+    from manyhands._executor import Executor
     from manyhands._future import Future
     from manyhands.errors import (
         ConfigError,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         RemoteTraceback,
         TaskError,
         WorkerDied,
+        WorkerOutOfMemory,
     )
     from manyhands.graph import Graph
 
@@ -43,6 +47,7 @@ __all__ = [
     "ConfigError",
     "Delayed",
     "Error",
+    "Executor",
     "ForkError",
     "Future",
     "Graph",
@@ -50,6 +55,7 @@ __all__ = [
     "RemoteTraceback",
     "TaskError",
     "WorkerDied",
+    "WorkerOutOfMemory",
     "compute",
     "config",
     "cpu_count",
@@ -63,9 +69,12 @@ __all__ = [
     "submit",
 ]
 
+# Not all of them are in __all__: after ``from manyhands import *``, ``dask`` should still be Dask.
+_LAZY_MODULES = ("dask", "distributed", "random", "shared")
 _LAZY = {
     "ConfigError": "manyhands.errors",
     "Error": "manyhands.errors",
+    "Executor": "manyhands._executor",
     "ForkError": "manyhands.errors",
     "Future": "manyhands._future",
     "Graph": "manyhands.graph",
@@ -73,12 +82,13 @@ _LAZY = {
     "RemoteTraceback": "manyhands.errors",
     "TaskError": "manyhands.errors",
     "WorkerDied": "manyhands.errors",
+    "WorkerOutOfMemory": "manyhands.errors",
 }
 
 
 def __getattr__(name: str) -> object:
     module = _LAZY.get(name)
-    if module is None and name not in ("random", "shared"):
+    if module is None and name not in _LAZY_MODULES:
         raise AttributeError(f"module 'manyhands' has no attribute {name!r}")
     from importlib import import_module
 

@@ -21,7 +21,7 @@ import os
 import pickle
 import sys
 
-from manyhands._pickling import dumps as _dumps_or_explain
+from manyhands._pickling import dumps_result as _dumps_or_explain
 from manyhands._pickling import loads
 from manyhands.errors import PicklingError, RemoteTraceback, TaskError
 

@@ -10,7 +10,7 @@ import os
 import sys
 from _thread import get_ident
 
-from manyhands import _fork_safety, _pools, _worker
+from manyhands import _fork_safety, _pickling, _pools, _worker
 from manyhands._native import ForkPool, Rota
 from manyhands._signals import HeldSignals
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def pool(num_workers: int) -> ForkPool:
+def pool(num_workers: int, rota: Rota | None = None) -> ForkPool:
     """A pool of workers to be forked from this process as it will be when the tasks are known.
+
+    Submitted calls take turns by the rota: those of one executor by its own.
 
     Raises
     ------
@@ -30,7 +32,7 @@ def pool(num_workers: int) -> ForkPool:
     _fork_safety.check()
     _pools.register()
     _pools.share()
-    return ForkPool(num_workers, _rota)
+    return ForkPool(num_workers, _rota if rota is None else rota)
 
 
 # Whose turn it is among the calls that were submitted by this process.
@@ -93,6 +95,7 @@ def begin() -> None:
     _reset_signals()
     _worker.report_crashes()
     _worker.watch_forks()
+    _pickling.inherit()
     _fork_safety.limit_threads()
     _reseed()
     seeding = sys.modules.get("manyhands._seeding")

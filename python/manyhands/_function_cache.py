@@ -51,19 +51,20 @@ class _Kept:
         return all(globals_.get(name, _ABSENT) is value for name, value in self.names.items())
 
 
-_kept: dict[int, _Kept] = {}
+# By the function's identity, and by what it is wrapped in.
+_kept: dict[tuple[int, object], _Kept] = {}
 
 
-def recall(function: Callable[..., Any]) -> bytes | None:
-    """The pickle of a function, if one is kept and still true."""
-    kept = _kept.get(id(function))
+def recall(function: Callable[..., Any], wrapper: object = None) -> bytes | None:
+    """The pickle of a function, if one is kept and still true; or that of a function wrapped in a way of ours."""
+    kept = _kept.get((id(function), wrapper))
     if kept is None or not kept.is_true_of(function):  # type: ignore[arg-type]
         return None
     return kept.data
 
 
-def keep(function: Callable[..., Any], data: bytes, is_local: Callable[[str], bool]) -> None:
-    """Keep the pickle of a function, if it is one of those that can be.
+def keep(function: Callable[..., Any], data: bytes, is_local: Callable[[str], bool], wrapper: object = None) -> None:
+    """Keep the pickle of a function, if it is one of those that can be; or that of a function wrapped in a way of ours.
 
     `is_local` tells of a module's name whether the module travels by value.
     """
@@ -80,7 +81,7 @@ def keep(function: Callable[..., Any], data: bytes, is_local: Callable[[str], bo
             return
     if len(_kept) >= _N_KEPT_MAX:
         _kept.clear()
-    _kept[id(function)] = _Kept(function, data, names)
+    _kept[id(function), wrapper] = _Kept(function, data, names)
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import weakref
+from concurrent.futures._base import FINISHED, PENDING
 
 from manyhands import _native
 
@@ -50,13 +51,19 @@ class Future(concurrent.futures.Future["T"]):
     (32, True, None)
     """
 
+    _is_watched = False
+    _is_settling = False
+    _those_who_wait: _Waiters | None = None
+
     def __init__(self, pending: _native.Pending | None = None) -> None:
-        self._pending: _native.Pending | None = None
-        super().__init__()
+        # What the base class does, but for the list of those who wait, whom most futures do not have: making futures
+        # is much of what short calls cost.
+        self._lock = threading.Condition()
+        self._state = PENDING
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._done_callbacks: list[Callable[[Any], object]] = []
         self._pending = pending
-        self._is_watched = False
-        self._is_settling = False
-        self._waiters = _Waiters(self)
 
     @classmethod
     def _of_call(
@@ -95,14 +102,18 @@ class Future(concurrent.futures.Future["T"]):
     # What concurrent.futures knows of, kept true on demand
 
     @property
-    def _condition(self) -> threading.Condition:
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
         """The lock that `concurrent.futures` takes before it looks at the state, which it then expects to stay."""
         self._settle()
         return self._lock
 
-    @_condition.setter
-    def _condition(self, condition: threading.Condition) -> None:
-        self._lock = condition
+    @property
+    def _waiters(self) -> _Waiters:  # type: ignore[override]
+        """Where `concurrent.futures` notes who waits."""
+        with self._lock:
+            if self._those_who_wait is None:
+                self._those_who_wait = _Waiters(self)
+            return self._those_who_wait
 
     def _settle(self) -> None:
         """Take the result of a call that has ended over into the base class; whoever comes first does it."""
@@ -120,10 +131,21 @@ class Future(concurrent.futures.Future["T"]):
                 super().cancel()
                 super().set_running_or_notify_cancel()
             else:
-                super().set_exception(error)
+                super().set_exception(self._told(error))
         else:
-            super().set_result(value)
+            with self._lock:
+                self._result = value
+                self._state = FINISHED
+                for waiter in self._those_who_wait or ():
+                    waiter.add_result(self)
+                self._lock.notify_all()
+            if self._done_callbacks:
+                self._invoke_callbacks()  # type: ignore[attr-defined]
         self._pending = None
+
+    def _told(self, error: BaseException) -> BaseException:
+        """What this future raises where its call has failed so."""
+        return error
 
     def _watch(self) -> None:
         """Have the base class told of the end when it comes."""
@@ -141,12 +163,16 @@ class Future(concurrent.futures.Future["T"]):
         except KeyboardInterrupt:
             # As for every other call that waits: whoever presses Ctrl-C wants the machine back.
             pending.interrupt()
-            from manyhands import _pools
-
-            _pools.interrupted(pending.scheduler)
+            self._interrupted(pending.scheduler)
             raise
         if has_ended:
             self._settle()
+
+    def _interrupted(self, scheduler: str) -> None:
+        """After Ctrl-C: no worker of those that ran this call goes on."""
+        from manyhands import _pools
+
+        _pools.interrupted(scheduler)
 
     # The methods of a future
 
@@ -174,6 +200,9 @@ class Future(concurrent.futures.Future["T"]):
         (3, 1)
         """
         self._wait(timeout)
+        if self._state == FINISHED and self._exception is None:
+            # So it stays.
+            return self._result  # type: ignore[no-any-return]
         return super().result(0 if self._pending is not None and not self._is_settling else timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:

@@ -48,6 +48,25 @@ def dumps(obj: object, sink: _native.Sink | None = None) -> bytes:
         raise fail("object", obj, error) from error
 
 
+def dumps_result(obj: object, sink: _native.Sink | None = None) -> bytes:
+    """Pickle what a task has returned or raised, for the process that the worker works for; large buffers go to `sink`.
+
+    A forked worker has the classes and functions of its parent's main module. They go back as what they are there, by
+    their names: by value they would come back as copies, and an exception of the program's would not be caught.
+
+    Raises
+    ------
+    PicklingError
+        Where neither pickle nor cloudpickle can; it says which part of the object is to blame.
+    """
+    try:
+        return _dumps(obj, sink, by_name=bool(_inherited))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise fail("object", obj, error) from error
+
+
 def dumps_function(function: Callable[..., Any], sink: _native.Sink | None = None) -> bytes:
     """Pickle the function of a task so that another process can load it; large buffers go to `sink`.
 
@@ -60,7 +79,9 @@ def dumps_function(function: Callable[..., Any], sink: _native.Sink | None = Non
         Where the function cannot be pickled; it says which part of it is to blame.
     """
     is_by_value_registered = _by_value_registered()
-    known = None if is_by_value_registered else _function_cache.recall(function)
+    guarded = getattr(type(function), "_guarded", None)
+    inside, wrapper = (function, None) if guarded is None else guarded(function)
+    known = None if is_by_value_registered else _function_cache.recall(inside, wrapper)
     if known is not None:
         return known
     for part in _functions_inside(function):
@@ -74,7 +95,7 @@ def dumps_function(function: Callable[..., Any], sink: _native.Sink | None = Non
     except Exception as error:
         raise fail(f"function {_name_of(function)!r}", function, error) from error
     if not is_by_value_registered:
-        _function_cache.keep(function, data, _local.__contains__)
+        _function_cache.keep(inside, data, _local.__contains__, wrapper)
     return data
 
 
@@ -90,7 +111,7 @@ def is_portable(data: bytes) -> bool:
     return not local or not any(name in data for name in local)
 
 
-def _dumps(obj: object, sink: _native.Sink | None) -> bytes:
+def _dumps(obj: object, sink: _native.Sink | None, *, by_name: bool = False) -> bytes:
     """Pickle by the cheapest way that is right; raises whatever the picklers raise."""
     data: bytes | None
     if sink is not None:
@@ -101,13 +122,50 @@ def _dumps(obj: object, sink: _native.Sink | None) -> bytes:
         raise
     except Exception:  # cloudpickle knows more types; if it fails too, its error is the one that counts
         data = None
-    if data is not None and is_portable(data):
+    if data is not None and (is_portable(data) or not _is_any_local(obj)):
         return data
     _local_modules()  # what the object leads to may be new
     if sink is not None:
         sink.clear()  # what the first attempt has left there
     with _LocalModulesByValue():
-        return _dump_by_value(obj) if sink is None else _dump_apart_by_value(obj, sink)
+        return _dump_by_value(obj, by_name) if sink is None else _dump_apart_by_value(obj, sink, by_name)
+
+
+class _FoundLocal(Exception):
+    """Something is stored by reference that no worker can import."""
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    write = staticmethod(len)
+
+
+class _Looking(pickle.Pickler):
+    """Meets all that a plain pickle stores by reference."""
+
+    def reducer_override(self, obj: object) -> Any:
+        module = getattr(obj, "__module__", None)
+        if type(module) is str and (module == "__main__" or module in _local):
+            raise _FoundLocal
+        return NotImplemented
+
+
+def _is_any_local(obj: object) -> bool:
+    """Whether a plain pickle of an object refers to something local, rather than having its name in a text.
+
+    Texts are not rare: Python's own list of warning filters, which scikit-learn sends along with each task, names
+    ``__main__``. Looking twice takes a tenth of what cloudpickle takes.
+    """
+    if _by_value_registered():
+        return True
+    try:
+        _Looking(_Nowhere(), PROTOCOL, buffer_callback=lambda _: None).dump(obj)
+    except _FoundLocal:
+        return True
+    except Exception:  # whatever it is, cloudpickle will say it
+        return True
+    return False
 
 
 def _dump_apart(obj: object, sink: _native.Sink) -> bytes:
@@ -120,14 +178,12 @@ def _dump_apart(obj: object, sink: _native.Sink) -> bytes:
     return sink.take_pickle()
 
 
-def _dump_by_value(obj: object) -> bytes:
-    """A pickle by cloudpickle."""
+def _dump_by_value(obj: object, by_name: bool) -> bytes:
+    """A pickle by cloudpickle; if `by_name`, what was inherited by its name."""
     import io
 
-    import cloudpickle
-
     file = io.BytesIO()
-    pickler = cloudpickle.Pickler.__new__(cloudpickle.Pickler)
+    pickler = _new_pickler(by_name)
     # Read once, by what follows.
     pickler.dispatch_table = _by_value_reducers()
     pickler.__init__(file, PROTOCOL)
@@ -135,17 +191,61 @@ def _dump_by_value(obj: object) -> bytes:
     return file.getvalue()
 
 
-def _dump_apart_by_value(obj: object, sink: _native.Sink) -> bytes:
+def _dump_apart_by_value(obj: object, sink: _native.Sink, by_name: bool) -> bytes:
     """The same; the sink has its large buffers, and the large bytes in it."""
-    import cloudpickle
-
     from manyhands import _native
 
-    pickler = cloudpickle.Pickler.__new__(cloudpickle.Pickler)
+    pickler = _new_pickler(by_name)
     pickler.dispatch_table = _native.Reducers(sink, _by_value_reducers())
     pickler.__init__(sink, PROTOCOL, sink)
     pickler.dump(obj)
     return sink.take_pickle()
+
+
+def _new_pickler(by_name: bool) -> Any:
+    """One of cloudpickle's picklers, not set up yet."""
+    import cloudpickle
+
+    if not by_name:
+        return cloudpickle.Pickler.__new__(cloudpickle.Pickler)
+
+    class ByName(cloudpickle.Pickler):  # type: ignore[misc]  # a class of no known type
+        """Refers to what was inherited."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, (type, FunctionType)) and _is_inherited(obj):
+                return obj.__qualname__
+            return super().reducer_override(obj)
+
+    return ByName.__new__(ByName)
+
+
+# In a forked worker: the classes and functions of the main module by their names there, as they were at the fork.
+_inherited: dict[str, Any] = {}
+
+
+def inherit() -> None:
+    """Take note, in a forked worker, of what its parent's main module defines."""
+    main = sys.modules.get("__main__")
+    _inherited.clear()
+    if main is not None:
+        _inherited.update(
+            {name: value for name, value in vars(main).items() if isinstance(value, (type, FunctionType))}
+        )
+
+
+def _is_inherited(obj: Any) -> bool:
+    """Whether a class or a function is still what its name means here, and meant at the fork."""
+    if getattr(obj, "__module__", None) != "__main__":
+        return False
+    root, *parts = obj.__qualname__.split(".")
+    for names in (_inherited, vars(sys.modules["__main__"])):
+        found = names.get(root)
+        for part in parts:
+            found = getattr(found, part, None)
+        if found is not obj:
+            return False
+    return True
 
 
 def _by_value_reducers() -> Any:
@@ -345,6 +445,10 @@ def _functions_inside(function: object) -> list[type | FunctionType]:
         elif isinstance(function, partial):
             function = function.func
         else:
+            # Wrappers of ours say what they wrap.
+            inside = getattr(type(function), "_functions", None)
+            for part in inside.__get__(function) if isinstance(inside, property) else ():
+                found += _functions_inside(part)
             found.append(function if isinstance(function, (type, FunctionType)) else type(function))
             break
     return found

@@ -18,6 +18,7 @@ from manyhands._native import (
     ThreadPool,
     _set_sharing,
     _set_spilling,
+    _set_worker_limit,
     after_fork,
     begin_exit,
     cpu_count,
@@ -41,7 +42,10 @@ _context: tuple[Any, ...] | None = None
 _sharing: int | None = None
 # How much results may take, and where they go beyond that, as the engine was told.
 _spilling: tuple[int | float, str | None] | None = None
+# How much workers may take for themselves, as the engine was told.
+_worker_limit: int | float | str | None = None
 _is_registered = False
+_n_reloads = 0
 # Held while a pool is made or taken away; those that exist are used without it.
 _lock = RLock()
 # Pools that are no longer used and may still have something to finish.
@@ -133,8 +137,7 @@ def nested_threads(num_workers: int) -> ThreadPool:
 def processes(num_workers: int) -> ProcessPool:
     """The pool of processes, told of the present import path and working directory."""
     global _n_processes, _idle_timeout, _settings
-    if _reloads.any_since_last_call():
-        _retire_processes()
+    n_reloads()
     pool = _processes
     if pool is None:
         pool = _new_processes(num_workers)
@@ -147,16 +150,25 @@ def processes(num_workers: int) -> ProcessPool:
             pool.set_idle_timeout(idle_timeout)
         _idle_timeout = idle_timeout
     if num_workers != _n_processes:
-        pool.set_environment(list(_thread_limits(num_workers).items()))
+        pool.set_environment(list(thread_limits(num_workers).items()))
         pool.resize(num_workers)
         _n_processes = num_workers
     _tell_context(pool, num_workers)
     return pool
 
 
+def n_reloads() -> int:
+    """How often modules of the user's have been loaded anew; what workers had loaded before is not used again."""
+    global _n_reloads
+    if _reloads.any_since_last_call():
+        _n_reloads += 1
+        _retire_processes()
+    return _n_reloads
+
+
 def share() -> None:
     """Have the engine know what is to travel through shared memory."""
-    global _sharing, _spilling
+    global _sharing, _spilling, _worker_limit
     _sharing = config.get("shared_memory_threshold") if config.get("shared_memory_enabled") else None
     _set_sharing(_sharing)
     spilling = (config.get("memory_limit"), config.get("spill_directory"))
@@ -166,6 +178,12 @@ def share() -> None:
         is_share = isinstance(limit, float)
         share = limit if is_share and limit <= 1 else None
         _set_spilling(None if is_share else limit, share, directory)
+    worker_limit = config.get("worker_memory_limit")
+    if worker_limit != _worker_limit:
+        _worker_limit = worker_limit
+        is_bytes = isinstance(worker_limit, int)
+        share = worker_limit if isinstance(worker_limit, float) and worker_limit <= 1 else None
+        _set_worker_limit(worker_limit if is_bytes else None, share, worker_limit == "auto")
 
 
 def _new_processes(num_workers: int) -> ProcessPool:
@@ -176,7 +194,7 @@ def _new_processes(num_workers: int) -> ProcessPool:
             register()
             _idle_timeout = config.get("idle_timeout")
             _n_processes = num_workers
-            _processes = _start_processes(num_workers, _idle_timeout)
+            _processes = start_processes(num_workers, _idle_timeout)
         return _processes
 
 
@@ -192,7 +210,7 @@ def _retire_processes() -> None:
             _retired.append(pool)
 
 
-def _start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPool:
+def start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPool:
     """A pool whose workers are started with SIGINT blocked, as they inherit it from the pool's own thread.
 
     So Ctrl-C does not end a worker in the moment before it can say what it wants to happen then.
@@ -201,7 +219,7 @@ def _start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPoo
 
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGINT])
     try:
-        limits = list(_thread_limits(num_workers).items())
+        limits = list(thread_limits(num_workers).items())
         return ProcessPool(_command(), limits, num_workers, idle_timeout)
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
@@ -238,6 +256,9 @@ def shutdown() -> None:
         threads, processes = _threads, _processes
         _threads = _processes = _context = None
     shutdown_forked()
+    executors = sys.modules.get("manyhands._executor_pools")
+    if executors is not None:
+        executors.end_all()
     if processes is not None:
         processes.shutdown()
     while _retired:
@@ -297,25 +318,33 @@ def _interpreter_options() -> list[str]:
     return options
 
 
-def _thread_limits(num_workers: int) -> dict[str, str]:
+def thread_limits(num_workers: int) -> dict[str, str]:
     n_each = max(1, cpu_count() // num_workers)
     return {name: str(n_each) for name in _THREAD_LIMITS if name not in os.environ}
 
 
 def _tell_context(pool: ProcessPool, num_workers: int) -> None:
     global _context
+    _context = tell_context(pool, num_workers, _context)
+
+
+def tell_context(pool: ProcessPool, num_workers: int, told: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    """Have a pool know what its tasks run with, unless that is what it has been told."""
     try:
         directory: str | None = os.getcwd()
     except OSError:  # it has been removed
         directory = None
-    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing)
-    if context != _context:
+    # Objects of multiprocessing's managers can be passed on to processes that know this.
+    managers = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
+    authkey = None if managers is None else bytes(managers.current_process().authkey)
+    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing, authkey)
+    if context != told:
         import _pickle as pickle
 
         path = [str(entry) for entry in sys.path]
         argv = [str(argument) for argument in sys.argv]
-        pool.set_context(pickle.dumps((path, directory, argv, _thread_limits(num_workers), _sharing)))
-        _context = context
+        pool.set_context(pickle.dumps((path, directory, argv, thread_limits(num_workers), _sharing, authkey)))
+    return context
 
 
 def register() -> None:

@@ -68,12 +68,12 @@ def not_sent(exc: BaseException, task: str) -> BaseException:
 
 
 def worker_died(
-    task: str, key: str | None, pid: int, exitcode: int | None, signal: int | None, output: str
+    task: str, key: str | None, called: tuple[Any, Any, Any] | None, facts: dict[str, Any]
 ) -> BaseException:
     """The error for a task under which workers died."""
-    from manyhands.errors import WorkerDied
+    from manyhands._deaths import error_for
 
-    return WorkerDied(task, key, pid, exitcode, signal, output)
+    return error_for(task, key, called, facts)
 
 
 def no_room(
@@ -87,6 +87,7 @@ def no_room(
     reason: str,
 ) -> BaseException:
     """The error for a result that has room neither in memory nor on disk."""
+    from manyhands._deaths import size_text as _size
     from manyhands._failures import annotate
 
     error = MemoryError(
@@ -97,15 +98,6 @@ def no_room(
     )
     annotate(error, task, key, scheduler)
     return error
-
-
-def _size(n_bytes: float) -> str:
-    """A number of bytes, in words."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.4g} TiB"
 
 
 def no_workers(text: str) -> BaseException:

@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 _Future: type[Future[Any]] | None = None
 
 
+def is_nested() -> bool:
+    """Whether the caller is a task."""
+    return _native.in_task() or _worker.is_worker
+
+
 def _where(
     scheduler: str | None, num_workers: int | None, chunksize: int | None
 ) -> tuple[str, int, int | None, _native.ThreadPool | _native.ProcessPool | _native.ForkPool | None]:
     """Where a call runs: the scheduler's name, the number of workers, the forced batch size, the pool."""
-    if scheduler is None and (_native.in_task() or _worker.is_worker):
+    if scheduler is None and is_nested():
         # All workers are busy with tasks such as the one that calls; more would only get in their way.
         scheduler = "synchronous"
         config.resolve(None, num_workers, chunksize)
@@ -77,9 +82,14 @@ def _faults(
 
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
     """Ends the workers after Ctrl-C; not for an exception of that kind that a task raised of its own accord."""
-    notes = getattr(error, "__notes__", ())
-    if not any(isinstance(note, str) and note.startswith("Raised by the task ") for note in notes):
+    if is_the_persons(error):
         _pools.interrupted(scheduler)
+
+
+def is_the_persons(error: KeyboardInterrupt) -> bool:
+    """Whether somebody has pressed Ctrl-C, rather than a task raised this."""
+    notes = getattr(error, "__notes__", ())
+    return not any(isinstance(note, str) and note.startswith("Raised by the task ") for note in notes)
 
 
 def _require_callable(function: object, name: str) -> None:
@@ -159,7 +169,8 @@ def compute(
     PicklingError
         If a function, an argument or a result cannot be sent to or from a worker process; with ``"fork"``, a result.
     WorkerDied
-        If a task ended its worker process, twice.
+        If a task ended its worker process, twice; `WorkerOutOfMemory`, which is a MemoryError as well, if it did so by
+        the memory it took.
     ForkError
         With ``"fork"``, if something in this process is known not to survive a fork.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,12 +110,35 @@ def note_writes(stream: Any) -> None:
         writer.write = write
 
 
-def report_crashes() -> None:
-    """Have the Python stack written to standard error when compiled code crashes."""
+def report_crashes(file: int | None = None, dump_signal: int | None = None) -> None:
+    """Have the stacks written down when compiled code crashes, and where this process is when the signal comes.
+
+    To a file of the parent's, which tells of them once this process has ended; until there is one, to standard error.
+    A task that uses `faulthandler` itself has its own way, and the parent then looks at what was printed.
+
+    Parameters
+    ----------
+    file : int, optional
+        The descriptor.
+    dump_signal : int, optional
+        The signal.
+    """
     import faulthandler
 
-    if sys.stderr is not None:
-        faulthandler.enable()
+    if file is None:
+        if sys.stderr is not None:
+            faulthandler.enable()
+        return
+    # What lies below every task, which the parent leaves out, and the thread's number as reports have it.
+    frame = sys._getframe()
+    n_frames = 0
+    while (below := frame.f_back) is not None:
+        frame = below
+        n_frames += 1
+    os.write(file, f"{n_frames} frames of thread 0x{get_ident():016x}\n".encode())
+    faulthandler.enable(file)
+    if dump_signal is not None:
+        faulthandler.register(dump_signal, file)
 
 
 # Called by the engine
@@ -123,8 +147,8 @@ def report_crashes() -> None:
 def set_context(context: bytes) -> None:
     """Take over what tasks run with.
 
-    That is the parent's import path, working directory and arguments, limits for libraries that start threads, and from
-    what size on buffers travel through shared memory.
+    That is the parent's import path, working directory and arguments, limits for libraries that start threads, from
+    what size on buffers travel through shared memory, and what multiprocessing's managers want to be told.
 
     Raises
     ------
@@ -135,10 +159,14 @@ def set_context(context: bytes) -> None:
 
     from manyhands import _native
 
-    path, directory, argv, thread_limits, sharing = pickle.loads(context)
+    path, directory, argv, thread_limits, sharing, authkey = pickle.loads(context)
     _native._set_sharing(sharing)
     sys.path[:] = path
     sys.argv[:] = argv
+    if authkey is not None:
+        import multiprocessing
+
+        multiprocessing.current_process().authkey = authkey
     _limit_threads(thread_limits)
     if directory is not None:
         try:

@@ -17,6 +17,12 @@ memory_limit            0.6                 how much memory results may take    
                                             that wait for their readers: bytes,
                                             ``"4 GiB"``, a share of what is free
                                             (0.6, ``"60%"``), ``"unlimited"``
+worker_memory_limit     ``"auto"``          how much workers may take for        MANYHANDS_WORKER_MEMORY_LIMIT
+                                            themselves, all together: bytes,
+                                            ``"4 GiB"``, a share of what they
+                                            could have, ``"unlimited"``;
+                                            ``"auto"`` leaves a tenth of that
+                                            free, or 4 GiB if that is less
 spill_directory         the system's for    an existing folder: where they go    MANYHANDS_SPILL_DIRECTORY
                         temporary files     beyond that
 seed                    None                an integer from 0 on, several of     MANYHANDS_SEED
@@ -82,6 +88,7 @@ _DEFAULTS: dict[str, Any] = {
     "shared_memory_enabled": True,
     "shared_memory_threshold": 65536,
     "memory_limit": 0.6,
+    "worker_memory_limit": "auto",
     "spill_directory": None,
     "seed": None,
     "retries": 0,
@@ -212,6 +219,16 @@ def _memory_limit(value: object, name: str) -> int | float:
     )
 
 
+def _worker_memory_limit(value: object, name: str) -> int | float | str:
+    """The same, or ``"auto"``."""
+    if value is None or (isinstance(value, str) and value.strip().lower() == "auto"):
+        return "auto"
+    try:
+        return _memory_limit(value, name)
+    except ValueError as error:
+        raise _error(str(error).replace("Accepted: ", 'Accepted: "auto", ')) from None
+
+
 def _amount(text: str) -> object:
     """The number of bytes, or the share, that a text stands for; the text itself if it stands for none."""
     words = text.strip().lower()
@@ -331,6 +348,7 @@ _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "shared_memory_enabled": _shared_memory_enabled,
     "shared_memory_threshold": _shared_memory_threshold,
     "memory_limit": _memory_limit,
+    "worker_memory_limit": _worker_memory_limit,
     "spill_directory": _spill_directory,
     "seed": _seed,
     "retries": _retries,
@@ -624,9 +642,10 @@ def get(key: str, default: Any = _UNSET) -> Any:
         ``scheduler``: one of ``"synchronous"``, ``"threads"``, ``"processes"``, ``"fork"``. ``num_workers``,
         ``chunksize``: an integer, or None where the library is to choose. ``idle_timeout``: seconds, or None for never.
         ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``memory_limit``: bytes as an integer, a
-        share as a float, infinity for none. ``spill_directory``: a path, or None for the usual one. ``seed``: an
-        integer, a tuple of them, a ``numpy.random.SeedSequence``, or None. ``retries``: an integer. ``retry_delay``:
-        seconds. ``timeout``: seconds, or None.
+        share as a float, infinity for none. ``worker_memory_limit``: the same, or ``"auto"``.
+        ``spill_directory``: a path, or None for the usual one. ``seed``: an integer, a tuple of them, a
+        ``numpy.random.SeedSequence``, or None. ``retries``: an integer. ``retry_delay``: seconds. ``timeout``: seconds,
+        or None.
 
     Raises
     ------
@@ -704,6 +723,16 @@ def refresh() -> None:
     with _state.lock:
         _state.outside = _state.merged = _state.n_cpus = None
         _state.read()
+
+
+def keys() -> tuple[str, ...]:
+    """The names of all settings, for the command line."""
+    return tuple(_CHECKS)
+
+
+def check_text(key: str, text: str, name: str) -> None:
+    """Raise a ConfigError, which calls the setting by `name`, if this text in the environment would not be accepted."""
+    _CHECKS[key](_from_text(key, text), name)
 
 
 def generation() -> object:
@@ -793,6 +822,12 @@ def resolve_faults(
             is_forced = key in _state.forced_keys and not is_nested
             resolved.append(configured if checked is None or is_forced else checked)
     return resolved[0], resolved[1], resolved[2]
+
+
+def is_chosen(key: str) -> bool:
+    """Whether anybody has said what a setting is to be, so that it is not the default."""
+    with _state.lock:
+        return _state.find_checked(key)[1] != "default"
 
 
 def forced() -> tuple[str, ...]:

@@ -16,6 +16,7 @@ __all__ = [
     "RemoteTraceback",
     "TaskError",
     "WorkerDied",
+    "WorkerOutOfMemory",
 ]
 
 
@@ -140,7 +141,8 @@ class RemoteTraceback(Exception):
 class WorkerDied(Error):
     """The worker process that ran a task ended before the task did.
 
-    Raised once the task has ended a second worker as well, in which it ran alone, so that the blame is its own.
+    Raised once the task has ended a second worker as well, in which it ran alone, so that the blame is its own. The
+    text says all that is known, why it probably happened, and what can be done.
 
     Parameters
     ----------
@@ -159,11 +161,41 @@ class WorkerDied(Error):
     retried : bool
         Whether the task was run again, alone, before this was raised.
 
+    Attributes
+    ----------
+    signal_name : str or None
+        The signal's name, such as ``"SIGSEGV"``.
+    function : str or None
+        The function that was called, with its module.
+    file : str or None
+        Where it is defined, if it is written in Python.
+    line : int or None
+        The line on which its definition begins.
+    argument_sizes : dict of str to int
+        About how many bytes each argument takes, by the parameter's name. Results of other tasks count as they
+        travelled.
+    peak_memory : int or None
+        How many bytes of memory the worker had at most, shared memory included; or, where the system does not tell,
+        when it was last looked at.
+    stack : str
+        Where the worker was when it crashed or was stopped: the Python stack, and from Python 3.14 on that of compiled
+        code. Empty where a process cannot tell, as with SIGKILL and ``os._exit``.
+    cause : str
+        Why it ended, where more is known than how.
+    was_running : bool
+        Whether the worker was seen to run the task, rather than to have it next.
+    earlier_pid : int or None
+        The process id of the worker that the task had ended before.
+    earlier_end : str
+        How that one ended.
+
     Examples
     --------
     >>> error = WorkerDied("fit(fold=3)", worker_pid=4711, signal=11)
     >>> print(str(error).splitlines()[0])
     The worker process 4711 died while it ran the task fit(fold=3): killed by SIGSEGV (segmentation fault).
+    >>> error.signal_name
+    'SIGSEGV'
     """
 
     def __init__(
@@ -184,62 +216,54 @@ class WorkerDied(Error):
         self.signal = signal
         self.output = output
         self.retried = retried
+        self.function: str | None = None
+        self.file: str | None = None
+        self.line: int | None = None
+        self.argument_sizes: dict[str, int] = {}
+        self.peak_memory: int | None = None
+        self.peak_is_exact = False
+        self.stack = ""
+        self.cause = ""
+        self.was_running = True
+        self.earlier_pid: int | None = None
+        self.earlier_end = ""
+        self.memory: int | None = None
+        self.memory_limit: int | None = None
+
+    @property
+    def signal_name(self) -> str | None:
+        """The name of the signal that killed the worker, such as ``"SIGSEGV"``; None where none did."""
+        if self.signal is None:
+            return None
+        from manyhands._deaths import signal_name
+
+        return signal_name(self.signal)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.task,), dict(self.__dict__))
 
     def __str__(self) -> str:
-        how, advice = _cause_of_death(self.exitcode, self.signal)
-        worker = "A worker process" if self.worker_pid is None else f"The worker process {self.worker_pid}"
-        key = "" if self.key is None else f" (key {self.key!r})"
-        lines = [f"{worker} died while it ran the task {self.task}{key}: {how}."]
-        if self.retried:
-            lines.append("The task was run once more, alone in a fresh worker, and that worker died too.")
-        written = self.output.rstrip().splitlines()
-        if written:
-            lines.append("The last lines that the worker wrote:")
-            lines.extend(f"  | {line}" for line in written)
-        else:
-            lines.append("The worker wrote nothing to its output before that.")
-        lines.append(advice)
-        return "\n".join(lines)
+        from manyhands._deaths import story
+
+        return story(self)
 
 
-_CRASHED = (
-    "Compiled code crashed, most likely in an extension module that the task calls; with "
-    'scheduler="synchronous" under "python -X faulthandler" the same call shows where.'
-)
-_OUT_OF_MEMORY = (
-    "The system kills processes like this when memory runs out: use fewer workers (num_workers), or give each task "
-    "less data. If somebody ended the process on purpose, run the program again."
-)
-_EXITED = (
-    "Something in the task ended the process, as os._exit() or a failing C library does; tasks must return or raise. "
-    'With scheduler="synchronous" the same call can be watched in a debugger.'
-)
-_SIGNAL_WORDS = {
-    "SIGABRT": "aborted",
-    "SIGBUS": "bus error",
-    "SIGFPE": "arithmetic error",
-    "SIGILL": "illegal instruction",
-    "SIGSEGV": "segmentation fault",
-    "SIGTERM": "terminated",
-    "SIGXCPU": "CPU time limit exceeded",
-}
-_CRASHES = frozenset(["SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV"])
+class WorkerOutOfMemory(WorkerDied, MemoryError):
+    """A task needs more memory than there is, even while no other task runs.
 
+    Its worker was stopped before the memory of the machine, of its control group or of the setting
+    ``worker_memory_limit`` was used up; or the system's out-of-memory killer was faster. Then the task was run once
+    more, while no other task ran, and it happened again.
 
-def _cause_of_death(exitcode: int | None, signal_number: int | None) -> tuple[str, str]:
-    """How a process ended, in words, and what its user can do about it."""
-    if signal_number is not None:
-        import signal
+    Attributes
+    ----------
+    memory : int or None
+        How many bytes the worker took for itself when it was stopped; None where the system ended it.
+    memory_limit : int or None
+        How many bytes all workers could take together at that time.
 
-        try:
-            name = signal.Signals(signal_number).name
-        except ValueError:
-            name = f"signal {signal_number}"
-        words = f" ({_SIGNAL_WORDS[name]})" if name in _SIGNAL_WORDS else ""
-        return f"killed by {name}{words}", _CRASHED if name in _CRASHES else _OUT_OF_MEMORY
-    if exitcode is not None:
-        return f"it exited with code {exitcode}", _EXITED
-    return "it is gone, and the system does not say how it ended", _OUT_OF_MEMORY
+    Examples
+    --------
+    >>> issubclass(WorkerOutOfMemory, MemoryError), issubclass(WorkerOutOfMemory, WorkerDied)
+    (True, True)
+    """

@@ -398,6 +398,17 @@ def test_retries_may_be_configured(tmp_path):
     assert isinstance(future.exception(120), Refused)
 
 
+def test_configured_retries_hold_for_executors(where, tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    with mh.config.set(retries=2, retry_delay=0.001), mh.Executor(2, scheduler=where.scheduler) as executor:
+        assert executor.submit(fail_at_first, 2, tmp_path / "a").result(120) == 3
+        results = executor.map(fail_at_first, [1, 9], [tmp_path / "b", tmp_path / "c"])
+        assert next(results) == 2
+        with pytest.raises(Refused, match="run 2"):
+            next(results)
+
+
 # What is not accepted
 
 

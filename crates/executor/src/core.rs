@@ -26,6 +26,8 @@ pub(crate) struct Entry<P: ?Sized> {
     /// How tasks failed that the job goes on without, as long as anybody may ask.
     failures: HashMap<TaskIndex, Failure>,
     has_edges: bool,
+    /// How workers died under tasks of it.
+    deaths: Vec<(TaskIndex, Death)>,
 }
 
 impl<P: ?Sized> Entry<P> {
@@ -135,6 +137,7 @@ impl<P: ?Sized> Core<P> {
             lost: Vec::new(),
             failures: HashMap::new(),
             has_edges: spec.graph.n_edges() > 0,
+            deaths: Vec::new(),
         });
         self.on(Event::Submit(id, spec), now_ns, hands);
         (id, inbox)
@@ -163,7 +166,31 @@ impl<P: ?Sized> Core<P> {
         hands: &mut impl Hands<P>,
     ) {
         self.death = death;
-        self.on(Event::WorkerLost { worker, running }, now_ns, hands);
+        self.death.was_running = running.is_some();
+        let was_memory_short = self.death.was_memory_short();
+        let event = Event::WorkerLost {
+            worker,
+            running,
+            was_memory_short,
+        };
+        // One that was told to end did not die of what it ran.
+        let running = running.filter(|_| !self.scheduler.is_killed(worker));
+        self.on(event, now_ns, hands);
+        if let Some(task) = running
+            && let Some(Some(entry)) = self.jobs.get_mut(task.job.0 as usize)
+        {
+            entry.deaths.push((task.index, self.death.abridged()));
+        }
+    }
+
+    /// The last death, with the one before it under the same task.
+    fn death_of(&self, task: TaskId) -> Box<Death> {
+        let mut death = Box::new(self.death.clone());
+        let earlier = self.entry(task.job).map(|entry| entry.deaths.iter().rev());
+        let earlier = earlier.into_iter().flatten();
+        let before = earlier.filter(|(index, _)| *index == task.index);
+        death.before = before.map(|(_, death)| Box::new(death.clone())).next();
+        death
     }
 
     /// Ends a job from here, for a reason that lies outside of its tasks.
@@ -181,6 +208,19 @@ impl<P: ?Sized> Core<P> {
                 grace_ns: 0,
             };
             self.on(event, now_ns, hands);
+        }
+    }
+
+    /// Ends all jobs but those of which only a task is left that may be running. What runs is left to end.
+    pub(crate) fn cancel_waiting(&mut self, now_ns: TimeNs, hands: &mut impl Hands<P>) {
+        for job in self.job_ids() {
+            if let Some(entry) = self.entry(job)
+                && !self.scheduler.is_last_begun(job)
+            {
+                entry.inbox.fail(Failure::Cancelled);
+                let grace_ns = TimeNs::MAX / 2;
+                self.on(Event::Cancel { job, grace_ns }, now_ns, hands);
+            }
         }
     }
 
@@ -242,12 +282,12 @@ impl<P: ?Sized> Core<P> {
                 // Whoever hears of the failure finds what was computed before it.
                 self.post(delivering.take());
                 if let Some(entry) = self.entry(task.job) {
-                    entry.inbox.fail(self.failure(task.index, *loss));
+                    entry.inbox.fail(self.failure(*task, *loss));
                     after.failed.push(task.job);
                 }
             }
             Command::Lose(task, loss) => {
-                let failure = self.failure(task.index, *loss);
+                let failure = self.failure(*task, *loss);
                 if let Some(Some(entry)) = self.jobs.get_mut(task.job.0 as usize) {
                     entry.failures.insert(task.index, failure);
                 }
@@ -282,11 +322,11 @@ impl<P: ?Sized> Core<P> {
         }
     }
 
-    fn failure(&self, task: TaskIndex, loss: Loss) -> Failure {
+    fn failure(&self, task: TaskId, loss: Loss) -> Failure {
         match loss.cause {
-            Cause::Failed => Failure::Task(task, loss.n_tries),
-            Cause::WorkerDied => Failure::WorkerDied(task, self.death.clone()),
-            Cause::OutOfTime => Failure::OutOfTime(task, loss.n_tries),
+            Cause::Failed => Failure::Task(task.index, loss.n_tries),
+            Cause::WorkerDied => Failure::WorkerDied(task.index, self.death_of(task)),
+            Cause::OutOfTime => Failure::OutOfTime(task.index, loss.n_tries),
         }
     }
 

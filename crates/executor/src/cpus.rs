@@ -15,7 +15,8 @@
 //!
 //! A value that is not a number of at least 1 says nothing and is passed over.
 //!
-//! The decision, [`limit`], reads a [`Host`] that the tests make up; [`cpu_count`] reads the real one.
+//! The decision, [`limits`] and the smallest of them, reads a [`Host`] that the tests make up; [`cpu_count`] and
+//! [`cpu_limits`] read the real one.
 
 /// What [`limit`] may ask of the machine it decides for.
 pub struct Host<'a> {
@@ -25,6 +26,15 @@ pub struct Host<'a> {
     pub file: &'a dyn Fn(&str) -> Option<String>,
     /// The value of an environment variable, if it is set.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// One of the things that say how many CPUs this process may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// `affinity`, the name of an environment variable, or the path of a control group's file.
+    pub source: String,
+    /// How many it allows, at least 1.
+    pub n_cpus: usize,
 }
 
 const VARIABLES: [&str; 7] = [
@@ -44,24 +54,38 @@ const GROUP_DEPTH_MAX: usize = 64;
 ///
 /// Reads a few small files: keep the result where it is needed often.
 pub fn cpu_count() -> usize {
-    limit(&Host {
+    smallest(&cpu_limits())
+}
+
+/// Everything that limits the number of CPUs of this process, beginning with the CPUs that it is bound to.
+pub fn cpu_limits() -> Vec<Limit> {
+    limits(&Host {
         affinity: affinity(),
         file: &|path| std::fs::read_to_string(path).ok(),
         variable: &|name| std::env::var(name).ok(),
     })
 }
 
-/// The number of CPUs that a process on this host may use, at least 1.
-pub fn limit(host: &Host<'_>) -> usize {
-    let variables = VARIABLES
-        .iter()
-        .filter_map(|name| first_number(&(host.variable)(name)?));
-    variables
-        .chain(group_limit(host))
-        .chain([host.affinity])
-        .min()
-        .unwrap_or(1)
-        .max(1)
+/// Everything that limits the number of CPUs of a process on this host.
+pub fn limits(host: &Host<'_>) -> Vec<Limit> {
+    let affinity = Limit {
+        source: "affinity".to_string(),
+        n_cpus: host.affinity.max(1),
+    };
+    let variables = VARIABLES.iter().filter_map(|&name| {
+        let n_cpus = first_number(&(host.variable)(name)?)?;
+        let source = name.to_string();
+        Some(Limit { source, n_cpus })
+    });
+    let mut found = vec![affinity];
+    found.extend(group_limits(host));
+    found.extend(variables);
+    found
+}
+
+/// What several limits come to.
+fn smallest(limits: &[Limit]) -> usize {
+    limits.iter().map(|limit| limit.n_cpus).min().unwrap_or(1)
 }
 
 fn affinity() -> usize {
@@ -78,15 +102,15 @@ fn first_number(text: &str) -> Option<usize> {
     first.trim().parse().ok().filter(|&number| number >= 1)
 }
 
-/// The smallest quota of the control groups that this process is in.
-fn group_limit(host: &Host<'_>) -> Option<usize> {
-    let groups = (host.file)("/proc/self/cgroup")?;
+/// The quotas of the control groups that this process is in.
+fn group_limits(host: &Host<'_>) -> Vec<Limit> {
+    let groups = (host.file)("/proc/self/cgroup").unwrap_or_default();
     let mounts = (host.file)("/proc/self/mountinfo").unwrap_or_default();
     groups
         .lines()
         .filter_map(Membership::parse)
-        .filter_map(|membership| membership.limit(host, &mounts))
-        .min()
+        .flat_map(|membership| membership.limits(host, &mounts))
+        .collect()
 }
 
 /// A control group of this process that can limit its CPU time.
@@ -105,8 +129,8 @@ impl<'a> Membership<'a> {
         counts.then_some(Self { is_version_2, path })
     }
 
-    /// The smallest quota from this group up to the root of its hierarchy.
-    fn limit(&self, host: &Host<'_>, mounts: &str) -> Option<usize> {
+    /// The quotas from this group up to the root of its hierarchy.
+    fn limits(&self, host: &Host<'_>, mounts: &str) -> Vec<Limit> {
         let found = mounts.lines().find_map(|line| self.mount(line));
         let default = Mount {
             root: "/",
@@ -118,16 +142,15 @@ impl<'a> Membership<'a> {
         };
         let mount = found.unwrap_or(default);
         let mut group = mount.relative(self.path);
-        let mut smallest = None;
+        let mut found = Vec::new();
         for _ in 0..GROUP_DEPTH_MAX {
-            let quota = self.quota(host, &format!("{}{group}", mount.point));
-            smallest = [smallest, quota].into_iter().flatten().min();
+            found.extend(self.quota(host, &format!("{}{group}", mount.point)));
             match group.rfind('/') {
                 Some(end) => group = &group[..end],
                 None => break,
             }
         }
-        smallest
+        found
     }
 
     /// Reads a line of `mountinfo` if it mounts this group's hierarchy:
@@ -145,15 +168,19 @@ impl<'a> Membership<'a> {
         is_it.then_some(Mount { root, point })
     }
 
-    fn quota(&self, host: &Host<'_>, folder: &str) -> Option<usize> {
+    fn quota(&self, host: &Host<'_>, folder: &str) -> Option<Limit> {
         if self.is_version_2 {
-            let text = (host.file)(&format!("{folder}/cpu.max"))?;
+            let source = format!("{folder}/cpu.max");
+            let text = (host.file)(&source)?;
             let mut words = text.split_whitespace();
-            return cpus(words.next()?, words.next()?);
+            let n_cpus = cpus(words.next()?, words.next()?)?;
+            return Some(Limit { source, n_cpus });
         }
-        let quota = (host.file)(&format!("{folder}/cpu.cfs_quota_us"))?;
+        let source = format!("{folder}/cpu.cfs_quota_us");
+        let quota = (host.file)(&source)?;
         let period = (host.file)(&format!("{folder}/cpu.cfs_period_us"))?;
-        cpus(&quota, &period)
+        let n_cpus = cpus(&quota, &period)?;
+        Some(Limit { source, n_cpus })
     }
 }
 
@@ -207,7 +234,32 @@ mod tests {
             file: &|path| find(files, path),
             variable: &|name| find(variables, name),
         };
-        assert_eq!(limit(&host), expected, "{files:?} {variables:?}");
+        assert_eq!(
+            smallest(&limits(&host)),
+            expected,
+            "{files:?} {variables:?}"
+        );
+    }
+
+    #[test]
+    fn every_limit_names_its_source() {
+        let host = Host {
+            affinity: 8,
+            file: &|path| match path {
+                "/proc/self/cgroup" => Some("0::/a.slice/job\n".to_string()),
+                "/proc/self/mountinfo" => Some(V2_MOUNT.to_string()),
+                "/sys/fs/cgroup/a.slice/cpu.max" => Some("300000 100000\n".to_string()),
+                _ => None,
+            },
+            variable: &|name| (name == "NSLOTS").then(|| "5".to_string()),
+        };
+        let found = limits(&host);
+        let named: Vec<_> = found
+            .iter()
+            .map(|limit| (limit.source.as_str(), limit.n_cpus))
+            .collect();
+        let group = "/sys/fs/cgroup/a.slice/cpu.max";
+        assert_eq!(named, [("affinity", 8), (group, 3), ("NSLOTS", 5)]);
     }
 
     #[test]

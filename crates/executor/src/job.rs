@@ -18,20 +18,33 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Why a job ended early.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Failure {
     /// This task failed; its program knows how. It was tried so many times.
     Task(TaskIndex, u32),
     /// This task ran for longer than it may, and its worker was ended. It was tried so many times.
     OutOfTime(TaskIndex, u32),
     /// Workers died under this task.
-    WorkerDied(TaskIndex, Death),
+    WorkerDied(TaskIndex, Box<Death>),
     /// There is room for this task's result neither in memory nor on disk.
     NoRoom(TaskIndex, Box<Shortage>),
     /// No worker could be started.
     NoWorkers(String),
     /// The job was cancelled, or its pool was shut down.
     Cancelled,
+}
+
+impl Failure {
+    /// The task that it is about, if it is about one.
+    pub fn culprit(&self) -> Option<TaskIndex> {
+        match self {
+            Failure::Task(task, _)
+            | Failure::OutOfTime(task, _)
+            | Failure::WorkerDied(task, _)
+            | Failure::NoRoom(task, _) => Some(*task),
+            Failure::NoWorkers(_) | Failure::Cancelled => None,
+        }
+    }
 }
 
 /// Why there was no room for a result.
@@ -74,11 +87,13 @@ impl News {
 }
 
 type Callback = Box<dyn FnOnce() + Send>;
+type NewsCallback = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct Pending {
     news: News,
     on_end: Vec<Callback>,
+    on_news: Option<NewsCallback>,
 }
 
 /// Where an executor puts the news of a job, and its submitter waits for them.
@@ -93,8 +108,12 @@ impl Inbox {
         let mut pending = lock(&self.pending);
         pending.news.delivered.append(tasks);
         pending.news.lost.append(lost);
+        let on_news = pending.on_news.clone();
         drop(pending);
         self.changed.notify_all();
+        if let Some(on_news) = on_news {
+            on_news();
+        }
     }
 
     pub(crate) fn fail(&self, failure: Failure) {
@@ -113,8 +132,12 @@ impl Inbox {
 
     fn end(&self, mut pending: MutexGuard<'_, Pending>) {
         let on_end = std::mem::take(&mut pending.on_end);
+        let on_news = pending.on_news.take();
         drop(pending);
         self.changed.notify_all();
+        if let Some(on_news) = on_news {
+            on_news();
+        }
         for on_end in on_end {
             on_end();
         }
@@ -252,6 +275,20 @@ impl Job {
         );
     }
 
+    /// Waits for news until the time is up, and takes none.
+    pub fn wait_until_news(&self, timeout: Duration) {
+        if self.owner.is_elsewhere() {
+            return;
+        }
+        let pending = lock(&self.inbox.pending);
+        let is_quiet = |pending: &mut Pending| !pending.news.is_any();
+        drop(
+            self.inbox
+                .changed
+                .wait_timeout_while(pending, timeout, is_quiet),
+        );
+    }
+
     /// Whether the job has finished or failed, without waiting or taking anything.
     pub fn has_ended(&self) -> bool {
         if self.owner.is_elsewhere() {
@@ -287,6 +324,22 @@ impl Job {
         let job = self.id;
         let event = Event::Cancel { job, grace_ns };
         self.control.on_job(job, &self.inbox, event);
+    }
+
+    /// Calls back each time there are news, from whichever thread brings them; at once if there are some
+    /// already. The last call comes with the end of the job. Replaces an earlier callback, and is as quick as
+    /// that of [`on_end`](Job::on_end).
+    pub fn on_news(&self, callback: impl Fn() + Send + Sync + 'static) {
+        let callback: NewsCallback = Arc::new(callback);
+        let mut pending = lock(&self.inbox.pending);
+        let is_any = self.owner.is_elsewhere() || pending.news.is_any();
+        if !pending.news.is_end() {
+            pending.on_news = Some(Arc::clone(&callback));
+        }
+        drop(pending);
+        if is_any {
+            callback();
+        }
     }
 
     /// Calls back once the job has finished or failed, from whichever thread finds out; at once if

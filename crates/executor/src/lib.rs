@@ -31,7 +31,10 @@ pub mod worker;
 
 pub use clock::coarse_tick;
 pub use job::{Failure, Job, News, Shortage};
-pub use program::{Backlog, Death, Feed, Program, RemoteProgram, Spilled, ThreadGuard, ThreadHook};
+pub use processes::WorkerMemoryLimit;
+pub use program::{
+    Backlog, Death, Feed, MemoryStop, Program, RemoteProgram, Spilled, ThreadGuard, ThreadHook,
+};
 pub use shelf::{MemoryLimit, SpillOptions, SpillStats, Waiting};
 pub use stock::{Adopted, DiskPart, Stock, WorkerStock};
 

@@ -1,11 +1,14 @@
 //! What a task is, to those who run it.
 
 use crate::job::Shortage;
+use crate::processes::WorkerMemoryLimit;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::Ending;
 use manyhands_store::SegmentId;
 use manyhands_wire::TasksWriter;
 use std::any::Any;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The tasks of a job, for executors that run them in this process.
@@ -62,6 +65,11 @@ pub trait RemoteProgram: Send + Sync {
     /// asked to store all that its tasks return, also after a cancel.
     fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>);
 
+    /// Whether how a task failed is its result like any other, so that the job goes on.
+    fn goes_on_after_failures(&self) -> bool {
+        false
+    }
+
     /// Drops the result of a task: nobody will read it.
     fn release(&self, task: TaskIndex);
 
@@ -110,7 +118,7 @@ pub struct Spilled {
 }
 
 /// How a worker died.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Death {
     /// The process id it had.
     pub pid: u32,
@@ -120,12 +128,71 @@ pub struct Death {
     pub signal: Option<i32>,
     /// The last lines it wrote to its standard output and error.
     pub last_output: String,
+    /// Whether it was seen to run the task, rather than to have it next.
+    pub was_running: bool,
+    /// How much memory it had at most, shared memory included, if that is known.
+    pub n_bytes_peak: Option<u64>,
+    /// The most that it was seen to have.
+    pub n_bytes_seen: u64,
+    /// What its fault handler wrote.
+    pub stack: String,
+    /// Why it was stopped from here, if memory was the reason.
+    pub stop: Option<Box<MemoryStop>>,
+    /// Whether the kernel has ended processes about that time because memory ran out.
+    pub is_oom_kill: bool,
+    /// How much memory there is, of a worker that was killed by nobody known.
+    pub n_bytes_there: Option<u64>,
+    /// How the worker died that ran the same task before.
+    pub before: Option<Box<Death>>,
+}
+
+impl Death {
+    /// Whether it died because memory ran short.
+    pub(crate) fn was_memory_short(&self) -> bool {
+        self.stop.is_some() || self.is_oom_kill
+    }
+
+    /// What is kept of it until the same task's next worker dies.
+    pub(crate) fn abridged(&self) -> Death {
+        Death {
+            last_output: String::new(),
+            stack: String::new(),
+            before: None,
+            ..self.clone()
+        }
+    }
+}
+
+/// A worker was stopped before memory ran out.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MemoryStop {
+    /// What it took for itself, without shared memory.
+    pub n_bytes: u64,
+    /// What all workers took, and how many there were.
+    pub n_bytes_all: u64,
+    /// See there.
+    pub n_workers: usize,
+    /// What all of them may take.
+    pub n_bytes_max: u64,
+    /// What that follows from.
+    pub limit: WorkerMemoryLimit,
+    /// How much memory there is, where the limit is a share of that.
+    pub n_bytes_there: Option<u64>,
+    /// How much of it was left.
+    pub n_bytes_available: Option<u64>,
+    /// The control group in which that is so, if it is not the machine.
+    pub group: Option<PathBuf>,
 }
 
 /// Called at the start of each thread of a pool.
 pub trait ThreadHook: Send + Sync {
     /// Prepares the thread; what is returned is dropped in the same thread when it ends.
     fn started(&self) -> ThreadGuard;
+
+    /// Drops what a thread is done with, if nobody else has it, where dropping needs preparing, too.
+    fn let_go(&self, program: Arc<dyn Program>) {
+        drop(program);
+    }
 }
 
 /// Whatever a [`ThreadHook`] wants dropped at the end of the thread.

@@ -17,8 +17,10 @@
 //! assert!(outcome.makespan_ns >= 2_000_000);
 //! ```
 
+mod act;
 mod case;
 mod cores;
+mod happening;
 mod model;
 mod random;
 mod sabotage;
@@ -32,7 +34,7 @@ pub use random::Random;
 pub use sabotage::Sabotage;
 pub use shapes::{Durations, random_graph};
 
-use model::Fault;
+use act::Fault;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use story::Story;
@@ -136,7 +138,7 @@ fn play(world: &mut World<'_>) -> Result<(), Fault> {
         let text = (panic.downcast_ref::<String>().cloned())
             .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()))
             .unwrap_or_default();
-        model::fault(None, format!("a panic: {text}"))
+        act::fault(None, format!("a panic: {text}"))
     })
 }
 

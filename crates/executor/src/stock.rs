@@ -12,7 +12,7 @@
 //! that holds no other: `spilling` first, then `filling`.
 
 use crate::job::{Owner, lock};
-use crate::processes::Wake;
+use crate::processes::{Wake, WorkerMemoryLimit};
 use crate::program::RemoteProgram;
 use crate::shelf::{Shelf, SpillOptions, SpillStats, Strain, Waiting};
 use manyhands_store::{
@@ -38,6 +38,7 @@ pub struct Stock {
     table: Mutex<Table>,
     process: Owner,
     shelf: Shelf,
+    worker_limit: Mutex<WorkerMemoryLimit>,
     /// The file that results are written to at present.
     filling: Mutex<Option<Filling>>,
     /// Held while results are put on disk, by one pool at a time: no other would find anything else to do.
@@ -158,6 +159,7 @@ impl Stock {
             table: Mutex::default(),
             process: Owner::current(),
             shelf: Shelf::default(),
+            worker_limit: Mutex::default(),
             filling: Mutex::default(),
             spilling: Mutex::default(),
             ended: Mutex::default(),
@@ -168,6 +170,15 @@ impl Stock {
     /// Changes what is done about results that pile up.
     pub fn set_spill_options(&self, options: SpillOptions) {
         self.shelf.set_options(options);
+    }
+
+    /// Changes how much memory workers may take for themselves.
+    pub fn set_worker_limit(&self, limit: WorkerMemoryLimit) {
+        *lock(&self.worker_limit) = limit;
+    }
+
+    pub(crate) fn worker_limit(&self) -> WorkerMemoryLimit {
+        *lock(&self.worker_limit)
     }
 
     /// Counts a result of so many bytes as waiting in memory for its readers.

@@ -331,6 +331,16 @@ impl ThreadPool {
         Job::new(id, inbox, Arc::<Shared>::clone(&self.shared))
     }
 
+    /// Whether there is no job, nor a task of one that has been cancelled.
+    pub fn is_at_rest(&self) -> bool {
+        lock(&self.shared.state).core.job_ids().is_empty()
+    }
+
+    /// Cancels all jobs but those of which only a task is left that may be running. What runs is left to end.
+    pub fn cancel_waiting(&self) {
+        (self.shared).update(|core, hands, now_ns| core.cancel_waiting(now_ns, hands));
+    }
+
     /// Cancels all jobs. Threads that are amid a task are left to themselves; others take their place.
     pub fn cancel_all(&self) {
         let mut state = lock(&self.shared.state);

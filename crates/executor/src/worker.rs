@@ -48,6 +48,13 @@ pub trait Host {
         drop(stock);
     }
 
+    /// Called once, where there is a file for what a fault handler has to say, which the parent reads
+    /// when this process has ended. On [`DUMP_SIGNAL`](crate::processes::DUMP_SIGNAL) it is to be written
+    /// there where this process is.
+    fn faults(&mut self, file: OwnedFd) {
+        drop(file);
+    }
+
     /// The surroundings in which tasks run from now on.
     fn context(&mut self, bytes: &[u8]);
 
@@ -123,7 +130,10 @@ pub(crate) fn serve_forked(socket: OwnedFd, parent: u32, host: &mut dyn Host) ->
         // for it, should somebody have stopped this process.
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::CONT));
     }
-    let (owner, status) = receive_greeting(&socket)?;
+    let (owner, status, faults) = receive_greeting(&socket)?;
+    if let Some(file) = faults {
+        host.faults(file);
+    }
     let stock = (owner != 0).then(|| Arc::new(WorkerStock::new(owner)));
     if let Some(stock) = &stock {
         host.stock(Arc::clone(stock));
@@ -160,8 +170,8 @@ pub(crate) fn serve_forked(socket: OwnedFd, parent: u32, host: &mut dyn Host) ->
 }
 
 /// A connection begins with the number under which this worker allocates shared memory, zero for none;
-/// along with it comes the status page, where there is one.
-fn receive_greeting(socket: &OwnedFd) -> io::Result<(u32, Option<StatusPage>)> {
+/// along with it comes the status page, where there is one, and the file for what a fault handler writes.
+fn receive_greeting(socket: &OwnedFd) -> io::Result<(u32, Option<StatusPage>, Option<OwnedFd>)> {
     let mut number = [0; 4];
     let mut n_read = 0;
     let mut descriptors = Descriptors::default();
@@ -172,11 +182,9 @@ fn receive_greeting(socket: &OwnedFd) -> io::Result<(u32, Option<StatusPage>)> {
             n_bytes => n_read += n_bytes,
         }
     }
-    let status = match descriptors.next() {
-        Ok(Some(fd)) => Some(StatusPage::map(fd)?),
-        Ok(None) | Err(Breach) => None,
-    };
-    Ok((u32::from_le_bytes(number), status))
+    let file: Option<OwnedFd> = descriptors.next().unwrap_or_default();
+    let status = file.as_ref().map(StatusPage::map).transpose()?;
+    Ok((u32::from_le_bytes(number), status, file))
 }
 
 fn retry<T>(mut act: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {

@@ -531,6 +531,38 @@ fn on_end_calls_back_exactly_once_however_the_job_ends() {
 }
 
 #[test]
+fn who_looks_only_when_told_of_news_misses_none() {
+    let _watchdog = Watchdog::new("threads: on_news");
+    let pool = pool(2);
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let n_tasks = random.below(40) as u32;
+        let program = Each(|_| keep_busy(1));
+        let job = pool.submit(flat_spec(n_tasks), Arc::new(program));
+        keep_busy(random.below(100) as u32);
+        let (tell, told) = std::sync::mpsc::channel();
+        job.on_news(move || {
+            // Nobody listens any more once all is known.
+            let _ = tell.send(());
+        });
+        let mut delivered = BTreeSet::new();
+        loop {
+            told.recv().expect("there are further news");
+            let news = job.wait(Duration::ZERO);
+            delivered.extend(news.delivered);
+            if news.is_done {
+                break;
+            }
+            if random.chance(50) {
+                job.wait_until_news(Duration::from_millis(1));
+            }
+        }
+        let expected: BTreeSet<_> = (0..n_tasks).map(TaskIndex).collect();
+        assert_eq!(delivered, expected, "seed {seed}");
+    }
+}
+
+#[test]
 fn is_running_says_so_of_a_task_that_has_started() {
     let _watchdog = Watchdog::new("threads: is_running");
     let pool = pool(1);

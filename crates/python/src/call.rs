@@ -201,33 +201,77 @@ impl Arg {
         }
     }
 
+    /// The same argument.
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Arg {
+        let all = |args: &[Arg]| args.iter().map(|arg| arg.clone_ref(py)).collect();
+        let pairs = |items: &Items| -> Items {
+            let pairs = items.iter();
+            pairs
+                .map(|(key, value)| (key.clone_ref(py), value.clone_ref(py)))
+                .collect()
+        };
+        match self {
+            Arg::Value(value) => Arg::Value(value.clone_ref(py)),
+            Arg::Input(k) => Arg::Input(*k),
+            Arg::List(args) => Arg::List(all(args)),
+            Arg::Tuple(args) => Arg::Tuple(all(args)),
+            Arg::Set(args) => Arg::Set(all(args)),
+            Arg::FrozenSet(args) => Arg::FrozenSet(all(args)),
+            Arg::NamedTuple(named) => {
+                Arg::NamedTuple(Box::new((named.0.clone_ref(py), all(&named.1))))
+            }
+            Arg::Dict(items) => Arg::Dict(pairs(items)),
+            Arg::Mapping(mapping) => {
+                Arg::Mapping(Box::new((mapping.0.clone_ref(py), pairs(&mapping.1))))
+            }
+            Arg::Slice(args) => Arg::Slice(Box::new([
+                args[0].clone_ref(py),
+                args[1].clone_ref(py),
+                args[2].clone_ref(py),
+            ])),
+            Arg::Dataclass(dataclass) => Arg::Dataclass(Box::new(DataclassArg {
+                blank: dataclass.blank.clone_ref(py),
+                fields: dataclass
+                    .fields
+                    .iter()
+                    .map(|(name, arg)| (name.clone_ref(py), arg.clone_ref(py)))
+                    .collect(),
+            })),
+        }
+    }
+
     /// Renumbers the inputs: the k-th becomes the `numbers[k]`-th.
     pub(crate) fn renumber(&mut self, numbers: &[u32]) {
+        self.replace_inputs(&mut |k| Arg::Input(numbers[k as usize]));
+    }
+
+    /// Puts something else in the place of each input.
+    pub(crate) fn replace_inputs(&mut self, with: &mut dyn FnMut(u32) -> Arg) {
         match self {
             Arg::Value(_) => {}
-            Arg::Input(k) => *k = numbers[*k as usize],
+            Arg::Input(k) => *self = with(*k),
             Arg::List(args) | Arg::Tuple(args) | Arg::Set(args) | Arg::FrozenSet(args) => {
-                args.iter_mut().for_each(|arg| arg.renumber(numbers));
+                args.iter_mut().for_each(|arg| arg.replace_inputs(with));
             }
-            Arg::Slice(args) => args.iter_mut().for_each(|arg| arg.renumber(numbers)),
+            Arg::Slice(args) => args.iter_mut().for_each(|arg| arg.replace_inputs(with)),
             Arg::NamedTuple(named) => {
-                named.1.iter_mut().for_each(|arg| arg.renumber(numbers));
+                named.1.iter_mut().for_each(|arg| arg.replace_inputs(with));
             }
             Arg::Dict(items) => {
                 for (key, value) in items {
-                    key.renumber(numbers);
-                    value.renumber(numbers);
+                    key.replace_inputs(with);
+                    value.replace_inputs(with);
                 }
             }
             Arg::Mapping(mapping) => {
                 for (key, value) in &mut mapping.1 {
-                    key.renumber(numbers);
-                    value.renumber(numbers);
+                    key.replace_inputs(with);
+                    value.replace_inputs(with);
                 }
             }
             Arg::Dataclass(dataclass) => {
                 let fields = dataclass.fields.iter_mut();
-                fields.for_each(|(_, arg)| arg.renumber(numbers));
+                fields.for_each(|(_, arg)| arg.replace_inputs(with));
             }
         }
     }

@@ -63,6 +63,8 @@ pub(crate) struct Pickler {
     /// Where large buffers go.
     sink: Option<Py<Sink>>,
     keeps: Mutex<Keeps>,
+    /// Whether what it pickles goes to the process that a forked worker is a copy of.
+    is_of_results: bool,
 }
 
 impl Default for Pickler {
@@ -71,6 +73,7 @@ impl Default for Pickler {
             ways: PyOnceLock::new(),
             sink: None,
             keeps: Mutex::default(),
+            is_of_results: false,
         }
     }
 }
@@ -98,7 +101,7 @@ struct SinkPickler {
 }
 
 impl Ways {
-    fn find(py: Python<'_>) -> PyResult<Ways> {
+    fn find(py: Python<'_>, is_of_results: bool) -> PyResult<Ways> {
         let pickling = py.import(intern!(py, "manyhands._pickling"))?;
         let mut local_modules = vec![PyBytes::new(py, b"__main__").unbind()];
         for name in pickling.call_method0("_local_modules")?.try_iter()? {
@@ -111,7 +114,12 @@ impl Ways {
             pickler_type: pickle.getattr("Pickler")?.unbind(),
             registered: registered?.unbind(),
             spare: Mutex::default(),
-            thorough_dumps: pickling.getattr("dumps")?.unbind(),
+            thorough_dumps: pickling
+                .getattr(match is_of_results {
+                    false => "dumps",
+                    true => "dumps_result",
+                })?
+                .unbind(),
             is_always_thorough: pickling.call_method0("_by_value_registered")?.is_truthy()?,
             local_modules,
         })
@@ -243,6 +251,15 @@ impl Pickler {
         }
     }
 
+    /// One for what a worker's tasks return, which has large buffers travel apart if there is a sink.
+    pub(crate) fn of_results(sink: Option<Py<Sink>>) -> Pickler {
+        Pickler {
+            sink,
+            is_of_results: true,
+            ..Pickler::default()
+        }
+    }
+
     /// `object` as a pickle; buffers that travel apart are in the sink.
     fn dumps<'py>(&self, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let py = object.py();
@@ -251,7 +268,7 @@ impl Pickler {
             sink.get().clear();
         }
         self.ways
-            .get_or_try_init(py, || Ways::find(py))?
+            .get_or_try_init(py, || Ways::find(py, self.is_of_results))?
             .dumps(object, sink)
     }
 
@@ -307,7 +324,11 @@ pub(crate) fn loads<'py>(
     views: &dyn Views,
 ) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let loads = LOADS.import(py, "_pickle", "loads")?;
+    static LOAD_WARILY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let loads = match views.is_wary() {
+        false => LOADS.import(py, "_pickle", "loads")?,
+        true => LOAD_WARILY.import(py, "manyhands._wary", "loads")?,
+    };
     if receiving::is_marked(framed) {
         let (buffers, pickle) = receiving::open(py, framed, views)?;
         let keywords = PyDict::new(py);

@@ -395,7 +395,7 @@ fn method_of_module(delayed: &Delayed, py: Python<'_>) -> Option<Py<PyAny>> {
 }
 
 /// The function of a task that only puts results into a collection.
-fn identity(py: Python<'_>) -> PyResult<Py<PyAny>> {
+pub(crate) fn identity(py: Python<'_>) -> PyResult<Py<PyAny>> {
     static IDENTITY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let identity = IDENTITY.import(py, "manyhands._native", "_identity")?;
     Ok(identity.clone().unbind())

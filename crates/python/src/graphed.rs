@@ -25,6 +25,21 @@ use std::time::{Duration, Instant};
 /// How tasks have ended, as far as they have.
 type Results = Vec<Option<PyResult<Py<PyAny>>>>;
 
+/// Takes note of tasks that have returned, for somebody who wants to know meanwhile.
+#[derive(Default)]
+pub(crate) struct Finished(Mutex<Vec<TaskIndex>>);
+
+impl Finished {
+    fn note(&self, task: TaskIndex) {
+        lock(&self.0).push(task);
+    }
+
+    /// Those noted since the last time.
+    pub(crate) fn take(&self) -> Vec<TaskIndex> {
+        std::mem::take(&mut lock(&self.0))
+    }
+}
+
 /// A graph of calls, in this process.
 pub(crate) struct LocalGraph {
     graph: Arc<Graph>,
@@ -35,6 +50,7 @@ pub(crate) struct LocalGraph {
     threads: Mutex<Vec<u64>>,
     /// What a signal's handler raised while nothing could be run.
     interrupt: Kept<Mutex<Option<PyErr>>>,
+    finished: Option<Arc<Finished>>,
 }
 
 impl LocalGraph {
@@ -43,6 +59,7 @@ impl LocalGraph {
         calls: Arc<Vec<Call>>,
         seeding: Option<(Arc<GraphSeeding>, Place)>,
         faults: Arc<Faults>,
+        finished: Option<Arc<Finished>>,
     ) -> LocalGraph {
         let n_tasks = graph.n_tasks();
         LocalGraph {
@@ -55,6 +72,7 @@ impl LocalGraph {
             )),
             threads: Mutex::default(),
             interrupt: Kept::new(Mutex::default()),
+            finished,
         }
     }
 
@@ -92,6 +110,9 @@ impl LocalGraph {
         let before = lock(&self.results)[task.as_usize()].replace(outcome);
         // Of an earlier try; dropped without the lock, as that may run any code.
         drop(before);
+        if let (Some(finished), true) = (&self.finished, ending.is_ok()) {
+            finished.note(task);
+        }
         ending
     }
 }
@@ -160,6 +181,7 @@ pub(crate) struct RemoteGraph {
     ranks: OnceLock<Vec<u32>>,
     /// Whether there ever was a large result.
     has_large: AtomicBool,
+    finished: Option<Arc<Finished>>,
 }
 
 struct Tables {
@@ -197,7 +219,13 @@ impl RemoteGraph {
             wanted,
             ranks: OnceLock::new(),
             has_large: AtomicBool::new(false),
+            finished: None,
         }
+    }
+
+    /// The same, taking note of tasks that have returned.
+    pub(crate) fn noting(self, finished: Option<Arc<Finished>>) -> RemoteGraph {
+        RemoteGraph { finished, ..self }
     }
 
     pub(crate) fn stock(&self) -> &Stock {
@@ -208,6 +236,13 @@ impl RemoteGraph {
     pub(crate) fn take(&self, task: TaskIndex) -> Outcome {
         let outcome = &mut lock(&self.tables).outcomes[task.as_usize()];
         std::mem::replace(outcome, Outcome::Gone)
+    }
+
+    /// How large the results are that a task reads, as bytes, where they are still there.
+    pub(crate) fn sizes_of_inputs(&self, task: TaskIndex) -> Vec<Option<u64>> {
+        let tables = lock(&self.tables);
+        let size = |input: &TaskIndex| tables.outcomes[input.as_usize()].n_bytes();
+        self.graph.dependencies(task).iter().map(size).collect()
     }
 
     fn call_bytes(&self, task: TaskIndex) -> &[u8] {
@@ -271,6 +306,9 @@ impl RemoteProgram for RemoteGraph {
             if let Some(outcome) = outcomes.get_mut(task.as_usize()) {
                 *outcome = ended;
                 is_sent[task.as_usize()] = false;
+                if let (Some(finished), true) = (&self.finished, is_ok) {
+                    finished.note(task);
+                }
             }
         }
     }

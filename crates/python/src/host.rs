@@ -13,6 +13,7 @@ use crate::shared::receiving::{NoViews, Views, WorkerViews, close, is_marked, la
 use crate::shared::sending::Sink;
 use crate::shared::{begin_sharing, memory, stock};
 use manyhands_executor::WorkerStock;
+use manyhands_executor::processes::DUMP_SIGNAL;
 use manyhands_executor::worker::{Host, serve};
 use manyhands_scheduler::Ending;
 use manyhands_wire as wire;
@@ -20,7 +21,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -304,7 +305,9 @@ impl PythonHost {
         }
         let py = result.py();
         self.share_arrays(py);
-        let pickler = self.pickler.get_or_insert_default();
+        let pickler = self
+            .pickler
+            .get_or_insert_with(|| Pickler::of_results(None));
         let outcome = encode_result(result, out, pickler).map_err(|(error, result)| {
             let helpers = self.helpers.bind(py);
             let explained = helpers.call_method1(
@@ -382,8 +385,22 @@ impl Host for PythonHost {
     fn stock(&mut self, own: Arc<WorkerStock>) {
         stock::become_worker(&own);
         let sink = Sink::of_worker(own.arena.clone());
-        self.pickler = Python::attach(|py| Py::new(py, sink).ok()).map(Pickler::with_sink);
+        let sink = Python::attach(|py| Py::new(py, sink).ok());
+        self.pickler = sink.map(|sink| Pickler::of_results(Some(sink)));
         self.stock = Some(own);
+    }
+
+    fn faults(&mut self, file: OwnedFd) {
+        // Open for as long as this process lives: a fault handler writes to it.
+        let file = file.into_raw_fd();
+        Python::attach(|py| {
+            let helpers = self.helpers.bind(py);
+            let report = intern!(py, "report_crashes");
+            if let Err(error) = helpers.call_method1(report, (file, DUMP_SIGNAL)) {
+                // Reports go on to standard error.
+                error.print(py);
+            }
+        });
     }
 
     fn context(&mut self, bytes: &[u8]) {

@@ -2,15 +2,15 @@
 //! the lock, and knowing whether this thread is running a task.
 
 use crate::mapped::lock;
-use manyhands_executor::{ThreadGuard, ThreadHook, coarse_tick};
+use manyhands_executor::{Program, ThreadGuard, ThreadHook, coarse_tick};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 use std::cell::Cell;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// `sys.modules`.
@@ -91,6 +91,16 @@ impl ThreadHook for ParkedStates {
         N_PARKED.fetch_add(1, Ordering::AcqRel);
         IS_OF_POOL.with(|is_of_pool| is_of_pool.set(true));
         Box::new(parked)
+    }
+
+    fn let_go(&self, program: Arc<dyn Program>) {
+        // Nobody may be left who waits for this job, and the main thread may be waiting for what is dropped here.
+        if Arc::strong_count(&program) == 1 {
+            Python::attach(|_| {
+                let _stay = StayAtEnd;
+                drop(program);
+            });
+        }
     }
 }
 

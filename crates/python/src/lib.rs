@@ -1,22 +1,26 @@
 //! The Python face of manyhands: `manyhands._native`. The only crate that knows Python exists.
 //!
 //! [`delayed`] and [`collect`] turn Python objects into graphs; [`call`] and [`codec`] say what one
-//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams, [`pending`] single
-//! calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
+//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams of [`items`], [`gathered`] maps that go
+//! on by themselves, [`pending`] single calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
 //! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream; [`faults`] is what
 //! callers ask for about tasks that fail.
 
 mod call;
+mod calls;
 mod codec;
 mod collect;
+mod dask;
 mod delayed;
 mod faults;
 mod forked;
+mod gathered;
 mod graphed;
 mod host;
 mod interpreter;
+mod items;
 mod kept;
 mod listing;
 mod map;
@@ -57,6 +61,22 @@ fn cpu_count() -> usize {
     manyhands_executor::cpus::cpu_count()
 }
 
+/// What limits the number of CPUs: the source of each limit, and the number.
+#[pyfunction]
+fn _cpu_limits() -> Vec<(String, usize)> {
+    let limits = manyhands_executor::cpus::cpu_limits().into_iter();
+    limits.map(|limit| (limit.source, limit.n_cpus)).collect()
+}
+
+/// What limits memory: the source of each limit, what there is and what is left of it, in bytes.
+#[pyfunction]
+fn _memory_limits() -> Vec<(String, u64, u64)> {
+    let limits = manyhands_store::Memory::limits().into_iter();
+    let said = limits.map(|(source, memory)| (source.display().to_string(), memory));
+    said.map(|(source, memory)| (source, memory.n_bytes, memory.n_bytes_available))
+        .collect()
+}
+
 /// Call a function as a task: what it computes in turn runs serially.
 #[pyfunction]
 fn call_as_task<'py>(
@@ -87,16 +107,20 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<forked::ForkPool>()?;
     module.add_class::<rota::Rota>()?;
     module.add_class::<map::Stream>()?;
+    module.add_class::<gathered::Gathered>()?;
     module.add_class::<shared::sending::Sink>()?;
     module.add_class::<pending::Pending>()?;
     module.add_class::<pending::Completions>()?;
     module.add_function(wrap_pyfunction!(cpu_count, module)?)?;
+    module.add_function(wrap_pyfunction!(_cpu_limits, module)?)?;
+    module.add_function(wrap_pyfunction!(_memory_limits, module)?)?;
     module.add_function(wrap_pyfunction!(call_as_task, module)?)?;
     module.add_function(wrap_pyfunction!(describe_call, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::in_task, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::_is_of_pool, module)?)?;
     module.add_function(wrap_pyfunction!(plan::compute, module)?)?;
     module.add_function(wrap_pyfunction!(plan::persist, module)?)?;
+    module.add_function(wrap_pyfunction!(dask::run_graph, module)?)?;
     module.add_function(wrap_pyfunction!(map::map_all, module)?)?;
     module.add_function(wrap_pyfunction!(host::serve_parent, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_fork, module)?)?;
@@ -106,6 +130,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(forked::shutdown_forked, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::begin_exit, module)?)?;
     module.add_function(wrap_pyfunction!(listing::_graph, module)?)?;
+    calls::register(module)?;
     collect::register(module)?;
     delayed::register(module)?;
     random::register(module)?;

@@ -2,7 +2,8 @@
 
 use crate::faults::Faults;
 use crate::interpreter::{SIGNAL_PAUSE, thread_number};
-use crate::map_run::{Items, MapRun};
+use crate::items::Items;
+use crate::map_run::{MapRun, Reader};
 use crate::pools::AnyPool;
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
@@ -44,7 +45,10 @@ pub(crate) fn map_all<'py>(
             let listed = items.list(py)?;
             MapRun::of_list(py, fork.get(), function, listed, chunksize, terms)?
         }
-        _ => MapRun::open(py, &pool, function, pickle.as_ref(), chunksize, true, terms)?,
+        _ => {
+            let pickle = pickle.as_ref();
+            MapRun::open(py, &pool, function, pickle, chunksize, Reader::Waits, terms)?
+        }
     };
     let outcome = gather(py, &mut run, &mut items, scheduler);
     if outcome.is_err() && !run.job.has_ended() {
@@ -180,7 +184,8 @@ impl Stream {
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
         let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
-        let run = MapRun::open(py, &pool, function, pickle, chunksize, false, terms)?;
+        let reader = Reader::Takes;
+        let run = MapRun::open(py, &pool, function, pickle, chunksize, reader, terms)?;
         let flow = Flow {
             items,
             run: Some(run),

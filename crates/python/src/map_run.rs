@@ -1,10 +1,11 @@
 //! A map under way: takes arguments from iterators, submits them in blocks, gathers results.
 
-use crate::call::{Callee, decode_call, encode_one_scalar, encode_plain};
-use crate::codec::{Pickler, decode_value, write_varint};
+use crate::call::{Call, Callee, decode_call, encode_one_scalar, encode_plain};
+use crate::codec::{Pickler, decode_value, write_bytes, write_varint};
 use crate::faults::{Faults, OnError};
 use crate::forked::{ForkPool, Forking, Inherited};
-use crate::interpreter::{Turns, detached, raise_in_thread};
+use crate::interpreter::{detached, raise_in_thread};
+use crate::items::Items;
 use crate::mapped::{Arguments, LocalMap, RemoteMap, Slot};
 use crate::payload::{Block, Outcome};
 use crate::pools::{AnyPool, ProcessPool};
@@ -12,15 +13,15 @@ use crate::raising::{Evidence, TaskName, exception};
 use crate::seeding::{Seeding, split};
 use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::{NoViews, OwnViews};
-use crate::shared::sending::Sink;
+use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::own;
 use manyhands_executor::{CANCEL_GRACE, Failure, Job, News, Stock, coarse_tick};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyList, PyRange, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -29,94 +30,15 @@ use std::time::Duration;
 const N_TASKS_PER_BLOCK_MAX: usize = 4096;
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// After how many items that come at once to look at the clock.
-const N_BETWEEN_LOOKS: u32 = 32;
-
-/// Where arguments come from.
-pub(crate) struct Items {
-    iterators: Vec<Py<PyIterator>>,
-    is_exhausted: bool,
-    /// Whether none of the caller's code runs while the next arguments are fetched.
-    is_quiet: bool,
-    /// Until the next look at the clock: asking a list for its next item takes less.
-    n_until_look: u32,
-}
-
-impl Items {
-    pub(crate) fn new(iterables: &Bound<'_, PyTuple>) -> PyResult<Items> {
-        let iterators = iterables
-            .iter()
-            .map(|iterable| Ok(iterable.try_iter()?.unbind()));
-        Ok(Items {
-            iterators: iterators.collect::<PyResult<_>>()?,
-            is_exhausted: false,
-            is_quiet: iterables.iter().all(|iterable| is_quiet(&iterable)),
-            n_until_look: 0,
-        })
-    }
-
-    /// Whether the clock still shows this tick, so that more items can be taken before those there
-    /// are begun.
-    #[inline]
-    fn is_prompt(&mut self, tick: u64) -> bool {
-        if self.n_until_look > 0 {
-            self.n_until_look -= 1;
-            return true;
-        }
-        self.n_until_look = if self.is_quiet {
-            N_BETWEEN_LOOKS - 1
-        } else {
-            0
-        };
-        coarse_tick() == tick
-    }
-
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.is_exhausted
-    }
-
-    /// All arguments, at once.
-    pub(crate) fn list(&mut self, py: Python<'_>) -> PyResult<Vec<Arguments>> {
-        let mut listed = Vec::new();
-        let mut turns = Turns::begin();
-        while let Some(args) = self.next(py)? {
-            listed.push(args);
-            turns.give_way(py)?;
-        }
-        Ok(listed)
-    }
-
-    /// The next arguments: one of each iterable, until the shortest ends.
-    fn next(&mut self, py: Python<'_>) -> PyResult<Option<Arguments>> {
-        let next = self.try_next(py);
-        self.is_exhausted = !matches!(next, Ok(Some(_)));
-        next
-    }
-
-    fn try_next(&mut self, py: Python<'_>) -> PyResult<Option<Arguments>> {
-        if let [only] = &self.iterators[..] {
-            let item = only.bind_borrowed(py).to_owned().next();
-            return Ok(item.transpose()?.map(|item| Arguments::One(item.unbind())));
-        }
-        let mut items = Vec::with_capacity(self.iterators.len());
-        for iterator in &self.iterators {
-            match iterator.bind(py).clone().next() {
-                Some(item) => items.push(item?),
-                None => return Ok(None),
-            }
-        }
-        match items.len() {
-            0 => Ok(None),
-            _ => Ok(Some(Arguments::Many(PyTuple::new(py, items)?.unbind()))),
-        }
-    }
-}
-
-/// Whether iterating runs none of the caller's code.
-fn is_quiet(iterable: &Bound<'_, PyAny>) -> bool {
-    iterable.is_exact_instance_of::<PyList>()
-        || iterable.is_exact_instance_of::<PyTuple>()
-        || iterable.is_exact_instance_of::<PyRange>()
+/// What the reader of a map's results does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// It waits for all of them, so that none of the caller's code runs meanwhile.
+    Waits,
+    /// It takes them as they come, and ends with the first failure.
+    Takes,
+    /// It looks at each in its place, failures among them.
+    Looks,
 }
 
 /// The side of a map that depends on where it runs.
@@ -246,23 +168,25 @@ impl MapRun {
         function: Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
-        is_blocking: bool,
+        reader: Reader,
         (seeding, faults): Terms,
     ) -> PyResult<MapRun> {
+        let goes_on = reader == Reader::Looks;
+        let is_blocking = reader == Reader::Waits;
         let mut prefix = Vec::new();
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let terms = (seeding.clone(), Arc::clone(&faults));
                 let program = LocalMap::new(function.clone_ref(py), None, terms.0, terms.1);
-                let program = Arc::new(program);
+                let program = Arc::new(program.going_on(goes_on));
                 let own = Arc::clone(&program);
                 let spec = open_spec(kind_of(&function), batch_size, &faults);
                 (Side::Local(program), threads.get().pool.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
                 prefix = faults.prefix(py)?;
-                let processes = processes.get();
-                Self::open_remote(py, processes, &function, pickle, batch_size, &faults)?
+                let (of, sized) = (processes.get(), (batch_size, goes_on));
+                Self::open_remote(py, of, &function, pickle, sized, &faults)?
             }
             AnyPool::Fork(fork) => {
                 let inherited = Inherited::Stream(function.clone_ref(py));
@@ -431,6 +355,67 @@ impl MapRun {
         })
     }
 
+    /// Submits a job of one task that reads results of others, in processes.
+    pub(crate) fn bound(
+        py: Python<'_>,
+        processes: &ProcessPool,
+        pickle: &Bound<'_, PickledFunction>,
+        call: &Call,
+        inputs: &[Outcome],
+        (seeding, faults): Terms,
+    ) -> PyResult<MapRun> {
+        let (pickler, stock) = sharing(py)?;
+        let prefix = faults.prefix(py)?;
+        let mut keeps = Keeps::default();
+        let mut block = Block::like(0, 64, 1);
+        block.push(|out| {
+            write_varint(out, inputs.len() as u64);
+            for input in inputs {
+                match input {
+                    Outcome::Returned(payload) => write_bytes(out, payload),
+                    Outcome::Shared(result) => {
+                        write_bytes(out, &result.bytes(&stock));
+                        let held = result.held().iter();
+                        held.for_each(|held| keeps.hold(held.clone()));
+                    }
+                    _ => return Err(PyValueError::new_err("an input is not there")),
+                }
+            }
+            out.extend_from_slice(&prefix);
+            if let Some(seeding) = &seeding {
+                seeding.write(0, out);
+            }
+            call.encode(py, out, &pickler)
+        })?;
+        keeps.extend(pickler.take_keeps());
+        block.keep(keeps);
+        let number = pickle.get().number(py, &processes.pool);
+        let program = Arc::new(RemoteMap::new(number, stock));
+        program.push(block);
+        let own = Arc::clone(&program);
+        let spec = single_spec(KindId(number), &faults);
+        let job = processes.pool.submit(spec, own, vec![number]);
+        let function = call.function(py);
+        let callee = Callee::Function(function.clone_ref(py));
+        Ok(MapRun {
+            side: Side::Remote {
+                program,
+                pickler,
+                callee,
+            },
+            job,
+            n_sent: 1,
+            is_blocking: false,
+            block_like: (0, 0),
+            function,
+            forking: None,
+            is_single: true,
+            seeding,
+            faults,
+            prefix,
+        })
+    }
+
     /// Forks a worker for one call, at once: the call sees everything as it is now.
     fn single_forked(
         py: Python<'_>,
@@ -461,12 +446,12 @@ impl MapRun {
         processes: &ProcessPool,
         function: &Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
-        batch_size: Option<u32>,
+        (batch_size, goes_on): (Option<u32>, bool),
         faults: &Faults,
     ) -> PyResult<(Side, Job)> {
         let (pickler, stock) = sharing(py)?;
         let number = number_of(py, processes, pickle);
-        let program = Arc::new(RemoteMap::new(number, stock));
+        let program = Arc::new(RemoteMap::new(number, stock).going_on(goes_on));
         let spec = open_spec(KindId(number), batch_size, faults);
         let own = Arc::clone(&program);
         let job = processes.pool.submit(spec, own, vec![number]);
@@ -574,7 +559,7 @@ impl MapRun {
                     break;
                 }
             };
-            if !items.is_quiet {
+            if !items.is_quiet() {
                 pickler.begin_epoch();
             }
             outcome = self.encode(py, &args, &mut block);
@@ -655,23 +640,77 @@ impl MapRun {
         Ok(())
     }
 
+    /// Turns one delivered task into what came of it, once; raises what it raised.
+    pub(crate) fn take_one(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        scheduler: &str,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let has_failed = match &self.side {
+            Side::Local(program) => program.has_failed(task),
+            Side::Remote { program, .. } => program.has_failed(task),
+        };
+        if has_failed {
+            return Err(self.exception(py, &Failure::Task(task, 1), scheduler));
+        }
+        let mut taken = None;
+        self.take(py, &[task], |_, value| taken = Some(value))?;
+        Ok(taken)
+    }
+
+    /// What a task has returned, which stays where it is; None if it has not returned.
+    pub(crate) fn peek(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        scheduler: &str,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        match &self.side {
+            Side::Local(program) => Ok(program.peek(py, task)),
+            Side::Remote { program, .. } => match program.peek(task) {
+                Some(Outcome::Returned(payload)) => {
+                    Ok(Some(decode_value(py, &payload, &NoViews)?.unbind()))
+                }
+                Some(Outcome::Shared(result)) => result.decode(py, program.stock()).map(Some),
+                Some(Outcome::NoRoom(shortage)) => {
+                    Err(self.exception(py, &Failure::NoRoom(task, shortage), scheduler))
+                }
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// The same as bytes, for another task to read; None where it is an object.
+    pub(crate) fn share(&self, task: TaskIndex) -> Option<Outcome> {
+        match &self.side {
+            Side::Local(_) => None,
+            Side::Remote { program, .. } => program.peek(task),
+        }
+    }
+
+    /// Drops what a task has returned.
+    pub(crate) fn forget(&self, task: TaskIndex) {
+        match &self.side {
+            Side::Local(program) => program.forget(task),
+            Side::Remote { program, .. } => drop(program.take(&[task])),
+        }
+    }
+
     /// The exception for how the job failed.
     pub(crate) fn exception(&self, py: Python<'_>, failure: &Failure, scheduler: &str) -> PyErr {
-        let (Failure::Task(task, _)
-        | Failure::OutOfTime(task, _)
-        | Failure::WorkerDied(task, _)
-        | Failure::NoRoom(task, _)) = failure
-        else {
-            let nobody = || TaskName {
-                text: String::new(),
-                key: None,
-            };
+        let Some(task) = failure.culprit() else {
+            let nobody = TaskName::default;
             return exception(py, failure, Evidence::None, nobody, scheduler, &self.faults);
         };
-        let (evidence, args) = self.evidence(py, *task);
+        let has_died = matches!(failure, Failure::WorkerDied(..));
+        let (evidence, args) = self.evidence(py, task, has_died);
+        let called = || self.called(py, args.as_ref()?).ok();
+        let called = has_died.then(called);
         let name = || TaskName {
             text: self.describe(py, task.0, args),
             key: None,
+            called: called.flatten(),
         };
         exception(py, failure, evidence, name, scheduler, &self.faults)
     }
@@ -686,7 +725,8 @@ impl MapRun {
     ) -> Option<Py<PyAny>> {
         let instead = match self.faults.on_error {
             OnError::Skip => {
-                let none = self.evidence(py, lost);
+                let has_died = matches!(failure, Failure::WorkerDied(..));
+                let none = self.evidence(py, lost, has_died);
                 drop(none);
                 None
             }
@@ -702,7 +742,12 @@ impl MapRun {
     }
 
     /// What is known of how a task failed, and its arguments where they are at hand.
-    fn evidence(&self, py: Python<'_>, task: TaskIndex) -> (Evidence, Option<Args>) {
+    fn evidence(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        has_died: bool,
+    ) -> (Evidence, Option<Args>) {
         match &self.side {
             Side::Local(program) => match program.take(&[task]).pop() {
                 Some((_, Slot::Failed(failed))) => {
@@ -717,8 +762,13 @@ impl MapRun {
                 let args = self.inherited_args(py, task.0).or_else(|| {
                     let bytes = program.task_bytes(task.0)?;
                     let mut none = |_| Ok(py.None());
-                    let views = OwnViews(Arc::clone(program.stock()));
-                    let (_, call) = split(bytes.get(1..)?).ok()?;
+                    let views = OwnViews {
+                        stock: Arc::clone(program.stock()),
+                        is_wary: has_died,
+                    };
+                    // Those that read results of others are not named with them.
+                    let (&n_inputs, call) = bytes.split_first()?;
+                    let (_, call) = (n_inputs == 0).then(|| split(call).ok())??;
                     let call = decode_call(py, call, &mut none, &views).ok()?;
                     Some((call.args.unbind(), call.kwargs.map(Bound::unbind)))
                 });
@@ -736,6 +786,13 @@ impl MapRun {
         let kwargs = inherited.kwargs().map(|kwargs| kwargs.clone_ref(py));
         let args = inherited.args(index)?.tuple(py).ok()?;
         Some((args.unbind(), kwargs))
+    }
+
+    /// What is called with these arguments, and they, for who tells how workers died.
+    fn called(&self, py: Python<'_>, (args, kwargs): &Args) -> PyResult<Py<PyAny>> {
+        let kwargs = kwargs.as_ref().map(|kwargs| kwargs.clone_ref(py));
+        let called = (self.function.clone_ref(py), args.clone_ref(py), kwargs);
+        Ok(called.into_pyobject(py)?.into_any().unbind())
     }
 
     fn describe(&self, py: Python<'_>, index: u32, args: Option<Args>) -> String {

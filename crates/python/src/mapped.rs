@@ -94,6 +94,8 @@ pub(crate) struct LocalMap {
     slots: Kept<Mutex<Window<Slot>>>,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
+    /// Whether how a call failed is kept for its place, and the others go on.
+    goes_on: bool,
 }
 
 impl LocalMap {
@@ -110,7 +112,14 @@ impl LocalMap {
             faults: Kept::new(faults),
             slots: Kept::new(Mutex::default()),
             threads: Mutex::default(),
+            goes_on: false,
         }
+    }
+
+    /// The same, of calls that do not end with the first that fails.
+    pub(crate) fn going_on(mut self, goes_on: bool) -> LocalMap {
+        self.goes_on = goes_on;
+        self
     }
 
     pub(crate) fn push(&self, args: impl IntoIterator<Item = Arguments>) {
@@ -130,6 +139,32 @@ impl LocalMap {
         let taken = taken.collect();
         slots.trim(|slot| matches!(slot, Slot::Gone));
         taken
+    }
+
+    /// Whether this task has failed and has not been taken.
+    pub(crate) fn has_failed(&self, task: TaskIndex) -> bool {
+        matches!(lock(&self.slots).get_mut(task.0), Some(Slot::Failed(_)))
+    }
+
+    /// Drops how a task has ended, if it has: one that waits still runs.
+    pub(crate) fn forget(&self, task: TaskIndex) {
+        let mut slots = lock(&self.slots);
+        let ended = slots
+            .get_mut(task.0)
+            .filter(|slot| matches!(slot, Slot::Returned(_) | Slot::Failed(_)))
+            .map(|slot| std::mem::replace(slot, Slot::Gone));
+        slots.trim(|slot| matches!(slot, Slot::Gone));
+        drop(slots);
+        // Without the lock: a destructor may run any code.
+        drop(ended);
+    }
+
+    /// What a task has returned, which stays where it is.
+    pub(crate) fn peek(&self, py: Python<'_>, task: TaskIndex) -> Option<Py<PyAny>> {
+        match lock(&self.slots).get_mut(task.0) {
+            Some(Slot::Returned(value)) => Some(value.clone_ref(py)),
+            _ => None,
+        }
     }
 
     /// How many tasks there are from the first that is not done and taken on.
@@ -181,7 +216,11 @@ impl Program for LocalMap {
                 // A thread of a pool hears of no signals.
                 let _ = turns.give_way(py);
                 let ending = self.run_one(py, index.0);
-                feed.ended(ending);
+                feed.ended(if self.goes_on {
+                    Ending::Returned
+                } else {
+                    ending
+                });
             }
         });
     }
@@ -203,6 +242,8 @@ pub(crate) struct RemoteMap {
     tables: Mutex<Tables>,
     /// Whether there ever was a large result.
     has_large: AtomicBool,
+    /// Whether how a call failed is kept for its place, and the others go on.
+    goes_on: bool,
 }
 
 impl RemoteMap {
@@ -221,7 +262,14 @@ impl RemoteMap {
             stock,
             tables: Mutex::new(tables),
             has_large: AtomicBool::new(false),
+            goes_on: false,
         }
+    }
+
+    /// The same, of calls that do not end with the first that fails.
+    pub(crate) fn going_on(mut self, goes_on: bool) -> RemoteMap {
+        self.goes_on = goes_on;
+        self
     }
 
     pub(crate) fn stock(&self) -> &Arc<Stock> {
@@ -254,6 +302,18 @@ impl RemoteMap {
     /// A task has failed for good, and the error that names its arguments has been made.
     pub(crate) fn give_up_on(&self, task: u32) {
         lock(&self.tables).blocks.done(task);
+    }
+
+    /// Whether this task has failed and has not been taken.
+    pub(crate) fn has_failed(&self, task: TaskIndex) -> bool {
+        let mut tables = lock(&self.tables);
+        matches!(tables.outcomes.get_mut(task.0), Some(Outcome::Failed(_)))
+    }
+
+    /// How a task has returned, if it has; that stays where it is.
+    pub(crate) fn peek(&self, task: TaskIndex) -> Option<Outcome> {
+        let mut tables = lock(&self.tables);
+        tables.outcomes.get_mut(task.0)?.share()
     }
 
     /// How many tasks there are from the first that is not done and taken on.
@@ -328,6 +388,10 @@ impl RemoteProgram for RemoteMap {
                 tables.blocks.done(task.0);
             }
         }
+    }
+
+    fn goes_on_after_failures(&self) -> bool {
+        self.goes_on
     }
 
     fn release(&self, _task: TaskIndex) {

@@ -104,6 +104,20 @@ impl SharedResult {
         self.adopted.iter().map(|adopted| adopted.place().segment)
     }
 
+    /// The same result, held once more.
+    pub(crate) fn share(&self) -> SharedResult {
+        SharedResult {
+            bytes: self.bytes.clone(),
+            adopted: self.adopted.clone(),
+            waiting: None,
+        }
+    }
+
+    /// What its bytes refer to.
+    pub(crate) fn held(&self) -> &[Held] {
+        &self.adopted
+    }
+
     /// The pickle; where it cannot be read, one that raises why when it is read itself.
     pub(crate) fn bytes(&self, stock: &Stock) -> Cow<'_, [u8]> {
         match &self.bytes {
@@ -283,6 +297,16 @@ impl Outcome {
         }
     }
 
+    /// The same, if it has returned; it stays where it is.
+    pub(crate) fn share(&self) -> Option<Outcome> {
+        match self {
+            Outcome::Returned(payload) => Some(Outcome::Returned(Payload::new(payload))),
+            Outcome::Shared(result) => Some(Outcome::Shared(Box::new(result.share()))),
+            Outcome::NoRoom(shortage) => Some(Outcome::NoRoom(shortage.clone())),
+            Outcome::Pending | Outcome::Failed(_) | Outcome::Gone => None,
+        }
+    }
+
     #[cold]
     fn shared(bytes: &[u8], framed: &[u8], stock: &Arc<Stock>) -> Outcome {
         let places = places(framed);
@@ -297,6 +321,15 @@ impl Outcome {
             .map(|&(place, _)| Held::new(stock.adopt(place)));
         let result = SharedResult::new(bytes, adopted.collect(), stock);
         Outcome::Shared(Box::new(result))
+    }
+
+    /// How large a result is as bytes, if it is in memory.
+    pub(crate) fn n_bytes(&self) -> Option<u64> {
+        match self {
+            Outcome::Returned(payload) => Some(payload.len() as u64),
+            Outcome::Shared(result) => result.n_bytes_waiting(),
+            Outcome::Pending | Outcome::NoRoom(_) | Outcome::Failed(_) | Outcome::Gone => None,
+        }
     }
 
     /// Whether it is the result that this was taken from, and waits in memory.

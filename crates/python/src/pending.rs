@@ -152,6 +152,13 @@ impl Pending {
     }
 }
 
+impl Completions {
+    /// A way to have a token given.
+    pub(crate) fn sender(&self) -> Sender<Option<u64>> {
+        lock(&self.sender).clone()
+    }
+}
+
 /// Tells which calls have ended.
 #[pyclass(frozen, module = "manyhands._native")]
 pub(crate) struct Completions {

@@ -1,12 +1,13 @@
-//! `compute`: from Delayed objects to a job and back to results.
+//! From a graph of calls to a job and back to results; `compute` and `persist` of Delayed objects.
 
-use crate::call::{Call, Callee, leave_out, rebuild};
+use crate::call::{Arg, Call, Callee, leave_out, rebuild};
 use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
+use crate::delayed::key::callable_name;
 use crate::delayed::{Delayed, describe};
 use crate::faults::{Faults, OnError};
 use crate::forked::{ForkPool, Forking, Inherited};
-use crate::graphed::{LocalGraph, RemoteGraph};
+use crate::graphed::{Finished, LocalGraph, RemoteGraph};
 use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, raise_in_thread};
 use crate::map_run::kind_of;
 use crate::payload::Outcome;
@@ -45,7 +46,13 @@ pub(crate) fn compute<'py>(
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
     let faults = Faults::of(faults.as_ref())?;
-    let mut plan = Plan::new(collected, chunksize, scheduler, root.as_ref(), faults)?;
+    let mut plan = Plan::new(
+        collected.into(),
+        chunksize,
+        scheduler,
+        root.as_ref(),
+        faults,
+    )?;
     let results = plan.run(py, pool)?;
     let results = plan.settle(py, results)?;
     plan.rebuild(py, &results)
@@ -68,13 +75,19 @@ pub(crate) fn persist<'py>(
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
     let faults = Faults::of(faults.as_ref())?;
-    let mut plan = Plan::new(collected, chunksize, scheduler, root.as_ref(), faults)?;
+    let mut plan = Plan::new(
+        collected.into(),
+        chunksize,
+        scheduler,
+        root.as_ref(),
+        faults,
+    )?;
     let results = plan.run(py, pool)?;
     let results = plan.settle(py, results)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
     let kept = plan.outputs.iter().zip(results).map(|(task, result)| {
-        let key = Delayed::key(plan.nodes[task.as_usize()].bind(py))?;
+        let key = plan.names.key(py, *task)?;
         let leaf = delayed.call1((result, key, false, py.None(), false))?;
         Ok(leaf.unbind())
     });
@@ -82,44 +95,98 @@ pub(crate) fn persist<'py>(
     plan.rebuild(py, &kept)
 }
 
-struct Plan<'a> {
+/// What is to be computed, before it is known where.
+pub(crate) struct Planned {
+    pub(crate) graph: Graph,
+    /// One for each task; its k-th input is the k-th dependency of the task in `graph`.
+    pub(crate) calls: Vec<Call>,
+    pub(crate) names: Names,
+    /// The tasks whose results are asked for, each once.
+    pub(crate) outputs: Vec<TaskIndex>,
+    /// What is to be given back; the k-th input is the k-th of `outputs`.
+    pub(crate) shape: Vec<Arg>,
+    /// Called meanwhile with lists of the keys of tasks that have returned.
+    pub(crate) on_finished: Option<Py<PyAny>>,
+}
+
+impl From<Collected> for Planned {
+    fn from(collected: Collected) -> Planned {
+        Planned {
+            graph: collected.graph,
+            calls: collected.calls,
+            names: Names::Delayed(collected.nodes),
+            outputs: collected.outputs,
+            shape: collected.shape,
+            on_finished: None,
+        }
+    }
+}
+
+/// What tasks are called, one entry for each.
+pub(crate) enum Names {
+    /// The Delayed that each was made from.
+    Delayed(Vec<Py<Delayed>>),
+    Keys(Vec<Py<PyAny>>),
+}
+
+impl Names {
+    fn key<'py>(&self, py: Python<'py>, task: TaskIndex) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Names::Delayed(nodes) => Delayed::key(nodes[task.as_usize()].bind(py)),
+            Names::Keys(keys) => Ok(keys[task.as_usize()].bind(py).clone()),
+        }
+    }
+
+    /// What says when each task was created: the later, the higher.
+    fn sequence(&self) -> Vec<u64> {
+        match self {
+            Names::Delayed(nodes) => nodes.iter().map(|node| node.get().sequence).collect(),
+            Names::Keys(keys) => (0..keys.len() as u64).collect(),
+        }
+    }
+}
+
+pub(crate) struct Plan<'a> {
     graph: Arc<Graph>,
     calls: Arc<Vec<Call>>,
-    nodes: Vec<Py<Delayed>>,
+    names: Names,
     outputs: Vec<TaskIndex>,
-    shape: Vec<crate::call::Arg>,
+    shape: Vec<Arg>,
     batch_size: Option<NonZeroU32>,
     scheduler: &'a str,
     seeding: Option<Arc<GraphSeeding>>,
     faults: Arc<Faults>,
+    finished: Option<(Arc<Finished>, Py<PyAny>)>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(
-        collected: Collected,
+    pub(crate) fn new(
+        planned: Planned,
         chunksize: Option<u32>,
         scheduler: &'a str,
         root: Option<&Bound<'_, PyAny>>,
         faults: Arc<Faults>,
     ) -> PyResult<Plan<'a>> {
-        let seeding = Seeding::of(root)?.map(|seeding| {
-            let created = collected.nodes.iter().map(|node| node.get().sequence);
-            Arc::new(GraphSeeding::new(seeding, &created.collect::<Vec<_>>()))
-        });
+        let seeding = Seeding::of(root)?
+            .map(|seeding| Arc::new(GraphSeeding::new(seeding, &planned.names.sequence())));
         Ok(Plan {
-            graph: Arc::new(collected.graph),
-            calls: Arc::new(collected.calls),
-            nodes: collected.nodes,
-            outputs: collected.outputs,
-            shape: collected.shape,
+            graph: Arc::new(planned.graph),
+            calls: Arc::new(planned.calls),
+            names: planned.names,
+            outputs: planned.outputs,
+            shape: planned.shape,
             batch_size: chunksize.and_then(NonZeroU32::new),
             scheduler,
             seeding,
             faults,
+            finished: planned
+                .on_finished
+                .map(|callback| (Arc::default(), callback)),
         })
     }
 
-    fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Taken>> {
+    /// What became of each output, in their order.
+    pub(crate) fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Taken>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
             None => self.run_inline(py),
@@ -164,12 +231,54 @@ impl<'a> Plan<'a> {
         let seeding = self.seeding.clone().map(|seeding| (seeding, place));
         let faults = Arc::clone(&self.faults);
         let graph = Arc::clone(&self.graph);
-        Arc::new(LocalGraph::new(graph, calls, seeding, faults))
+        let noting = self.noting();
+        Arc::new(LocalGraph::new(graph, calls, seeding, faults, noting))
+    }
+
+    fn noting(&self) -> Option<Arc<Finished>> {
+        let finished = self.finished.as_ref();
+        finished.map(|(finished, _)| Arc::clone(finished))
+    }
+
+    /// Waits for the end of a job, looking up for signals and for workers to fork, and telling of tasks that
+    /// have returned.
+    fn wait_for_end(&self, py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<End> {
+        let mut lost = Vec::new();
+        loop {
+            if let Some(forking) = forking {
+                forking.attend(py)?;
+            }
+            let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
+            py.check_signals()?;
+            self.tell(py)?;
+            lost.extend(news.lost);
+            if let Some(failure) = news.failure {
+                return Ok(End::Failed(failure));
+            }
+            if news.is_done {
+                return Ok(End::Done(lost));
+            }
+        }
+    }
+
+    fn tell(&self, py: Python<'_>) -> PyResult<()> {
+        let Some((finished, callback)) = &self.finished else {
+            return Ok(());
+        };
+        let finished = finished.take();
+        if finished.is_empty() {
+            return Ok(());
+        }
+        let keys = finished.iter().map(|&task| self.names.key(py, task));
+        let keys = keys.collect::<PyResult<Vec<_>>>()?;
+        callback.call1(py, (keys,)).map(drop)
     }
 
     fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Taken>> {
         let program = self.local(Place::Here);
-        match inline::run(self.spec(self.kinds()), &*program) {
+        let outcome = inline::run(self.spec(self.kinds()), &*program);
+        self.tell(py)?;
+        match outcome {
             Ok(lost) => self.take_local(py, &program, lost),
             Err(failure) => Err(program
                 .take_interrupt()
@@ -181,7 +290,7 @@ impl<'a> Plan<'a> {
         let program = self.local(Place::Thread);
         let own = Arc::clone(&program);
         let job = threads.pool.submit(self.spec(self.kinds()), own);
-        match wait_for_end(py, &job, None) {
+        match self.wait_for_end(py, &job, None) {
             Ok(End::Done(lost)) => self.take_local(py, &program, lost),
             Ok(End::Failed(failure)) => Err(self.local_exception(py, &failure, &program)),
             Err(interrupt) => {
@@ -221,7 +330,7 @@ impl<'a> Plan<'a> {
         }
         let functions = kinds.iter().map(|kind| kind.0).collect();
         let graph = Arc::clone(&self.graph);
-        let program = Arc::new(RemoteGraph::new(
+        let program = RemoteGraph::new(
             graph,
             functions,
             bytes,
@@ -229,7 +338,8 @@ impl<'a> Plan<'a> {
             Keeps::default(),
             Arc::clone(&own(py)?.stock),
             self.outputs.clone(),
-        ));
+        );
+        let program = Arc::new(program.noting(self.noting()));
         let inherited = Inherited::Graph(Arc::clone(&self.calls), self.seeding.clone());
         let forking = fork.forking(py, inherited, &self.faults)?;
         forking.expect(n_tasks);
@@ -246,7 +356,7 @@ impl<'a> Plan<'a> {
         program: &RemoteGraph,
         forking: Option<&Forking>,
     ) -> PyResult<Vec<Taken>> {
-        match wait_for_end(py, job, forking) {
+        match self.wait_for_end(py, job, forking) {
             Ok(End::Done(lost)) => self.take_remote(py, program, lost),
             Ok(End::Failed(failure)) => Err(self.remote_exception(py, &failure, program)),
             Err(interrupt) => {
@@ -289,7 +399,7 @@ impl<'a> Plan<'a> {
         let stock = Arc::clone(&numbers.own.stock);
         let wanted = self.outputs.clone();
         let program = RemoteGraph::new(graph, functions, bytes, ends, keeps, stock, wanted);
-        Ok((Arc::new(program), kinds))
+        Ok((Arc::new(program.noting(self.noting())), kinds))
     }
 
     /// Adds to an error before the run which task it is about.
@@ -321,7 +431,7 @@ impl<'a> Plan<'a> {
             Outcome::Shared(result) => result.decode(py, program.stock()),
             Outcome::NoRoom(shortage) => {
                 let failure = Failure::NoRoom(task, shortage);
-                Err(self.exception(py, &failure, Evidence::None))
+                Err(self.exception(py, &failure, Evidence::None, None))
             }
             _ => Err(missing(task)),
         })
@@ -343,7 +453,7 @@ impl<'a> Plan<'a> {
                 None => Ok(take(task)?),
                 Some(failure) => {
                     let error = errors
-                        .entry(culprit(failure))
+                        .entry(failure.culprit())
                         .or_insert_with(|| fail(failure).into_value(py).into_any());
                     Err(error.clone_ref(py))
                 }
@@ -354,7 +464,7 @@ impl<'a> Plan<'a> {
 
     /// What stands in the places of the wanted tasks. Where places are to be left out, they are gone from
     /// the arguments after this.
-    fn settle(&mut self, py: Python<'_>, taken: Vec<Taken>) -> PyResult<Vec<Py<PyAny>>> {
+    pub(crate) fn settle(&mut self, py: Python<'_>, taken: Vec<Taken>) -> PyResult<Vec<Py<PyAny>>> {
         if self.faults.on_error == OnError::Skip {
             let is_lost = |k: u32| taken[k as usize].is_err();
             for arg in &mut self.shape {
@@ -375,11 +485,39 @@ impl<'a> Plan<'a> {
     }
 
     fn name(&self, py: Python<'_>, task: TaskIndex) -> TaskName {
-        let node = self.nodes[task.as_usize()].bind(py);
+        let text = match &self.names {
+            Names::Delayed(nodes) => describe(nodes[task.as_usize()].bind(py)),
+            Names::Keys(_) => {
+                let function = self.calls[task.as_usize()].function(py);
+                format!("{}(…)", callable_name(function.bind(py)))
+            }
+        };
         TaskName {
-            text: describe(node),
-            key: Delayed::key(node).ok().map(|key| key.to_string()),
+            text,
+            key: self.names.key(py, task).ok().map(|key| key.to_string()),
+            called: None,
         }
+    }
+
+    /// What a task calls, and with what. In the places of other tasks' results stands how large they are.
+    fn called(
+        &self,
+        py: Python<'_>,
+        task: TaskIndex,
+        program: &RemoteGraph,
+    ) -> PyResult<Py<PyAny>> {
+        let deaths = py.import(intern!(py, "manyhands._deaths"))?;
+        let sizes = program.sizes_of_inputs(task);
+        let mut input = |k: u32| {
+            let n_bytes = sizes.get(k as usize).copied().flatten();
+            Ok(deaths
+                .call_method1(intern!(py, "Result"), (n_bytes,))?
+                .unbind())
+        };
+        let call = &self.calls[task.as_usize()];
+        call.invoke_by(py, &mut input, |function, args, kwargs| {
+            Ok((function, args, kwargs).into_pyobject(py)?.into_any())
+        })
     }
 
     fn local_exception(&self, py: Python<'_>, failure: &Failure, program: &LocalGraph) -> PyErr {
@@ -390,7 +528,7 @@ impl<'a> Plan<'a> {
             },
             _ => Evidence::None,
         };
-        self.exception(py, failure, evidence)
+        self.exception(py, failure, evidence, None)
     }
 
     fn remote_exception(&self, py: Python<'_>, failure: &Failure, program: &RemoteGraph) -> PyErr {
@@ -401,16 +539,26 @@ impl<'a> Plan<'a> {
             },
             _ => Evidence::None,
         };
-        self.exception(py, failure, evidence)
+        let called = match failure {
+            Failure::WorkerDied(task, _) => self.called(py, *task, program).ok(),
+            _ => None,
+        };
+        self.exception(py, failure, evidence, called)
     }
 
-    fn exception(&self, py: Python<'_>, failure: &Failure, evidence: Evidence) -> PyErr {
-        let name = || match culprit(failure) {
-            Some(task) => self.name(py, task),
-            None => TaskName {
-                text: String::new(),
-                key: None,
+    fn exception(
+        &self,
+        py: Python<'_>,
+        failure: &Failure,
+        evidence: Evidence,
+        called: Option<Py<PyAny>>,
+    ) -> PyErr {
+        let name = || match failure.culprit() {
+            Some(task) => TaskName {
+                called,
+                ..self.name(py, task)
             },
+            None => TaskName::default(),
         };
         exception(py, failure, evidence, name, self.scheduler, &self.faults)
     }
@@ -420,46 +568,16 @@ fn missing(task: TaskIndex) -> PyErr {
     PyRuntimeError::new_err(format!("task {} is done and has no result", task.0))
 }
 
-/// The task that a failure is about, if it is about one.
-fn culprit(failure: &Failure) -> Option<TaskIndex> {
-    match failure {
-        Failure::Task(task, _)
-        | Failure::OutOfTime(task, _)
-        | Failure::WorkerDied(task, _)
-        | Failure::NoRoom(task, _) => Some(*task),
-        Failure::NoWorkers(_) | Failure::Cancelled => None,
-    }
-}
-
 /// Wanted tasks that have no result, each with what is to blame.
 type Lost = Vec<(TaskIndex, Failure)>;
 
 /// The result of a wanted task, or the exception that stands for it.
-type Taken = Result<Py<PyAny>, Py<PyAny>>;
+pub(crate) type Taken = Result<Py<PyAny>, Py<PyAny>>;
 
 /// How a job ended.
 enum End {
     Done(Lost),
     Failed(Failure),
-}
-
-/// Waits for the end of a job, looking up for signals and for workers to fork.
-fn wait_for_end(py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<End> {
-    let mut lost = Vec::new();
-    loop {
-        if let Some(forking) = forking {
-            forking.attend(py)?;
-        }
-        let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
-        py.check_signals()?;
-        lost.extend(news.lost);
-        if let Some(failure) = news.failure {
-            return Ok(End::Failed(failure));
-        }
-        if news.is_done {
-            return Ok(End::Done(lost));
-        }
-    }
 }
 
 /// The numbers of the functions of one job; each function is pickled once.

@@ -30,6 +30,16 @@ impl ThreadPool {
         py.detach(|| self.pool.resize(num_workers));
     }
 
+    /// Whether there is nothing to do, nor anything running of what was cancelled.
+    fn is_at_rest(&self) -> bool {
+        self.pool.is_at_rest()
+    }
+
+    /// Cancel what has not started.
+    fn cancel_waiting(&self, py: Python<'_>) {
+        py.detach(|| self.pool.cancel_waiting());
+    }
+
     /// Cancel everything and interrupt what runs; the next job finds threads that are free.
     fn kill_workers(&self, py: Python<'_>) -> PyResult<()> {
         interrupt_running(py)?;
@@ -110,6 +120,16 @@ impl ProcessPool {
     /// The process ids of the workers that are alive.
     fn worker_pids(&self) -> Vec<u32> {
         self.pool.worker_pids()
+    }
+
+    /// Whether there is nothing to do, nor anything running of what was cancelled.
+    fn is_at_rest(&self) -> bool {
+        self.pool.is_at_rest()
+    }
+
+    /// Cancel what has not started.
+    fn cancel_waiting(&self, py: Python<'_>) {
+        py.detach(|| self.pool.cancel_waiting());
     }
 
     /// Whether there is neither a job nor a worker.

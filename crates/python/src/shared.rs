@@ -20,7 +20,7 @@ pub(crate) mod written;
 
 pub(crate) use handler::_begin_sharing as begin_sharing;
 
-use manyhands_executor::{MemoryLimit, SpillOptions};
+use manyhands_executor::{MemoryLimit, SpillOptions, WorkerMemoryLimit};
 use memory::TALLY;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -44,6 +44,19 @@ fn _set_spilling(n_bytes: Option<u64>, share: Option<f64>, folder: Option<PathBu
     };
     let folder = folder.unwrap_or_else(|| SpillOptions::default().folder);
     stock::set_spill_options(SpillOptions { limit, folder });
+}
+
+/// Have workers take so much memory for themselves at most: so many bytes, or a share of what they could have; None
+/// for as much as there is, unless it is to be found out.
+#[pyfunction]
+fn _set_worker_limit(n_bytes: Option<u64>, share: Option<f64>, is_auto: bool) {
+    let limit = match (n_bytes, share) {
+        (Some(n_bytes), _) => WorkerMemoryLimit::Bytes(n_bytes),
+        (None, Some(share)) => WorkerMemoryLimit::Share(share),
+        (None, None) if is_auto => WorkerMemoryLimit::Auto,
+        (None, None) => WorkerMemoryLimit::None,
+    };
+    stock::set_worker_limit(limit);
 }
 
 /// Have this process be ready to make arrays in shared memory.
@@ -97,6 +110,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<strided::Reducers>()?;
     module.add_function(wrap_pyfunction!(_set_sharing, module)?)?;
     module.add_function(wrap_pyfunction!(_set_spilling, module)?)?;
+    module.add_function(wrap_pyfunction!(_set_worker_limit, module)?)?;
     module.add_function(wrap_pyfunction!(_prepare_sharing, module)?)?;
     module.add_function(wrap_pyfunction!(_sharing_after_fork, module)?)?;
     module.add_function(wrap_pyfunction!(_is_shared, module)?)?;

@@ -132,13 +132,11 @@ impl Scheduler {
 
     /// Gives ready tasks to workers that can take them; relieves busy workers for idle ones.
     pub(crate) fn dispatch(&mut self, now_ns: TimeNs, commands: &mut Commands) {
-        while !self.suspects.is_empty() {
-            let Some(worker) = self.pop_idle() else { break };
-            if let Some(suspect) = self.suspects.pop_front() {
-                self.start_suspect(worker, suspect, now_ns, commands);
-            }
+        if !self.suspects.is_empty() {
+            self.start_suspects(now_ns, commands);
         }
-        while self.n_ready > 0 {
+        let is_held = self.is_held_for_memory();
+        while self.n_ready > 0 && !is_held {
             let mut worker = self.pop_idle();
             // While a suspect waits, workers run dry until one is idle.
             if worker.is_none() && self.suspects.is_empty() {
@@ -147,7 +145,9 @@ impl Scheduler {
             let Some(worker) = worker else { break };
             self.start_batch(worker, now_ns, commands);
         }
-        if self.n_ready == 0 && !self.lists.loaded.is_empty() {
+        if is_held {
+            self.run_dry(now_ns, commands);
+        } else if self.n_ready == 0 && !self.lists.loaded.is_empty() {
             self.relieve(now_ns, commands);
         }
         if !self.lists.watched.is_empty() {
@@ -170,6 +170,19 @@ impl Scheduler {
         }
     }
 
+    /// The idle worker that joined last: the fewest tasks have left something behind in it.
+    fn pop_newest_idle(&mut self) -> Option<WorkerId> {
+        let there = self.workers.iter().enumerate();
+        let idle = there.filter_map(|(at, worker)| {
+            let worker = worker.as_ref().filter(|worker| worker.is_idle())?;
+            Some((worker.number, WorkerId(at as u32)))
+        });
+        let (_, id) = idle.max()?;
+        self.lists.idle.retain(|&listed| listed != id);
+        self.worker_mut(id)?.is_listed_idle = false;
+        Some(id)
+    }
+
     fn pop_low(&mut self) -> Option<WorkerId> {
         loop {
             let id = self.lists.low.pop_front()?;
@@ -187,6 +200,40 @@ impl Scheduler {
                 }
             }
         }
+    }
+
+    /// Starts suspects at idle workers. One that memory was short for waits until all are idle, and
+    /// those behind it wait for its end.
+    fn start_suspects(&mut self, now_ns: TimeNs, commands: &mut Commands) {
+        while self.alone.is_none()
+            && let Some(&suspect) = self.suspects.front()
+        {
+            let is_heavy = self.is_heavy(suspect);
+            let is_all_idle = || self.workers.iter().flatten().all(|w| w.queue.is_empty());
+            if is_heavy && !is_all_idle() {
+                return;
+            }
+            let Some(worker) = self.pop_newest_idle() else {
+                return;
+            };
+            self.suspects.pop_front();
+            self.start_suspect(worker, suspect, now_ns, commands);
+            if is_heavy {
+                self.alone = Some(worker);
+            }
+        }
+    }
+
+    fn is_heavy(&self, task: TaskId) -> bool {
+        let job = self.jobs[task.job.0 as usize].as_ref();
+        job.is_some_and(|job| job.is_heavy(task.index))
+    }
+
+    /// Whether nothing is started because a task that needs much memory runs alone, or is about to.
+    #[inline]
+    pub(crate) fn is_held_for_memory(&self) -> bool {
+        let next = self.suspects.front();
+        self.alone.is_some() || next.is_some_and(|&task| self.is_heavy(task))
     }
 
     fn start_suspect(
@@ -336,6 +383,28 @@ impl Scheduler {
         }
         if n_idle > 0 && self.lists.first_due_ns < TimeNs::MAX {
             self.look_again_at(self.lists.first_due_ns);
+        }
+    }
+
+    /// Takes back all that waits at any worker: a task is to run alone.
+    fn run_dry(&mut self, now_ns: TimeNs, commands: &mut Commands) {
+        let mut again_ns = TimeNs::MAX;
+        for (at, worker) in self.workers.iter_mut().enumerate() {
+            let Some(worker) = worker else { continue };
+            if worker.queue.n_tasks() < 2 || worker.is_killed || worker.n_recalls > 0 {
+                continue;
+            }
+            // It had begun all that it has, as of its last answer.
+            if worker.rests_until_ns > now_ns {
+                again_ns = again_ns.min(worker.rests_until_ns);
+                continue;
+            }
+            let n_taken = worker.queue.n_tasks() - 1;
+            take_back(WorkerId(at as u32), worker, n_taken, commands);
+            self.n_recalls += 1;
+        }
+        if again_ns < TimeNs::MAX {
+            self.look_again_at(again_ns);
         }
     }
 

@@ -31,7 +31,14 @@ impl Scheduler {
             .flatten()
             .filter(|w| w.is_idle())
             .count();
-        if is_waiting && idle > 0 {
+        let holding = self.workers.iter().flatten();
+        let n_busy = holding.filter(|w| !w.queue.is_empty()).count();
+        if let Some(id) = self.alone
+            && n_busy > 1
+        {
+            return Err(format!("{id:?} should run alone, and {n_busy} are busy"));
+        }
+        if is_waiting && idle > 0 && !(self.is_held_for_memory() && n_busy > 0) {
             return Err(format!(
                 "{idle} workers idle while {n_ready} tasks are ready"
             ));

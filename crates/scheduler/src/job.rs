@@ -28,6 +28,8 @@ pub(crate) struct Casualty {
     pub(crate) n_crashes: u8,
     /// How many died with it next in their queue but not, as far as known, running.
     pub(crate) n_losses: u8,
+    /// Whether memory was short when one of them was lost.
+    pub(crate) is_heavy: bool,
 }
 
 /// The tasks.
@@ -151,6 +153,12 @@ impl Job {
     #[inline]
     pub(crate) fn has_suspect(&self, run: TaskRun) -> bool {
         !self.casualties.is_empty() && run.indices().any(|index| self.is_suspect(index))
+    }
+
+    /// Whether a worker was lost with this task because memory was short.
+    pub(crate) fn is_heavy(&self, index: TaskIndex) -> bool {
+        let casualty = self.casualties.get(&index.0);
+        casualty.is_some_and(|casualty| casualty.is_heavy)
     }
 
     /// How often workers were lost with a task, to be counted up.

@@ -6,7 +6,8 @@
 //!
 //! Life of a task: *waiting* (for dependencies) → *ready* → *sent* to a worker, perhaps *recalled*
 //! from it and ready again → *finished*. A worker that is lost returns its tasks to ready; the one
-//! that was running is suspected, tried once more alone, and then blamed. A task that failed and may
+//! that was running is suspected, tried once more alone, and then blamed. Where memory was what it
+//! was lost for, *alone* means that no other worker runs anything meanwhile. A task that failed and may
 //! be tried again *rests* first; one that failed for good ends its job, or, where the job tolerates
 //! that, takes along only what depends on it.
 
@@ -139,6 +140,9 @@ pub enum Event<'a> {
         worker: WorkerId,
         /// The task it was running, if it was.
         running: Option<TaskId>,
+        /// Whether it was lost because memory ran short: then what it was running is tried again while
+        /// nothing else runs.
+        was_memory_short: bool,
     },
     /// Answers [`Command::Look`]: what a worker is seen to run.
     Seen(WorkerId, Sight),

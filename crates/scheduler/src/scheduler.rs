@@ -20,6 +20,7 @@ pub struct Scheduler {
     free_jobs: Vec<u32>,
     pub(crate) workers: Vec<Option<Worker>>,
     pub(crate) n_workers: usize,
+    n_joined: u64,
     /// Ready tasks of all jobs, suspects aside.
     pub(crate) n_ready: usize,
     /// Tasks under which a worker died; each is tried once more, alone.
@@ -27,6 +28,8 @@ pub struct Scheduler {
     /// Tasks that failed and are to be tried again, with when.
     pub(crate) resting: BinaryHeap<Reverse<(TimeNs, JobId, TaskIndex)>>,
     pub(crate) limits: Limits,
+    /// The worker that runs a suspect while no other may run anything, for the sake of memory.
+    pub(crate) alone: Option<WorkerId>,
     pub(crate) costs: Costs,
     pub(crate) lists: Lists,
     /// When to look again, if nothing happens before.
@@ -95,6 +98,20 @@ impl Scheduler {
         })
     }
 
+    /// Whether a worker was commanded to end.
+    pub fn is_killed(&self, worker: WorkerId) -> bool {
+        let worker = self.workers.get(worker.0 as usize).and_then(Option::as_ref);
+        worker.is_some_and(|worker| worker.is_killed)
+    }
+
+    /// Whether a job's last task stands first in a worker's queue: all that is left of the job may be running.
+    pub fn is_last_begun(&self, job: JobId) -> bool {
+        let own = self.jobs.get(job.0 as usize).and_then(Option::as_ref);
+        let mut queues = self.workers.iter().flatten().map(|worker| &worker.queue);
+        own.is_some_and(|own| !own.is_open && own.n_unfinished == 1)
+            && queues.any(|queue| queue.head().is_some_and(|head| head.job == job))
+    }
+
     /// Whether a worker holds no task.
     pub fn is_idle(&self, worker: WorkerId) -> bool {
         self.head(worker).is_none()
@@ -119,9 +136,11 @@ impl Scheduler {
                 self.on_finished(worker, reports, now_ns, commands);
             }
             Event::TakenBack(worker, tasks) => self.on_taken_back(worker, tasks, now_ns, commands),
-            Event::WorkerLost { worker, running } => {
-                self.on_worker_lost(worker, running, now_ns, commands);
-            }
+            Event::WorkerLost {
+                worker,
+                running,
+                was_memory_short,
+            } => self.on_worker_lost(worker, running, was_memory_short, now_ns, commands),
             Event::Seen(worker, sight) => self.on_seen(worker, sight, now_ns, commands),
             Event::Pressure { is_high } => self.on_pressure(is_high),
             Event::Tick => {}
@@ -183,8 +202,10 @@ impl Scheduler {
         assert!(self.workers[at].is_none(), "{id:?} has joined already");
         let worker = self.workers[at].insert(Worker {
             heard_ns: now_ns,
+            number: self.n_joined,
             ..Worker::default()
         });
+        self.n_joined += 1;
         self.n_workers += 1;
         self.lists.list_idle(id, worker);
     }
@@ -205,6 +226,7 @@ impl Scheduler {
                 worker.heard_ns = now_ns;
                 worker.is_exclusive = false;
                 worker.is_overdue = false;
+                self.end_alone(id);
                 self.tasks_ended(run, report, now_ns, commands);
             }
         }
@@ -269,6 +291,7 @@ impl Scheduler {
                 && let Some(run) = worker.queue.strike(&mut returned)
             {
                 worker.is_exclusive = false;
+                self.end_alone(id);
                 self.tasks_returned(run, commands);
             }
         }
@@ -310,6 +333,7 @@ impl Scheduler {
         &mut self,
         id: WorkerId,
         running: Option<TaskId>,
+        was_memory_short: bool,
         now_ns: TimeNs,
         commands: &mut Commands,
     ) {
@@ -323,6 +347,7 @@ impl Scheduler {
         self.n_workers -= 1;
         self.n_recalls -= worker.n_recalls;
         self.lists.unlist_worker(id);
+        self.end_alone(id);
         // A worker that was told to end did not die of what it ran.
         let running = running.filter(|_| !worker.is_killed);
         let head = worker.queue.head().filter(|_| !worker.is_killed);
@@ -338,7 +363,10 @@ impl Scheduler {
                 let blamed = run.split_first(1).first();
                 match worker.out_of_time {
                     Some(_) => self.out_of_time(blamed, now_ns, commands),
-                    None => self.blame(blamed, running.is_some(), now_ns, commands),
+                    None => {
+                        let is_heavy = was_memory_short;
+                        self.blame(blamed, running.is_some(), is_heavy, now_ns, commands);
+                    }
                 }
             }
             if run.n_tasks > 0 {
@@ -348,7 +376,14 @@ impl Scheduler {
     }
 
     /// Decides about the task that a lost worker was running, or would have run next.
-    fn blame(&mut self, task: TaskId, was_running: bool, now_ns: TimeNs, commands: &mut Commands) {
+    fn blame(
+        &mut self,
+        task: TaskId,
+        was_running: bool,
+        was_memory_short: bool,
+        now_ns: TimeNs,
+        commands: &mut Commands,
+    ) {
         let job = self.jobs[task.job.0 as usize]
             .as_mut()
             .expect("a job lives while a worker holds one of its tasks");
@@ -356,6 +391,7 @@ impl Scheduler {
             let casualty = job.casualty_mut(task.index);
             casualty.n_crashes += u8::from(was_running);
             casualty.n_losses += u8::from(!was_running);
+            casualty.is_heavy |= was_memory_short;
             if casualty.n_crashes >= N_CRASHES_MAX || casualty.n_losses >= N_LOSSES_MAX {
                 // This one has come back already.
                 job.n_in_flight -= 1;
@@ -365,6 +401,14 @@ impl Scheduler {
             }
         }
         self.tasks_returned(task.into(), commands);
+    }
+
+    /// A worker holds nothing any more: others may run again, if they waited for it.
+    #[inline]
+    fn end_alone(&mut self, id: WorkerId) {
+        if self.alone == Some(id) {
+            self.alone = None;
+        }
     }
 
     /// Ends a job: drops what has not been sent, asks back what has.

@@ -31,6 +31,8 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
     pub(crate) queue: Queue,
+    /// How many had joined before it.
+    pub(crate) number: u64,
     /// When it last reported a task, or was given work when it had none.
     pub(crate) heard_ns: TimeNs,
     /// When it was last given work.

@@ -86,7 +86,19 @@ impl Rig {
     fn lose(&mut self, worker: u32, running: Option<u32>) -> String {
         let running = running.map(task);
         let worker = WorkerId(worker);
-        self.on(Event::WorkerLost { worker, running })
+        self.on(Event::WorkerLost {
+            worker,
+            running,
+            was_memory_short: false,
+        })
+    }
+
+    fn starve(&mut self, worker: u32, running: u32) -> String {
+        self.on(Event::WorkerLost {
+            worker: WorkerId(worker),
+            running: Some(task(running)),
+            was_memory_short: true,
+        })
     }
 }
 
@@ -211,6 +223,67 @@ fn a_task_that_killed_its_worker_is_tried_alone_and_then_blamed() {
     let told = rig.finish(1, [queue.end - 1], US);
     assert!(told.ends_with("w1 starts j0.t1"), "{told}");
     assert_eq!(rig.lose(1, Some(1)), "j0.t1 failed: WorkerDied; j0 done");
+}
+
+#[test]
+fn a_task_that_memory_was_short_for_is_tried_while_nothing_else_runs() {
+    let mut rig = Rig::new(3);
+    let batch_size = NonZeroU32::new(1);
+    rig.submit(JobSpec {
+        batch_size,
+        ..map(8)
+    });
+    // Workers 2, 1 and 0 run tasks 0, 1 and 2.
+    assert_eq!(rig.starve(1, 1), "");
+    assert_eq!(rig.finish(0, [2], US), "deliver j0.t2");
+    assert_eq!(rig.on(Event::WorkerJoined(WorkerId(1))), "");
+    let told = rig.finish(2, [0], US);
+    // The one that joined last.
+    assert_eq!(told, "deliver j0.t0; w1 starts j0.t1");
+    assert_eq!(rig.on(Event::WorkerJoined(WorkerId(3))), "");
+    let told = rig.finish(1, [1], US);
+    assert!(told.starts_with("deliver j0.t1; w"), "{told}");
+    assert_eq!(told.matches("starts").count(), 4, "{told}");
+}
+
+#[test]
+fn before_a_task_runs_alone_all_that_waits_is_taken_back() {
+    let mut rig = Rig::new(2);
+    let batch_size = NonZeroU32::new(3);
+    rig.submit(JobSpec {
+        batch_size,
+        ..map(6)
+    });
+    assert_eq!(rig.starve(1, 0), "w0 gives back j0.t4 j0.t5");
+    assert_eq!(rig.give_back(0, [5, 4]), "");
+    assert_eq!(rig.finish(0, [3], US), "deliver j0.t3; w0 starts j0.t0");
+    assert_eq!(
+        rig.finish(0, [0], US),
+        "deliver j0.t0; w0 starts j0.t1 j0.t2 j0.t4"
+    );
+}
+
+#[test]
+fn a_task_that_memory_is_short_for_when_it_runs_alone_is_blamed_and_others_go_on() {
+    let mut rig = Rig::new(2);
+    let batch_size = NonZeroU32::new(1);
+    rig.submit(JobSpec {
+        batch_size,
+        ..map(2)
+    });
+    let id = rig.scheduler.new_job_id();
+    let spec = JobSpec {
+        batch_size,
+        ..map(1)
+    };
+    assert_eq!(rig.on(Event::Submit(id, spec)), "");
+    assert_eq!(rig.starve(1, 0), "");
+    assert_eq!(rig.finish(0, [1], US), "deliver j0.t1; w0 starts j0.t0");
+    assert_eq!(rig.on(Event::WorkerJoined(WorkerId(1))), "");
+    assert_eq!(
+        rig.starve(0, 0),
+        "j0.t0 failed: WorkerDied; j0 done; w1 starts j1.t0"
+    );
 }
 
 /// One past the last task that worker 1 holds, of those sent in ascending order.

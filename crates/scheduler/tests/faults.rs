@@ -66,7 +66,11 @@ impl Rig {
 
     fn lose(&mut self, worker: u32, running: u32) -> String {
         let (worker, running) = (WorkerId(worker), Some(task(running)));
-        self.on(Event::WorkerLost { worker, running })
+        self.on(Event::WorkerLost {
+            worker,
+            running,
+            was_memory_short: false,
+        })
     }
 }
 
@@ -131,7 +135,7 @@ fn what_depends_on_a_failed_task_does_not_run_and_the_rest_does() {
     assert_eq!(told, "t0 is lost: raised, 1 tries");
     // Now it is known that t2 will not run, nor t4; and nobody else reads t1.
     let told = rig.end(0, 1, Ending::Returned);
-    assert_eq!(told, "no t4 for t0; release j0.t1; j0 done");
+    assert_eq!(told, "release j0.t1; no t4 for t0; j0 done");
     assert_eq!(rig.scheduler.check_empty(), Ok(()));
 }
 

@@ -30,7 +30,7 @@ pub use arena::{Arena, Pin};
 pub use digest::digest;
 pub use foreign::Foreign;
 pub use lease::Lease;
-pub use memory::Memory;
+pub use memory::{Memory, OomKills};
 pub use options::{ArenaOptions, ArenaStats};
 pub use pins::Pins;
 pub use place::{Place, SegmentId};

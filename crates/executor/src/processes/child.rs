@@ -48,10 +48,19 @@ pub struct WorkerCommand {
     pub env: Vec<(OsString, OsString)>,
 }
 
-/// How much of what a worker wrote last is kept.
-const TAIL_BYTES: usize = 4096;
+/// How much of what a worker wrote last is kept: the deepest stack that a fault handler writes has room.
+const TAIL_BYTES: usize = 1 << 14;
+/// What a fault handler begins with.
+const FAULT: &str = "Fatal Python error: ";
 /// How long a process may take to be gone once its connection is.
 const END_WAIT: Duration = Duration::from_millis(500);
+
+/// The signal on which a worker writes down where it is. Hardly any program uses it; and a worker that
+/// gets it is about to be ended.
+pub const DUMP_SIGNAL: i32 = 63;
+/// How long a worker may take for that, and how often to look.
+const DUMP_WAIT: Duration = Duration::from_millis(30);
+const DUMP_PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -122,7 +131,7 @@ impl Child {
         let stdout = process.stdout.take().map(OwnedFd::from);
         let stderr = process.stderr.take().map(OwnedFd::from);
         let pipes = [stdout, stderr].map(|pipe| pipe.map(Descriptor::new));
-        let mut process = Process::Started(process);
+        let mut process = Process::started(process)?;
         for pipe in pipes.iter().flatten() {
             if let Err(error) = rustix::io::ioctl_fionbio(pipe, true) {
                 process.kill();
@@ -170,6 +179,24 @@ impl Child {
     /// Ends the worker and what its tasks have started.
     pub(crate) fn kill(&mut self) {
         kill_pid(self.pid());
+    }
+
+    /// Has the worker write down where it is, and waits a moment for that: [`bury`](Child::bury) tells it.
+    pub(crate) fn dump_stack(&self) {
+        let Some(status) = &self.status else { return };
+        let n_bytes_before = status.n_bytes_of_text();
+        self.process.send(DUMP_SIGNAL);
+        let deadline = Instant::now() + DUMP_WAIT;
+        let mut n_bytes = n_bytes_before;
+        while Instant::now() < deadline {
+            std::thread::sleep(DUMP_PAUSE);
+            let n_bytes_now = status.n_bytes_of_text();
+            // Written line by line: whole once nothing more comes.
+            if n_bytes_now > n_bytes_before && n_bytes_now == n_bytes {
+                return;
+            }
+            n_bytes = n_bytes_now;
+        }
     }
 
     /// Where its output comes from.
@@ -223,11 +250,28 @@ impl Child {
         let end = self.wait_or_kill(was_asked);
         self.relay();
         self.relay_parts();
+        let start = self.tail.len().saturating_sub(TAIL_BYTES);
+        let mut output = String::from_utf8_lossy(&self.tail[start..]).into_owned();
+        let mut stack = self
+            .status
+            .as_deref()
+            .map_or_else(String::new, StatusPage::text);
+        let was_signalled = end.is_some_and(|end| end.signal.is_some());
+        // A task may have had it written there.
+        if was_signalled
+            && !stack.contains(FAULT)
+            && let Some(at) = output.rfind(FAULT)
+        {
+            stack.push_str(&output.split_off(at));
+        }
         Death {
             pid: self.pid(),
             exit_code: end.and_then(|end| end.exit_code),
             signal: end.and_then(|end| end.signal),
-            last_output: last_lines(&self.tail),
+            last_output: last_lines(&output),
+            n_bytes_peak: end.and_then(|end| end.n_bytes_peak),
+            stack,
+            ..Death::default()
         }
     }
 
@@ -395,9 +439,7 @@ fn n_bytes_at_once(bytes: &[u8]) -> usize {
 }
 
 /// The last lines of some output, whole ones as far as possible.
-fn last_lines(tail: &[u8]) -> String {
-    let start = tail.len().saturating_sub(TAIL_BYTES);
-    let text = String::from_utf8_lossy(&tail[start..]);
+fn last_lines(text: &str) -> String {
     let n_lines_max = 20;
     let lines: Vec<_> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(n_lines_max)..].join("\n")

@@ -5,6 +5,7 @@
 
 use super::child::Child;
 use super::descriptors::{Descriptor, hold_list};
+use super::guard::Watched;
 use super::process::Process;
 use super::reactor::Peer;
 use super::{Line, ProcessPool, Shared};
@@ -216,7 +217,7 @@ impl Nursery {
         pipes: [Option<Descriptor>; 2],
         pinned: Option<Pinned>,
     ) {
-        let process = Process::Forked { pid, end: None };
+        let process = Process::forked(pid);
         let owner = lock(&self.shared.state).new_owner();
         let hurry = self.shared.hurry.clone();
         let (mut child, socket) = Child::new(process, ours, pipes, owner, hurry);
@@ -229,8 +230,10 @@ impl Nursery {
             return;
         }
         let at = state.add_line(Line::new(Arc::clone(&socket), &child, owner));
+        let watched = Watched::forked(child.pid());
         let mut peer = Peer::new(child, owner, socket);
         peer.pinned = pinned;
+        peer.watched = watched;
         state.arrivals.push((at, peer));
         drop(state);
         self.shared.wake_reactor();

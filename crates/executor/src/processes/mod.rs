@@ -11,15 +11,18 @@ mod child;
 mod descriptors;
 mod fork;
 mod functions;
+mod guard;
 mod hurry;
 mod outbox;
 mod process;
 mod reactor;
 mod relief;
+mod usage;
 mod wake;
 
-pub use child::{WorkerCommand, Workers};
+pub use child::{DUMP_SIGNAL, WorkerCommand, Workers};
 pub use fork::{Forked, Nursery, WorkerEnd};
+pub use guard::WorkerMemoryLimit;
 
 pub(crate) use descriptors::Descriptor;
 pub(crate) use wake::Wake;
@@ -94,6 +97,8 @@ pub(crate) struct State {
     context: Arc<[u8]>,
     is_stopped: bool,
     has_reactor: bool,
+    /// Whether the reactor looks after the memory of workers.
+    is_watched: bool,
     /// Whether there has been a job.
     has_begun: bool,
     /// Whether workers that are ready must wait for [`Nursery::let_out`].
@@ -462,22 +467,27 @@ impl State {
             if self.n_live() <= n_kept {
                 return;
             }
-            let worker = WorkerId(at as u32);
-            let is_idle = self.core.scheduler.is_idle(worker);
-            if let Some(line) = &mut self.lines[at]
-                && line.is_ready
-                && !line.is_retired
-                && (is_idle || line.is_held)
-            {
-                line.retire();
-                if std::mem::take(&mut line.is_held) {
-                    continue;
-                }
-                self.act(|core, hands| {
-                    let death = Death::default();
-                    core.on_worker_lost(worker, None, death, now_ns, hands);
-                });
+            self.retire_if_idle(at, now_ns);
+        }
+    }
+
+    /// Asks a worker to end, if it is idle.
+    fn retire_if_idle(&mut self, at: usize, now_ns: TimeNs) {
+        let worker = WorkerId(at as u32);
+        let is_idle = self.core.scheduler.is_idle(worker);
+        if let Some(line) = &mut self.lines[at]
+            && line.is_ready
+            && !line.is_retired
+            && (is_idle || line.is_held)
+        {
+            line.retire();
+            if std::mem::take(&mut line.is_held) {
+                return;
             }
+            self.act(|core, hands| {
+                let death = Death::default();
+                core.on_worker_lost(worker, None, death, now_ns, hands);
+            });
         }
     }
 }
@@ -500,6 +510,7 @@ impl Shared {
         let is_anything_left = state.n_missing() > 0
             || state.is_over()
             || state.core.scheduler.deadline_ns().is_some()
+            || (!state.is_watched && state.core.scheduler.has_work())
             || state
                 .lines
                 .iter()
@@ -534,6 +545,7 @@ impl ProcessPool {
                 context: Arc::from([]),
                 is_stopped: false,
                 has_reactor: true,
+                is_watched: false,
                 has_begun: false,
                 is_held: false,
                 starts: Starts::default(),
@@ -660,6 +672,16 @@ impl ProcessPool {
     pub fn is_empty(&self) -> bool {
         let state = lock(&self.shared.state);
         state.core.job_ids().is_empty() && state.lines.iter().all(Option::is_none)
+    }
+
+    /// Whether there is no job, nor a task of one that has been cancelled.
+    pub fn is_at_rest(&self) -> bool {
+        lock(&self.shared.state).core.job_ids().is_empty()
+    }
+
+    /// Cancels all jobs but those of which only a task is left that may be running. What runs is left to end.
+    pub fn cancel_waiting(&self) {
+        (self.shared).update(|core, hands, now_ns| core.cancel_waiting(now_ns, hands));
     }
 
     /// Ends every worker at once, whatever it does; the next job starts new ones. Jobs under way

@@ -1,6 +1,7 @@
 //! The reactor: the thread that reads from workers, starts them and sees them to their end.
 
 use super::child::{Child, Workers};
+use super::guard::{Guard, Watched};
 use super::outbox::Waiting;
 use super::relief::Relief;
 use super::{Descriptor, Line, Shared, Starts, State};
@@ -24,7 +25,7 @@ const STOP_WAIT: Duration = Duration::from_millis(1000);
 
 /// A worker, as far as reading from it goes.
 pub(super) struct Peer {
-    child: Child,
+    pub(super) child: Child,
     socket: Arc<Descriptor>,
     reader: FrameReader,
     descriptors: Descriptors,
@@ -34,6 +35,8 @@ pub(super) struct Peer {
     is_gone: bool,
     /// Of a forked worker: what it sees of the memory of others stays as it is until it is gone.
     pub(super) pinned: Option<Pinned>,
+    /// What is known of its memory.
+    pub(super) watched: Watched,
 }
 
 impl Peer {
@@ -47,6 +50,7 @@ impl Peer {
             is_ready: false,
             is_gone: false,
             pinned: None,
+            watched: Watched::default(),
         }
     }
 }
@@ -57,6 +61,7 @@ struct Reactor {
     reports: Vec<Report>,
     idle_since: Option<Instant>,
     relief: Relief,
+    guard: Guard,
 }
 
 /// The thread's life.
@@ -70,6 +75,7 @@ pub(super) fn run(shared: &Shared) {
         reports: Vec::new(),
         idle_since: None,
         relief: Relief::default(),
+        guard: Guard::default(),
     };
     // A defect here must end in errors, not in everybody waiting for ever.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -77,6 +83,7 @@ pub(super) fn run(shared: &Shared) {
             reactor.start_missing(shared);
             reactor.wait_and_read(shared);
             reactor.relief.relieve(shared);
+            reactor.guard.look(shared, &mut reactor.peers);
             reactor.keep_time(shared);
         }
         let is_stopped = lock(&shared.state).is_stopped;
@@ -195,6 +202,7 @@ impl Reactor {
     fn look(&mut self, shared: &Shared) -> (Option<Duration>, Vec<bool>) {
         let mut state = lock(&shared.state);
         state.send_all();
+        self.guard.wake(&mut state);
         let waiting = |line: &Option<Line>| line.as_ref().map(|line| line.outbox.waiting());
         let is_for_room = |line| waiting(line) == Some(Waiting::Room);
         let is_blocked = state.lines.iter().map(is_for_room).collect();
@@ -209,7 +217,9 @@ impl Reactor {
             Some(idle_timeout.saturating_sub(since.elapsed()))
         });
         let relief = self.relief.is_due_in();
-        let timeout = [deadline, idle, pause, relief].into_iter().flatten().min();
+        let guard = self.guard.is_due_in();
+        let timeout = [deadline, idle, pause, relief, guard];
+        let timeout = timeout.into_iter().flatten().min();
         (timeout, is_blocked)
     }
 
@@ -266,7 +276,8 @@ impl Reactor {
             line.is_ended = true;
             was_retired = line.is_retired;
         }
-        let death = peer.child.bury(was_retired);
+        let mut death = peer.child.bury(was_retired);
+        self.guard.explain(&mut death, &mut peer.watched);
         let running = peer.child.status.as_ref().and_then(|status| status.get());
         let running = running.map(task_id);
         let mut state = lock(&shared.state);
@@ -421,6 +432,7 @@ fn read(shared: &Shared, at: usize, peer: &mut Peer, reports: &mut Vec<Report>) 
         peer.is_gone = true;
         return false;
     }
+    let was_ready = peer.is_ready;
     let mut state = lock(&shared.state);
     let is_sound = loop {
         match peer.reader.next_message() {
@@ -443,6 +455,9 @@ fn read(shared: &Shared, at: usize, peer: &mut Peer, reports: &mut Vec<Report>) 
         // Something else writes to the connection; the worker cannot be trusted.
         peer.child.kill();
         peer.is_gone = true;
+    }
+    if peer.is_ready && !was_ready {
+        peer.watched.note(peer.child.pid());
     }
     if peer.is_ready {
         // Without the lock: whoever reads the output may be waiting for it.
@@ -505,6 +520,8 @@ fn take(
             while let Some(job) = results.peek().map(|result| JobId(result.task.job)) {
                 let own = |result: &ResultEntry<'_>| result.task.job == job.0;
                 let group = std::iter::from_fn(|| results.next_if(own));
+                let entry = state.core.entry(job);
+                let goes_on = entry.is_some_and(|entry| entry.program.goes_on_after_failures());
                 let mut reported = group.map(|result| {
                     let task = task_id(result.task);
                     let ending = match result.ending {
@@ -513,10 +530,11 @@ fn take(
                         wire::Ending::Retriable => Ending::Retriable,
                         wire::Ending::Fatal => Ending::Fatal,
                     };
-                    Report::one(task, result.duration_ns, ending).push_to(reports);
+                    let counted = if goes_on { Ending::Returned } else { ending };
+                    Report::one(task, result.duration_ns, counted).push_to(reports);
                     (task.index, ending.is_ok(), result.bytes)
                 });
-                match state.core.entry(job) {
+                match entry {
                     Some(entry) => entry.program.store(&mut reported),
                     None => reported.for_each(drop),
                 }

@@ -5,10 +5,10 @@
 //! foretells them and compares. Where and when tasks run is the scheduler's choice, so of those
 //! commands the model only says whether they are allowed.
 
+use super::act::{Act, Fault, How, fault};
 use super::case::Case;
 use manyhands_scheduler::{
-    Cause, Command, Commands, Ending, JobId, Loss, Report, Rules, Sight, TaskId, TaskIndex, TimeNs,
-    Wanted, WorkerId,
+    Cause, Ending, JobId, Loss, Report, Rules, Sight, TaskId, TaskIndex, TimeNs, Wanted, WorkerId,
 };
 use std::collections::VecDeque;
 
@@ -19,83 +19,6 @@ const N_LOSSES_MAX: u32 = 4;
 
 /// A worker that begins nothing is ended so long, or another time, after the shortest limit.
 const BEGIN_NS: u64 = 2_000_000_000;
-
-/// What was found to be wrong, and with which task if with one.
-#[derive(Clone, Debug)]
-pub(super) struct Fault {
-    pub(super) what: String,
-    pub(super) task: Option<TaskId>,
-}
-
-pub(super) fn fault<T>(task: Option<TaskId>, what: impl Into<String>) -> Result<T, Fault> {
-    let what = what.into();
-    Err(Fault { what, task })
-}
-
-/// A command with its tasks.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Act {
-    Start(WorkerId, Vec<TaskId>),
-    TakeBack(WorkerId, Vec<TaskId>),
-    Kill(WorkerId),
-    Deliver(TaskId),
-    Release(TaskId),
-    Fail(TaskId, How),
-    Lose(TaskId, How),
-    DeliverLoss(TaskId, TaskIndex),
-    Look(WorkerId),
-    JobDone(JobId),
-}
-
-/// Why a task failed, and at which try.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct How {
-    cause: &'static str,
-    n_tries: u32,
-}
-
-impl From<Loss> for How {
-    fn from(loss: Loss) -> How {
-        let cause = match loss.cause {
-            Cause::Failed => "failed",
-            Cause::WorkerDied => "its worker died",
-            Cause::OutOfTime => "out of time",
-        };
-        let n_tries = loss.n_tries;
-        How { cause, n_tries }
-    }
-}
-
-impl Act {
-    /// What a command comes to, task by task.
-    pub(super) fn from(command: &Command, commands: &Commands) -> Vec<Act> {
-        let tasks = |range| commands.tasks(range).collect();
-        vec![match command {
-            Command::Deliver(run) => return run.tasks().map(Act::Deliver).collect(),
-            Command::Release(run) => return run.tasks().map(Act::Release).collect(),
-            Command::Start(worker, range) => Act::Start(*worker, tasks(range)),
-            Command::TakeBack(worker, range) => Act::TakeBack(*worker, tasks(range)),
-            Command::Kill(worker) => Act::Kill(*worker),
-            Command::Fail(task, loss) => Act::Fail(*task, How::from(*loss)),
-            Command::Lose(task, loss) => Act::Lose(*task, How::from(*loss)),
-            Command::DeliverLoss(task, culprit) => Act::DeliverLoss(*task, *culprit),
-            Command::Look(worker) => Act::Look(*worker),
-            Command::JobDone(job) => Act::JobDone(*job),
-        }]
-    }
-
-    fn job(&self) -> Option<JobId> {
-        match self {
-            Act::Deliver(task)
-            | Act::Release(task)
-            | Act::Fail(task, _)
-            | Act::Lose(task, _)
-            | Act::DeliverLoss(task, _) => Some(task.job),
-            Act::JobDone(job) => Some(*job),
-            Act::Start(..) | Act::TakeBack(..) | Act::Kill(_) | Act::Look(_) => None,
-        }
-    }
-}
 
 #[derive(Clone, Debug)]
 struct TaskModel {
@@ -112,6 +35,8 @@ struct TaskModel {
     rests_until_ns: Option<TimeNs>,
     /// It is lost, for the sake of this task.
     culprit: Option<TaskIndex>,
+    /// Whether memory was short when a worker was lost with it.
+    is_heavy: bool,
 }
 
 impl TaskModel {
@@ -248,6 +173,7 @@ impl<'a> Model<'a> {
                 n_failures: 0,
                 rests_until_ns: None,
                 culprit: None,
+                is_heavy: false,
             })
             .collect();
         if let Wanted::Tasks(wanted) = &spec.wanted {
@@ -284,6 +210,7 @@ impl<'a> Model<'a> {
                 n_failures: 0,
                 rests_until_ns: None,
                 culprit: None,
+                is_heavy: false,
             };
             job.tasks.extend((0..n_more).map(|_| task.clone()));
         }
@@ -345,7 +272,13 @@ impl<'a> Model<'a> {
         }
     }
 
-    pub(super) fn lost(&mut self, id: WorkerId, running: Option<TaskId>, now_ns: TimeNs) {
+    pub(super) fn lost(
+        &mut self,
+        id: WorkerId,
+        running: Option<TaskId>,
+        was_memory_short: bool,
+        now_ns: TimeNs,
+    ) {
         let Some(worker) = self.workers.get_mut(id.0 as usize).and_then(Option::take) else {
             return;
         };
@@ -367,6 +300,7 @@ impl<'a> Model<'a> {
                 self.n_suspects_waiting += usize::from(!model.is_suspect());
                 model.n_crashes += u32::from(running.is_some());
                 model.n_losses += u32::from(running.is_none());
+                model.is_heavy |= was_memory_short;
                 if model.n_crashes >= N_CRASHES_MAX || model.n_losses >= N_LOSSES_MAX {
                     self.fail(task, Cause::WorkerDied, Ending::Failed, now_ns);
                 }
@@ -693,6 +627,7 @@ impl<'a> Model<'a> {
                 format!("{id:?} runs a suspect and gets more"),
             );
         }
+        self.check_others(tasks)?;
         let is_alone = worker.queue.is_empty() && tasks.len() == 1;
         for &task in tasks {
             self.check_start(task, is_alone)?;
@@ -712,6 +647,21 @@ impl<'a> Model<'a> {
                 .extend(tasks.iter().map(|&task| (task, now_ns)));
         }
         Ok(())
+    }
+
+    /// A task that memory was short for runs while nothing else does.
+    fn check_others(&self, tasks: &[TaskId]) -> Result<(), Fault> {
+        let is_heavy = |&task: &TaskId| self.task(task).is_some_and(|model| model.is_heavy);
+        let busy = self.workers.iter().flatten();
+        let mut held = busy.flat_map(|worker| worker.queue.iter().map(|(task, _)| task));
+        let first = tasks.first().copied();
+        if tasks.iter().any(is_heavy) && held.next().is_some() {
+            return fault(first, "starts before it is alone although memory was short");
+        }
+        match held.find(|task| is_heavy(task)) {
+            Some(alone) => fault(first, format!("starts while {alone:?} should be alone")),
+            None => Ok(()),
+        }
     }
 
     fn check_start(&self, task: TaskId, is_alone: bool) -> Result<(), Fault> {

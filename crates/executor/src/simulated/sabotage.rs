@@ -1,6 +1,6 @@
 //! Faults put in on purpose, to show that the checks would find them.
 
-use super::model::Act;
+use super::act::Act;
 use manyhands_scheduler::{TaskId, TaskIndex};
 
 /// What goes wrong between the scheduler and the workers.

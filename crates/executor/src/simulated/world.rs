@@ -1,8 +1,10 @@
 //! Virtual time: the happenings of a case in their order, and the scheduler in their midst.
 
+use super::act::{Act, Fault, fault};
 use super::case::{Case, Fate, JobPlan};
 use super::cores::Cores;
-use super::model::{Act, Fault, Model, fault};
+use super::happening::{Happening, Notice, Order, Place, What};
+use super::model::Model;
 use super::random::Random;
 use super::sabotage::Sabotage;
 use super::worker::Worker;
@@ -10,74 +12,9 @@ use super::{Outcome, story::Story};
 use manyhands_scheduler::{
     Commands, Ending, Event, JobId, Report, Scheduler, Sight, TaskId, TaskIndex, TimeNs, WorkerId,
 };
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
-
-/// From the scheduler to a worker.
-#[derive(Clone, Debug)]
-enum Order {
-    Start(Vec<TaskId>),
-    TakeBack(Vec<TaskId>),
-}
-
-/// From a worker, or from the system about it, to the scheduler.
-#[derive(Clone, Debug)]
-enum Notice {
-    Joined,
-    Finished(Vec<Report>),
-    TakenBack(Vec<TaskId>),
-    Lost(Option<TaskId>),
-}
-
-#[derive(Clone, Debug)]
-enum What {
-    Submit(usize),
-    Extend(usize, u32),
-    Close(usize),
-    Cancel(usize, u64),
-    Up(Place),
-    Order(Place, Order),
-    /// A worker's task ends, or its turn on a processor.
-    Computed(Place),
-    Flush(Place),
-    Die(Place),
-    /// A worker stops, without ending.
-    Freeze(Place),
-    Notice(Place, Notice),
-}
-
-/// A worker in one of its incarnations.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
-    id: WorkerId,
-    incarnation: u32,
-}
-
-#[derive(Debug)]
-struct Happening {
-    at_ns: TimeNs,
-    /// What is entered first happens first.
-    number: u64,
-    what: What,
-}
-
-impl PartialEq for Happening {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Happening {}
-impl PartialOrd for Happening {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Happening {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at_ns, self.number).cmp(&(other.at_ns, other.number))
-    }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -836,6 +773,7 @@ impl<'a> World<'a> {
             return;
         }
         let knows_running = self.random.below(4) < self.case.machine.knows_running_of_four;
+        let was_memory_short = self.random.one_in(3);
         let Some(worker) = self.alive(place) else {
             return;
         };
@@ -845,7 +783,8 @@ impl<'a> World<'a> {
         let what = format!("dies running {running:?}");
         self.story.worker(self.now_ns, place.id, &what);
         self.leave_core(place, false);
-        self.notify(place, Notice::Lost(running.filter(|_| knows_running)));
+        let running = running.filter(|_| knows_running);
+        self.notify(place, Notice::Lost(running, was_memory_short));
     }
 
     fn hear(&mut self, place: Place, notice: Notice) -> Result<(), Fault> {
@@ -868,7 +807,7 @@ impl<'a> World<'a> {
                 self.model.taken_back(id, &tasks, now_ns);
                 self.step(Event::TakenBack(id, &tasks))
             }
-            Notice::Lost(running) => {
+            Notice::Lost(running, was_memory_short) => {
                 let what = format!("is known to be lost, running {running:?} as far as known");
                 self.story.worker(now_ns, id, &what);
                 self.workers[id.0 as usize] = None;
@@ -876,10 +815,11 @@ impl<'a> World<'a> {
                 if is_last || self.random.below(4) < self.case.machine.replaces_of_four {
                     self.start_worker(true);
                 }
-                self.model.lost(id, running, now_ns);
+                (self.model).lost(id, running, was_memory_short, now_ns);
                 self.step(Event::WorkerLost {
                     worker: id,
                     running,
+                    was_memory_short,
                 })
             }
         }

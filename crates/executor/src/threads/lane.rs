@@ -2,6 +2,7 @@
 
 use super::{LaneHands, Shared};
 use crate::core::Core;
+use crate::inline::survive;
 use crate::job::lock;
 use crate::program::{Feed, Program};
 use manyhands_graph::TaskIndex;
@@ -165,6 +166,7 @@ pub(super) fn work(shared: &Shared, lane: &Lane) {
             feed.ended(Ending::Failed);
         }
         feed.report();
+        survive(|| shared.hook.let_go(program));
     }
 }
 

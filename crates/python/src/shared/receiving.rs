@@ -24,6 +24,11 @@ pub(crate) trait Views {
     fn n_bytes_of_largest(&self) -> usize {
         0
     }
+
+    /// Whether nothing must run that objects have run as they are unpickled: it may have ended a worker.
+    fn is_wary(&self) -> bool {
+        false
+    }
 }
 
 /// Where no shared memory comes.
@@ -148,19 +153,26 @@ impl Views for ResultViews<'_> {
 }
 
 /// What this process has sent, looked at again to describe it.
-pub(crate) struct OwnViews(pub(crate) Arc<Stock>);
+pub(crate) struct OwnViews {
+    pub(crate) stock: Arc<Stock>,
+    pub(crate) is_wary: bool,
+}
 
 impl Views for OwnViews {
     fn view<'py>(&self, py: Python<'py>, place: Place) -> PyResult<Bound<'py, SharedBuffer>> {
-        let foreign = &self.0.foreign;
+        let foreign = &self.stock.foreign;
         if foreign.descriptor(place.segment).is_none()
-            && let Some(descriptor) = self.0.descriptor(place.segment)
+            && let Some(descriptor) = self.stock.descriptor(place.segment)
         {
             foreign.adopt(place.segment, descriptor);
         }
         let view = foreign.view_private(place);
         let view = view.map_err(|error| cannot_map(place, &error))?;
         Bound::new(py, SharedBuffer::new(Memory::Private(view)))
+    }
+
+    fn is_wary(&self) -> bool {
+        self.is_wary
     }
 }
 

@@ -16,7 +16,7 @@
 //! ([`super::written`]), and has parts of arrays copied into one piece ([`super::strided`]).
 
 use super::cache::{Found, Likeness, Range};
-use super::memory::{self, TALLY};
+use super::memory::{self, Held, TALLY};
 use super::owners::{Alive, owner_of};
 use super::stock::Own;
 use super::strided;
@@ -27,6 +27,7 @@ use manyhands_store::{Arena, Lease, Place, SegmentId};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -58,7 +59,8 @@ enum Sent {
 /// What a job holds on to for its tasks.
 #[derive(Default, Debug)]
 pub(crate) struct Keeps {
-    leases: Vec<Arc<Lease>>,
+    /// Leases, and rights to parts of results of other calls: what ends when it is dropped.
+    claims: Vec<Arc<dyn Any + Send + Sync>>,
     /// The segments in which all that lies.
     pub(crate) segments: Vec<SegmentId>,
     /// Bytes that were copied for these tasks and nobody else so far.
@@ -67,7 +69,27 @@ pub(crate) struct Keeps {
 
 impl Keeps {
     pub(crate) fn is_empty(&self) -> bool {
-        self.leases.is_empty()
+        self.claims.is_empty()
+    }
+
+    /// Holds a part of a result that the bytes of a task refer to.
+    pub(crate) fn hold(&mut self, held: Held) {
+        let segment = held.place().segment;
+        if !self.segments.contains(&segment) {
+            self.segments.push(segment);
+        }
+        self.claims.push(Arc::new(held));
+    }
+
+    /// Holds what another holds, too.
+    pub(crate) fn extend(&mut self, other: Keeps) {
+        for segment in other.segments {
+            if !self.segments.contains(&segment) {
+                self.segments.push(segment);
+            }
+        }
+        self.claims.extend(other.claims);
+        self.n_bytes_copied += other.n_bytes_copied;
     }
 
     fn add(&mut self, lease: Arc<Lease>, is_copy: bool) {
@@ -78,7 +100,7 @@ impl Keeps {
         if is_copy {
             self.n_bytes_copied += place.n_bytes as usize;
         }
-        self.leases.push(lease);
+        self.claims.push(lease);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::cache::Cache;
 use super::memory;
 use crate::mapped::lock;
-use manyhands_executor::{SpillOptions, SpillStats, Stock, WorkerStock};
+use manyhands_executor::{SpillOptions, SpillStats, Stock, WorkerMemoryLimit, WorkerStock};
 use manyhands_store::{Arena, ArenaOptions};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -29,6 +29,17 @@ pub(crate) fn set_spill_options(options: SpillOptions) {
     *lock(&SPILL_OPTIONS) = Some(options.clone());
     if let Some(own) = current() {
         own.stock.set_spill_options(options);
+    }
+}
+
+/// How much workers may take for themselves, once the program has said so. Locked as those above.
+static WORKER_LIMIT: Mutex<Option<WorkerMemoryLimit>> = Mutex::new(None);
+
+/// From here on, in this process and those forked from it.
+pub(crate) fn set_worker_limit(limit: WorkerMemoryLimit) {
+    *lock(&WORKER_LIMIT) = Some(limit);
+    if let Some(own) = current() {
+        own.stock.set_worker_limit(limit);
     }
 }
 
@@ -87,6 +98,9 @@ pub(crate) fn become_worker(own: &WorkerStock) {
 fn replace(own: &mut Option<Arc<Own>>, stock: Stock) -> Arc<Own> {
     if let Some(options) = &*lock(&SPILL_OPTIONS) {
         stock.set_spill_options(options.clone());
+    }
+    if let Some(limit) = *lock(&WORKER_LIMIT) {
+        stock.set_worker_limit(limit);
     }
     let new = Arc::new(Own {
         stock: Arc::new(stock),

@@ -1,0 +1,195 @@
+//! A map that runs by itself, and whose results are looked at one by one, in the order of the items: the
+//! `map` of an executor. A call that fails has its place among the others, which go on.
+
+use crate::faults::Faults;
+use crate::interpreter::{SIGNAL_PAUSE, detached};
+use crate::items::Items;
+use crate::map_run::{MapRun, Reader};
+use crate::pools::AnyPool;
+use crate::seeding::Seeding;
+use crate::shared::functions::PickledFunction;
+use manyhands_executor::Failure;
+use manyhands_graph::TaskIndex;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::PyTuple;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Results of a function over arguments, by their numbers.
+#[pyclass(frozen, weakref, module = "manyhands._native")]
+pub(crate) struct Gathered {
+    state: Mutex<State>,
+    scheduler: String,
+}
+
+struct State {
+    run: MapRun,
+    items: Items,
+    is_closed: bool,
+    /// The next to be looked at.
+    next: u32,
+    /// Which are there, from the next on.
+    there: VecDeque<bool>,
+    failure: Option<Failure>,
+}
+
+#[pymethods]
+impl Gathered {
+    #[new]
+    #[pyo3(signature = (pool, function, pickle, iterables, scheduler, root))]
+    fn new<'py>(
+        py: Python<'py>,
+        pool: AnyPool<'py>,
+        function: Py<PyAny>,
+        pickle: Option<Bound<'py, PickledFunction>>,
+        iterables: Bound<'py, PyTuple>,
+        scheduler: String,
+        root: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Gathered> {
+        // How each call ends is its result, so nothing is tried again here.
+        let terms = (Seeding::of(root.as_ref())?, Arc::<Faults>::default());
+        let items = Items::new(&iterables)?;
+        let pickle = pickle.as_ref();
+        let run = MapRun::open(py, &pool, function, pickle, None, Reader::Looks, terms)?;
+        let state = State {
+            run,
+            items,
+            is_closed: false,
+            next: 0,
+            there: VecDeque::new(),
+            failure: None,
+        };
+        Ok(Gathered {
+            state: Mutex::new(state),
+            scheduler,
+        })
+    }
+
+    /// Submit up to so many more calls, or all there are; whether there may be more.
+    ///
+    /// Nobody need take the results: what has been submitted runs in any case, unless it is cancelled.
+    #[pyo3(signature = (n_more = None))]
+    fn feed(&self, py: Python<'_>, n_more: Option<u32>) -> PyResult<bool> {
+        self.with(py, |state| state.feed(py, n_more))
+    }
+
+    /// The next result, waiting for it until the time is up. Raises what the call raised.
+    #[pyo3(signature = (timeout = None))]
+    fn next(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        let timeout =
+            timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let found = self.with(py, |state| state.next(py, deadline, &self.scheduler))?;
+        let late = || {
+            let futures = py.import(intern!(py, "concurrent.futures"))?;
+            let error = futures.getattr(intern!(py, "TimeoutError"))?.call0()?;
+            Err(PyErr::from_value(error))
+        };
+        found.map_or_else(late, Ok)
+    }
+
+    /// Whether every call that was submitted has been looked at.
+    fn is_exhausted(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with(py, |state| Ok(state.next == state.run.n_sent()))
+    }
+
+    /// Submit no more than has been, and let that run whether or not anybody takes the results.
+    fn stop_feeding(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |state| {
+            state.close();
+            Ok(())
+        })
+    }
+
+    /// End what has not started, and let the rest end.
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |state| {
+            py.detach(|| state.run.job.cancel(Duration::MAX));
+            Ok(())
+        })
+    }
+
+    /// End it now, as far as it can be ended.
+    fn interrupt(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |state| {
+            state.run.interrupt(py);
+            Ok(())
+        })
+    }
+}
+
+impl Gathered {
+    fn with<T>(&self, py: Python<'_>, act: impl FnOnce(&mut State) -> PyResult<T>) -> PyResult<T> {
+        let locked = self.state.lock_py_attached(py);
+        act(&mut locked.unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    fn feed(&mut self, py: Python<'_>, n_more: Option<u32>) -> PyResult<bool> {
+        let end = n_more.map(|n_more| self.run.n_sent().wrapping_add(n_more));
+        loop {
+            let n_left = match end {
+                Some(end) => end.wrapping_sub(self.run.n_sent()) as usize,
+                None => usize::MAX,
+            };
+            if self.is_closed || self.items.is_exhausted() || n_left == 0 {
+                break;
+            }
+            self.run.feed(py, &mut self.items, n_left)?;
+            py.check_signals()?;
+        }
+        if self.items.is_exhausted() {
+            self.close();
+        }
+        Ok(!self.is_closed)
+    }
+
+    fn close(&mut self) {
+        if !self.is_closed {
+            self.is_closed = true;
+            self.run.job.close();
+            self.run.job.detach();
+        }
+    }
+
+    /// The next result once it is there; none when the time is up.
+    fn next(
+        &mut self,
+        py: Python<'_>,
+        deadline: Option<Instant>,
+        scheduler: &str,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        loop {
+            if self.there.front() == Some(&true) {
+                let task = TaskIndex(self.next);
+                self.there.pop_front();
+                self.next = self.next.wrapping_add(1);
+                return self.run.take_one(py, task, scheduler);
+            }
+            if let Some(failure) = &self.failure {
+                return Err(self.run.exception(py, failure, scheduler));
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let pause = left.map_or(SIGNAL_PAUSE, |left| left.min(SIGNAL_PAUSE));
+            let job = &self.run.job;
+            let news = detached(py, || job.wait(pause));
+            py.check_signals()?;
+            let is_any = !news.delivered.is_empty() || news.failure.is_some();
+            for task in &news.delivered {
+                let at = task.0.wrapping_sub(self.next) as usize;
+                if at >= self.there.len() {
+                    self.there.resize(at + 1, false);
+                }
+                self.there[at] = true;
+            }
+            self.failure = news.failure;
+            if !is_any && left == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+        }
+    }
+}

@@ -1,0 +1,864 @@
+"""Futures in the shape of Dask's distributed, on this machine: `Client`, and what belongs to it.
+
+>>> from manyhands.distributed import Client
+>>> with Client(n_workers=2) as client:
+...     squares = client.map(pow, range(5), [2] * 5)
+...     total = client.submit(sum, squares)
+...     client.gather([total, squares])
+[30, [0, 1, 4, 9, 16]]
+
+There is no scheduler's process and no network: the workers are those of the engine, and results stay in memory that all
+of them share. Futures are given to calls as arguments; where calls run in processes, they receive the result from where
+it lies, and this process does not unpickle it.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError
+
+from manyhands import _native, _pools, _run, config
+from manyhands._guarded import Guarded
+from manyhands._promises import Engine, Future
+from manyhands._waiting import as_completed, fire_and_forget, futures_in, progress, wait
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Any
+
+__all__ = [
+    "CancelledError",
+    "Client",
+    "Future",
+    "LocalCluster",
+    "as_completed",
+    "fire_and_forget",
+    "get_client",
+    "progress",
+    "wait",
+    "worker_client",
+]
+
+# Of Dask's cluster, what means nothing where there is no network.
+_CLUSTER_KEYWORDS = {
+    "dashboard_address", "diagnostics_port", "host", "interface", "ip", "loop", "memory_limit", "name",
+    "protocol", "scheduler_port", "security", "silence_logs", "start", "worker_dashboard_address",
+}  # fmt: skip
+_CLIENT_KEYWORDS = _CLUSTER_KEYWORDS | {"direct_to_workers", "heartbeat_interval", "timeout"}
+# Of a call, what means nothing where all workers are alike.
+_CALL_KEYWORDS = {"allow_other_workers", "batch_size", "fifo_timeout", "priority", "workers"}
+
+# Those that are the default, the last first in turn.
+_clients: list[_Weakly] = []
+
+
+class LocalCluster:
+    """So many workers of this machine.
+
+    They are those of the engine, which are started with the first call and kept for the next: making and closing a
+    cluster costs nothing.
+
+    Parameters
+    ----------
+    n_workers : int, optional
+        How many; by default the configured number, else `manyhands.cpu_count`.
+    threads_per_worker : int, optional
+        Each worker runs one call at a time, so this multiplies their number. By default 1.
+    processes : bool, optional
+        Whether workers are processes or threads. By default what is configured, else processes.
+    **kwargs
+        Further keywords of Dask's cluster, such as `dashboard_address`, change nothing.
+
+    Raises
+    ------
+    TypeError
+        For a keyword that Dask's cluster does not have either, and for ``asynchronous=True``.
+
+    Examples
+    --------
+    >>> from manyhands.distributed import Client, LocalCluster
+    >>> with LocalCluster(n_workers=2, processes=False) as cluster, Client(cluster) as client:
+    ...     client.submit(abs, -1).result()
+    1
+    """
+
+    def __init__(
+        self,
+        n_workers: int | None = None,
+        threads_per_worker: int | None = None,
+        processes: bool | None = None,
+        *,
+        asynchronous: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        _refuse_asynchronous("LocalCluster", asynchronous)
+        _refuse_unknown("LocalCluster", kwargs, _CLUSTER_KEYWORDS)
+        configured, n_configured, _ = config.resolve(None, n_workers, None)
+        if processes is None:
+            scheduler = configured if configured in ("threads", "synchronous") else "processes"
+        else:
+            scheduler = "processes" if processes else "threads"
+        self.scheduler = scheduler
+        self.n_workers = n_configured * (threads_per_worker or 1)
+
+    def __repr__(self) -> str:
+        return f"LocalCluster(scheduler={self.scheduler!r}, n_workers={self.n_workers})"
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get_client(self) -> Client:
+        """A client of this cluster."""
+        return Client(self)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Do nothing: the workers are the engine's, and end when they have been idle for long."""
+
+
+class Client:
+    """Submits calls to the workers of this machine, and gives futures for their results.
+
+    While a client lives, it is the default: `manyhands.compute`, `map`, `submit` and the like run on its workers; so do
+    Dask's collections, if Dask was imported before the client was made. Close it, or use it in a ``with``: that cancels
+    what has not ended.
+
+    Parameters
+    ----------
+    cluster : LocalCluster, optional
+        Where calls run. By default a new `LocalCluster` of the other keywords.
+    set_as_default : bool, default True
+        Whether everything else runs there too while the client lives.
+    asynchronous : bool, default False
+        True is refused: futures can be awaited in any case.
+    **kwargs
+        As for `LocalCluster`.
+
+    Raises
+    ------
+    TypeError
+        For the address of a remote cluster, and as for `LocalCluster`.
+
+    Examples
+    --------
+    >>> from manyhands.distributed import Client
+    >>> client = Client(n_workers=2)
+    >>> client.gather(client.map(abs, [-1, 2]))
+    [1, 2]
+    >>> client.close()
+    """
+
+    def __init__(
+        self,
+        cluster: LocalCluster | None = None,
+        *,
+        n_workers: int | None = None,
+        threads_per_worker: int | None = None,
+        processes: bool | None = None,
+        set_as_default: bool = True,
+        asynchronous: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        _refuse_asynchronous("Client", asynchronous)
+        _refuse_unknown("Client", kwargs, _CLIENT_KEYWORDS)
+        if cluster is None:
+            cluster = LocalCluster(n_workers, threads_per_worker, processes)
+        elif not isinstance(cluster, LocalCluster):
+            raise TypeError(
+                f"Client({cluster!r:.80}): a client of manyhands has the workers of this machine, and takes a "
+                "manyhands.distributed.LocalCluster or nothing; it does not connect to a scheduler elsewhere"
+            )
+        self.cluster = cluster
+        self._is_nested = _run.is_nested()
+        self._engine = Engine(self, cluster.scheduler, self._pool)
+        self._by_key: dict[str, Any] = {}
+        self._settings: Any = None
+        self._dask_settings: Any = None
+        self.status = "running"
+        #: Whether its methods are to be awaited, which Dask asks.
+        self.asynchronous = False
+        if set_as_default and not self._is_nested:
+            self._become_default()
+
+    # Being there
+
+    def __repr__(self) -> str:
+        return f"<Client: {self.status}, {self.cluster.n_workers} workers, scheduler {self.cluster.scheduler!r}>"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Whoever made it and lost it does not want everything to run there for ever.
+        if getattr(self, "status", "closed") == "running":
+            self.close()
+
+    def _become_default(self) -> None:
+        import sys
+
+        self._settings = config.set(scheduler=self.cluster.scheduler, num_workers=self.cluster.n_workers)
+        self._settings.__enter__()
+        _clients.append(_Weakly(self))
+        if "dask" in sys.modules:
+            import dask
+
+            import manyhands.dask
+
+            self._dask_settings = dask.config.set(scheduler=manyhands.dask.get)
+
+    def _pool(self) -> Any:
+        """The pool that calls go to now; None to make them in this thread."""
+        if self.status != "running":
+            raise RuntimeError("the client was closed, and takes no further calls")
+        if self._is_nested or _run.is_nested():
+            return None
+        scheduler, _, _, pool = _run._where(self.cluster.scheduler, self.cluster.n_workers, None)
+        self._engine.scheduler = scheduler
+        if isinstance(pool, _native.ForkPool):  # forced by whoever runs the program
+            return _pools.pool("processes", self.cluster.n_workers)
+        return pool
+
+    @classmethod
+    def current(cls) -> Client:
+        """The client that was made last and lives.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        for found in reversed(_clients):
+            client = found()
+            if client is not None and client.status == "running":
+                return client
+        raise ValueError("no manyhands.distributed.Client is there; make one: Client()")
+
+    def close(self, timeout: float | None = None) -> None:
+        """Cancel what has not ended, and stop being the default.
+
+        Examples
+        --------
+        >>> from manyhands.distributed import Client
+        >>> client = Client(n_workers=1)
+        >>> client.close()
+        >>> client.status
+        'closed'
+        """
+        if self.status == "closed":
+            return
+        self.status = "closed"
+        if self._dask_settings is not None:
+            self._dask_settings.__exit__(None, None, None)
+        if self._settings is not None:
+            self._settings.__exit__(None, None, None)
+        _clients[:] = [found for found in _clients if found() not in (None, self)]
+        self._engine.end()
+
+    def shutdown(self) -> None:
+        """Close the client, and end the workers."""
+        self.close()
+        _pools.shutdown()
+
+    def ncores(self) -> dict[str, int]:
+        """How many calls each worker runs at a time: one.
+
+        Examples
+        --------
+        >>> from manyhands.distributed import Client
+        >>> with Client(n_workers=2) as client:
+        ...     client.ncores()
+        {'worker-0': 1, 'worker-1': 1}
+        """
+        return {f"worker-{number}": 1 for number in range(self.cluster.n_workers)}
+
+    nthreads = ncores
+
+    # Calls
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        key: str | None = None,
+        pure: bool = False,
+        retries: int | None = None,
+        **kwargs: Any,
+    ) -> Future:
+        """Have a function called.
+
+        Parameters
+        ----------
+        function : callable
+            Called with the other arguments.
+        *args, **kwargs
+            Its arguments. Futures in them, inside of collections too, are waited for, without keeping anybody, and the
+            function receives their results. Dask's keywords `workers`, `allow_other_workers`, `priority` and
+            `fifo_timeout` are taken away, and change nothing.
+        key : str, optional
+            A name. A call with the key of one whose future is still there is that one.
+        pure : bool, default False
+            Whether equal calls are one: with the same function and arguments.
+        retries : int, optional
+            How many further attempts there are if the function raises an exception.
+
+        Returns
+        -------
+        Future
+
+        Raises
+        ------
+        PicklingError
+            If the function or an argument cannot be sent to a worker process.
+        TypeError
+            For `resources` and `actor`, which there are not.
+
+        Examples
+        --------
+        >>> from manyhands.distributed import Client
+        >>> with Client(n_workers=2) as client:
+        ...     parts = [client.submit(pow, n, 2) for n in range(4)]
+        ...     client.submit(sum, parts).result()
+        14
+        """
+        _run._require_callable(function, "submit")
+        _take_call_keywords(kwargs)
+        if key is None and pure:
+            key = _key_of(function, args, kwargs)
+        known = self._known(key)
+        if known is not None:
+            return known
+        future = Future(self._engine, Guarded(function, retries or 0), args, kwargs or None, key)
+        future._root = _run._root(None, is_single=True)
+        self._engine.start(future)
+        return self._named(future)
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        key: str | list[str] | None = None,
+        pure: bool = False,
+        retries: int | None = None,
+        **kwargs: Any,
+    ) -> list[Future]:
+        """Have a function called with each item of an iterable.
+
+        Parameters
+        ----------
+        function : callable
+            Called with one item of each iterable.
+        *iterables : iterable
+            The shortest decides. Items may be futures.
+        key : str or list of str, optional
+            What the keys of the calls begin with; or the keys.
+        pure : bool, default False
+            Whether equal calls are one. By default each item is a call: ``map(f, [5] * 8)`` calls eight times.
+        retries : int, optional
+            As for `submit`.
+        **kwargs
+            Further arguments of each call, sent once to each worker; and Dask's keywords as for `submit`.
+
+        Returns
+        -------
+        list of Future
+
+        Raises
+        ------
+        PicklingError, TypeError
+            As for `submit`.
+
+        Examples
+        --------
+        >>> from manyhands.distributed import Client
+        >>> with Client(n_workers=2) as client:
+        ...     client.gather(client.map(pow, [2, 3], [5, 2], mod=10))
+        [2, 9]
+        """
+        _run._require_callable(function, "map")
+        if not iterables:
+            raise TypeError("map() needs at least one iterable of arguments after the function")
+        _take_call_keywords(kwargs)
+        items = list(zip(*iterables))
+        keys = _keys_of(key, function, items, kwargs, pure)
+        root = _run._root(None)
+        has_futures = _native.Template.of((items,), kwargs) is not None
+        if kwargs and not has_futures:
+            from functools import partial
+
+            guarded = Guarded(partial(function, **kwargs), retries or 0)
+        else:
+            guarded = Guarded(function, retries or 0)
+        engine = self._engine
+        if keys is None and not has_futures:
+            futures = [Future(engine, guarded, item) for item in items]
+            new = futures
+        else:
+            futures, new = self._futures_of(items, keys, guarded, kwargs if has_futures else None)
+        if root is not None:
+            for number, future in enumerate(futures):
+                future._root, future._number = root, number
+        if has_futures or (root is not None and len(new) < len(futures)):
+            for future in new:
+                engine.start(future)
+        elif new:
+            engine.start_many(new)
+        return futures
+
+    def _futures_of(
+        self, items: list[tuple[Any, ...]], keys: list[str] | None, guarded: Guarded, kwargs: dict[str, Any] | None
+    ) -> tuple[list[Future], list[Future]]:
+        """Futures for the items; and those of them that are new."""
+        futures, new = [], []
+        for number, item in enumerate(items):
+            key = keys[number] if keys is not None else None
+            future = self._known(key)
+            if future is None:
+                future = self._named(Future(self._engine, guarded, item, kwargs, key))
+                new.append(future)
+            futures.append(future)
+        return futures, new
+
+    def _known(self, key: str | None) -> Future | None:
+        found = self._by_key.get(key) if key is not None else None
+        future: Future | None = found() if found is not None else None
+        return None if future is None or future.cancelled() else future
+
+    def _named(self, future: Future) -> Future:
+        if future._key is not None:
+            from weakref import ref
+
+            key, by_key = future._key, self._by_key
+
+            def forget(gone: Any) -> None:
+                if by_key.get(key) is gone:
+                    del by_key[key]
+
+            by_key[key] = ref(future, forget)
+        return future
+
+    # Data and results
+
+    def scatter(self, data: Any, broadcast: bool = False, **kwargs: Any) -> Any:
+        """Make futures of data.
+
+        There is no need to: data that several calls are given lies in shared memory once, and the calls are spread over
+        all workers, whoever has it. The data itself becomes the result, and is not copied until a call needs it.
+
+        Parameters
+        ----------
+        data : object
+            A list, tuple, set or iterator gives futures of its items; a dict of its values; anything else one future.
+        broadcast, **kwargs
+            Accepted for programs written for Dask; change nothing.
+
+        Returns
+        -------
+        Future, or a collection of them
+
+        Examples
+        --------
+        >>> from manyhands.distributed import Client
+        >>> with Client(n_workers=2) as client:
+        ...     numbers = client.scatter([[1, 2], [3, 4]])
+        ...     client.gather(client.map(sum, numbers))
+        [3, 7]
+        """
+        if isinstance(data, dict):
+            return {name: self._of_value(value) for name, value in data.items()}
+        if isinstance(data, (list, tuple, set, frozenset)):
+            futures = [self._of_value(item) for item in data]
+            return futures if isinstance(data, list) else type(data)(futures)
+        if hasattr(data, "__next__"):
+            return [self._of_value(item) for item in data]
+        return self._of_value(data)
+
+    def _of_value(self, value: Any) -> Future:
+        future = Future(self._engine, None)
+        future._state, future._value = "finished", value
+        return future
+
+    def gather(self, futures: Any, errors: str = "raise", **kwargs: Any) -> Any:
+        """Put results in the places of futures.
+
+        Parameters
+        ----------
+        futures : Future, or a collection of them
+            Lists, tuples, sets and dicts, nested as deep as you like; anything else stays as it is.
+        errors : str, default "raise"
+            ``"raise"`` raises what the first call raised that failed; ``"skip"`` leaves failed ones out.
+
+        Returns
+        -------
+        object
+            Of the same shape.
+
+        Raises
+        ------
+        Exception
+            What a call raised.
+
+        Examples
+        --------
+        >>> from manyhands.distributed import Client
+        >>> with Client(n_workers=2) as client:
+        ...     one = client.submit(abs, -1)
+        ...     client.gather({"one": one, "more": [one, (one, "text")]})
+        {'one': 1, 'more': [1, (1, 'text')]}
+        """
+        if errors not in ("raise", "skip"):
+            raise ValueError(f'errors={errors!r} is not accepted: "raise" or "skip"')
+        if isinstance(futures, Future):
+            return futures.result()
+        if hasattr(futures, "__next__"):
+            futures = list(futures)
+        return _gathered(futures, errors == "skip")
+
+    def compute(self, collections: Any, sync: bool = False, **kwargs: Any) -> Any:
+        """Compute Delayed objects and Dask's collections in the background, all together.
+
+        Parameters
+        ----------
+        collections : object, or list or tuple of objects
+            What is neither Delayed nor a collection of Dask's is given back as it is.
+        sync : bool, default False
+            Whether to wait, and return results instead of futures.
+        **kwargs
+            Keywords of `manyhands.compute`, or of ``dask.compute`` for its collections.
+
+        Returns
+        -------
+        Future, or list or tuple of futures
+
+        Examples
+        --------
+        >>> import manyhands as mh
+        >>> from manyhands.distributed import Client
+        >>> with Client(n_workers=2) as client:
+        ...     client.compute(mh.delayed(sum)([1, 2, 3])).result()
+        6
+        """
+        several = isinstance(collections, (list, tuple, set, frozenset))
+        parts = list(collections) if several else [collections]
+        lazy = [part for part in parts if _is_lazy(part)]
+        futures = [self._of_value(None) for _ in lazy]
+        for future in futures:
+            future._state = "pending"
+        results = iter(futures)
+        outcome = [next(results) if _is_lazy(part) else part for part in parts]
+        if lazy:
+            thread = threading.Thread(target=self._compute_into, args=(futures, lazy, kwargs), daemon=True)
+            thread.start()
+        if sync:
+            outcome = [part.result() if isinstance(part, Future) else part for part in outcome]
+        return type(collections)(outcome) if several else outcome[0]
+
+    def _compute_into(self, futures: list[Future], lazy: list[Any], kwargs: dict[str, Any]) -> None:
+        """Compute for futures; the whole life of a thread."""
+        error: BaseException | None = None
+        values: tuple[Any, ...] = ()
+        try:
+            values = _computed(lazy, kwargs, self._options())
+        except BaseException as raised:
+            error = raised
+        with self._engine.lock:
+            for number, future in enumerate(futures):
+                if error is None:
+                    future._end("finished", values[number])
+                else:
+                    future._end("error", error=error)
+        for future in futures:
+            future._tell()
+
+    def persist(self, collections: Any, **kwargs: Any) -> Any:
+        """Compute collections and keep them lazy: what is built on them starts from the results. Waits for these.
+
+        Parameters
+        ----------
+        collections, **kwargs
+            As for `compute`.
+
+        Returns
+        -------
+        object, or list or tuple of objects
+            Of the same kinds.
+
+        Examples
+        --------
+        >>> import manyhands as mh
+        >>> from manyhands.distributed import Client
+        >>> with Client(n_workers=2) as client:
+        ...     kept = client.persist(mh.delayed(pow)(3, 2))
+        ...     (kept + 1).compute()
+        10
+        """
+        several = isinstance(collections, (list, tuple, set, frozenset))
+        parts = list(collections) if several else [collections]
+        ours = iter(_run.persist(*[part for part in parts if _is_ours(part)], **self._options(), **kwargs))
+        theirs = [part for part in parts if _is_lazy(part) and not _is_ours(part)]
+        kept: Iterator[Any] = iter(())
+        if theirs:
+            from functools import partial
+
+            import dask
+
+            from manyhands.dask import get
+
+            # Not a method of this object, of which Dask would ask to persist.
+            kept = iter(dask.persist(*theirs, scheduler=partial(get, **self._options()), **kwargs))
+        outcome = [next(ours) if _is_ours(part) else next(kept) if _is_lazy(part) else part for part in parts]
+        return type(collections)(outcome) if several else outcome[0]
+
+    def get(self, dsk: Mapping[Any, Any], keys: Any, **kwargs: Any) -> Any:
+        """Compute a graph of Dask's, as `manyhands.dask.get` does.
+
+        Parameters
+        ----------
+        dsk, keys, **kwargs
+            As for `manyhands.dask.get`.
+        """
+        from manyhands.dask import get
+
+        return get(dsk, keys, **{**self._options(), **kwargs})
+
+    def _options(self) -> dict[str, Any]:
+        """Where calls of this client run, as keywords."""
+        if self._is_nested or _run.is_nested():
+            return {}
+        return {"scheduler": self.cluster.scheduler, "num_workers": self.cluster.n_workers}
+
+    # What becomes of calls
+
+    def cancel(self, futures: Any, **kwargs: Any) -> None:
+        """Cancel calls. One that runs in a process is stopped; one that runs in a thread cannot be.
+
+        Calls of the same `map` that are not cancelled go on; those of them that were running in processes begin anew.
+
+        Parameters
+        ----------
+        futures : Future, or a collection of them
+
+        Examples
+        --------
+        >>> import time
+        >>> from manyhands.distributed import Client
+        >>> with Client(n_workers=2) as client:
+        ...     future = client.submit(time.sleep, 60)
+        ...     client.cancel(future)
+        ...     future.status
+        'cancelled'
+        """
+        self._engine.cancel(futures_in(futures))
+
+    def retry(self, futures: Any, **kwargs: Any) -> None:
+        """Submit calls again that have failed or were cancelled.
+
+        Parameters
+        ----------
+        futures : Future, or a collection of them
+        """
+        self._engine.retry(futures_in(futures))
+
+    def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Call a function once on every worker, and wait for the results.
+
+        It runs as soon as all workers are free at the same time.
+
+        Parameters
+        ----------
+        function : callable
+        *args, **kwargs
+            Its arguments.
+
+        Returns
+        -------
+        dict of str to object
+            The result of each worker.
+
+        Examples
+        --------
+        >>> import os
+        >>> from manyhands.distributed import Client
+        >>> with Client(n_workers=2) as client:
+        ...     len(set(client.run(os.getpid).values()))
+        2
+        """
+        n_workers = 1 if self._pool() is None else self.cluster.n_workers
+        if n_workers == 1 or self._engine.scheduler == "synchronous":
+            return {"worker-0": self.submit(function, *args, **kwargs).result()}
+        import tempfile
+
+        from manyhands._meeting import attend
+
+        with tempfile.TemporaryDirectory(prefix="manyhands-run-") as folder:
+            futures = [
+                self.submit(attend, folder, number, n_workers, function, args, kwargs) for number in range(n_workers)
+            ]
+            results = self.gather(futures)
+        return {f"worker-{number}": result for number, result in enumerate(results)}
+
+
+class _Weakly:
+    """A client that may go."""
+
+    def __init__(self, client: Client) -> None:
+        from weakref import ref
+
+        self._ref = ref(client)
+
+    def __call__(self) -> Client | None:
+        return self._ref()
+
+
+def _refuse_asynchronous(name: str, asynchronous: bool) -> None:
+    if asynchronous:
+        raise TypeError(
+            f"{name}(asynchronous=True) is not supported: leave it out. Futures can be awaited in any case: "
+            "await client.submit(f, x)"
+        )
+
+
+def _refuse_unknown(name: str, kwargs: dict[str, Any], known: set[str]) -> None:
+    unknown = sorted(kwargs.keys() - known)
+    if unknown:
+        raise TypeError(f"{name}() got unexpected keywords: {', '.join(unknown)}")
+
+
+def _take_call_keywords(kwargs: dict[str, Any]) -> None:
+    for name in _CALL_KEYWORDS:
+        kwargs.pop(name, None)
+    for name in ("resources", "actor", "actors"):
+        if kwargs.pop(name, None):
+            raise TypeError(f"{name}= is not supported by manyhands.distributed: its workers are all alike")
+
+
+def _key_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    from manyhands._tokenize import tokenize
+
+    named = [(name, _token_of(value)) for name, value in sorted(kwargs.items())]
+    token = tokenize(function, [_token_of(arg) for arg in args], named)
+    return f"{getattr(function, '__name__', type(function).__name__)}-{token}"
+
+
+def _token_of(argument: Any) -> Any:
+    """What stands for an argument in a key: a future is its own key."""
+    if isinstance(argument, Future):
+        return ("future", argument.key)
+    if isinstance(argument, (list, tuple)):
+        return [type(argument).__name__, *map(_token_of, argument)]
+    return argument
+
+
+def _keys_of(
+    key: str | list[str] | None,
+    function: Callable[..., Any],
+    items: list[tuple[Any, ...]],
+    kwargs: dict[str, Any],
+    pure: bool,
+) -> list[str] | None:
+    """The keys for the calls of a map, where they matter."""
+    if isinstance(key, str):
+        return [f"{key}-{number}" for number in range(len(items))]
+    if key is not None:
+        keys = list(key)
+        if len(keys) < len(items):
+            raise ValueError(f"{len(keys)} keys for {len(items)} calls: there has to be one for each")
+        return keys
+    return [_key_of(function, item, kwargs) for item in items] if pure else None
+
+
+def _is_ours(part: Any) -> bool:
+    return isinstance(part, _native.Delayed)
+
+
+def _is_lazy(part: Any) -> bool:
+    if _is_ours(part):
+        return True
+    # Of an instance, not of a class, nor of an object that has an answer to every question.
+    return getattr(type(part), "__dask_graph__", None) is not None and not isinstance(part, type)
+
+
+def _computed(lazy: list[Any], kwargs: dict[str, Any], options: dict[str, Any]) -> tuple[Any, ...]:
+    """The results of Delayed objects and of Dask's collections, each kind in one graph."""
+    ours = iter(_run.compute(*[part for part in lazy if _is_ours(part)], **{**options, **kwargs}))
+    theirs = [part for part in lazy if not _is_ours(part)]
+    others: Iterator[Any] = iter(())
+    if theirs:
+        from functools import partial
+
+        import dask
+
+        from manyhands.dask import get
+
+        others = iter(dask.compute(*theirs, scheduler=partial(get, **options), **kwargs))
+    return tuple(next(ours) if _is_ours(part) else next(others) for part in lazy)
+
+
+_SKIPPED: Any = object()
+
+
+def _gathered(obj: Any, is_skipping: bool) -> Any:
+    """An object with results in the places of futures."""
+    if isinstance(obj, Future):
+        if not is_skipping:
+            return obj.result()
+        obj._wait_settled(None)
+        return obj._value if obj._state == "finished" else _SKIPPED
+    if isinstance(obj, dict):
+        pairs = ((name, _gathered(value, is_skipping)) for name, value in obj.items())
+        return {name: value for name, value in pairs if value is not _SKIPPED}
+    if type(obj) in (list, tuple, set, frozenset):
+        if not is_skipping:
+            return type(obj)([_gathered(item, False) for item in obj])
+        return type(obj)([value for item in obj if (value := _gathered(item, True)) is not _SKIPPED])
+    return obj
+
+
+# For code that has no client at hand
+
+
+def get_client(*args: Any, **kwargs: Any) -> Client:
+    """The client that lives; inside of a task one whose calls run at once, in the task.
+
+    All workers are busy with tasks such as the one that asks, and further ones would only get in their way.
+
+    Raises
+    ------
+    ValueError
+        Outside of tasks, if there is none.
+
+    Examples
+    --------
+    >>> from manyhands.distributed import Client, get_client
+    >>> def total(n):
+    ...     client = get_client()
+    ...     return sum(client.gather(client.map(abs, range(-n, 0))))
+    >>> with Client(n_workers=2) as client:
+    ...     client.submit(total, 3).result()
+    6
+    """
+    if _run.is_nested():
+        return Client(LocalCluster(1, processes=False), set_as_default=False)
+    return Client.current()
+
+
+class worker_client:
+    """`get_client` for a ``with``."""
+
+    def __init__(self, timeout: float | None = None, separate_thread: bool = True) -> None:
+        self._client: Client | None = None
+
+    def __enter__(self) -> Client:
+        self._client = get_client()
+        return self._client
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None and self._client._is_nested:
+            self._client.close()
