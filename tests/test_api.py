@@ -18,7 +18,7 @@ import pytest
 import manyhands as mh
 from manyhands import config, errors
 
-CLASSES = [mh.Delayed, mh.Future, mh.Graph, mh.random.MRG32k3a, config.set]
+CLASSES = [mh.Delayed, mh.Future, mh.Graph, mh.checkpoint.Checkpoint, mh.random.MRG32k3a, config.set]
 FUNCTIONS = [
     mh.compute,
     mh.cpu_count,
@@ -28,6 +28,11 @@ FUNCTIONS = [
     mh.shutdown,
     mh.stream,
     mh.submit,
+    mh.checkpoint.open,
+    mh.checkpoint.salvage,
+    mh.checkpoint.Task,
+    mh.checkpoint.Task.result,
+    mh.checkpoint.Salvage,
     mh.random.streams,
     config.describe,
     config.get,
@@ -68,10 +73,10 @@ WHERE = ["=scheduler", "=num_workers", "=chunksize", "=seed"]
     "function, expected",
     [
         (mh.delayed, ["obj", "name", "pure", "nout", "traverse"]),
-        (mh.compute, ["*args", "=traverse", "=optimize_graph", *WHERE]),
-        (mh.persist, ["*args", "=traverse", "=optimize_graph", *WHERE]),
-        (mh.map, ["/function", "*iterables", *WHERE]),
-        (mh.stream, ["/function", "*iterables", "=ordered", "=buffersize", *WHERE]),
+        (mh.compute, ["*args", "=traverse", "=optimize_graph", *WHERE, "=checkpoint"]),
+        (mh.persist, ["*args", "=traverse", "=optimize_graph", *WHERE, "=checkpoint"]),
+        (mh.map, ["/function", "*iterables", *WHERE, "=checkpoint"]),
+        (mh.stream, ["/function", "*iterables", "=ordered", "=buffersize", *WHERE, "=checkpoint"]),
         (mh.submit, ["/function", "*args", "=seed", "**kwargs"]),
         (mh.cpu_count, []),
         (mh.shutdown, []),
@@ -92,7 +97,8 @@ def test_a_future_has_the_signatures_of_concurrent_futures():
 def test_the_names_of_the_errors():
     for error in ERRORS:
         assert getattr(mh, error.__name__) is error
-        assert issubclass(error, mh.Error) or error in (mh.RemoteTraceback, mh.Error)
+        assert issubclass(error, (mh.Error, Warning)) or error is mh.RemoteTraceback
+    assert issubclass(mh.CheckpointError, OSError)
     assert issubclass(mh.ConfigError, ValueError)
     assert issubclass(mh.PicklingError, pickle.PicklingError)
 

@@ -36,6 +36,14 @@ def test_every_case_of_ours_runs_and_gives_a_row():
     assert "could not be measured" not in ended.stdout
 
 
+@pytest.mark.timeout(PATIENCE_S + 30)
+def test_draws_on_threads_are_measured():
+    ended = run("-m", "benches.draws", "--quick")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "a generator for each task: " in ended.stdout
+    assert "the global generator: " in ended.stdout
+
+
 CASES = """
 import os, sys, time
 from benches.supervise import Reporter

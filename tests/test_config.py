@@ -50,6 +50,8 @@ def test_the_defaults():
         "shared_memory_enabled": True,
         "shared_memory_threshold": 65536,
         "seed": None,
+        "relay": True,
+        "random_misuse": "warn",
         "retries": 0,
         "retry_delay": 0.1,
         "timeout": None,
@@ -371,6 +373,24 @@ def test_memory_limits_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("MANYHANDS_MEMORY_LIMIT", "two")
     with pytest.raises(ConfigError, match="MANYHANDS_MEMORY_LIMIT='two' is not accepted"):
         config.refresh()
+
+
+def test_how_tasks_are_heard(monkeypatch):
+    assert config.hearing() == (0, 4)
+    for value, stored, number in [("live", True, 0), ("ordered", "ordered", 2), (False, False, 3), (None, True, 0)]:
+        config.set(relay=value)
+        assert (config.get("relay"), config.hearing()) == (stored, (number, 4))
+    assert config.hearing("ordered") == (2, 4)
+    config.set(random_misuse="error")
+    assert config.hearing(False) == (3, 8)
+    monkeypatch.setenv("MANYHANDS_RELAY", "off")
+    monkeypatch.setenv("MANYHANDS_RANDOM_MISUSE", "ignore")
+    monkeypatch.setenv("MANYHANDS_FORCE", "1")
+    config.refresh()
+    assert config.hearing(True) == (3, 0)
+    for key, value in [("relay", "loud"), ("relay", 2), ("random_misuse", True), ("random_misuse", "warning")]:
+        with pytest.raises(ConfigError, match=f"{key}={value!r} is not accepted"):
+            config.set({key: value})
 
 
 def test_a_setting_without_its_name_is_refused():

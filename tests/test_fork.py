@@ -765,4 +765,12 @@ def test_streams_that_are_replaced_in_the_parent(name, stream, capfd, monkeypatc
         patch.setattr(sys, "stderr", stream)
         mh.map(tell, [1])
     shown = capfd.readouterr()
-    assert (shown.out, shown.err) == ("told by a child\n", "and its errors\n")
+    if name in ("of text", "above no descriptor"):
+        written = stream.getvalue() if name == "of text" else stream.buffer.getvalue().decode()
+        assert sorted(written.splitlines()) == ["and its errors", "told by a child"]
+        assert (shown.out, shown.err) == ("", "")
+    elif name in ("nothing", "above another descriptor"):
+        # As if the program itself had written there.
+        assert (shown.out, shown.err) == ("", "")
+    else:
+        assert (shown.out, shown.err) == ("told by a child\n", "and its errors\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from scripts import PATIENCE_S
+from scripts import PATIENCE_S, check, run
 
 import manyhands as mh
 
@@ -30,3 +30,19 @@ def test_what_was_computed_before_an_error_elsewhere_comes_before_it():
                 seen.append(result)
         is_over.set()
         assert seen == [0]
+
+
+def test_a_task_that_is_the_first_to_import_threading_does_not_keep_the_program(tmp_path):
+    source = """
+    import sys
+    import manyhands as mh
+
+    def work(x):
+        was_there = "threading" in sys.modules
+        import threading
+        return threading.current_thread() is threading.main_thread(), was_there
+
+    assert "threading" not in sys.modules
+    print(mh.map(work, [1], scheduler="threads"))
+    """
+    check(run(tmp_path, source), "[(False, True)]\n")

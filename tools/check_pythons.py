@@ -17,7 +17,7 @@ from stages import Outcome, Stage, close, forget_summary, run_stages
 OLDEST = (3, 10)
 
 #: What does not depend on the interpreter is tried at length by ``make test`` alone.
-FEWER = {"N_FAULTS": "40", "N_KILLS": "12", "FEW_PLACES": "1"}
+FEWER = {"N_FAULTS": "40", "N_KILLS": "12", "N_PARENT_KILLS": "4", "FEW_PLACES": "1"}
 NOT_AGAIN = ("--ignore=tests/test_benches.py", "--ignore=tests/test_site.py")
 
 PROBE = """

@@ -26,24 +26,30 @@ from manyhands.delayed import delayed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from manyhands import checkpoint, random, shared
     from manyhands import dask as dask
     from manyhands import distributed as distributed
-    from manyhands import random, shared
     from manyhands._executor import Executor
     from manyhands._future import Future
     from manyhands.errors import (
+        CheckpointError,
+        CheckpointWarning,
         ConfigError,
         Error,
         ForkError,
         PicklingError,
         RemoteTraceback,
         TaskError,
+        UndeclaredRandomError,
+        UndeclaredRandomWarning,
         WorkerDied,
         WorkerOutOfMemory,
     )
     from manyhands.graph import Graph
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointWarning",
     "ConfigError",
     "Delayed",
     "Error",
@@ -54,8 +60,11 @@ __all__ = [
     "PicklingError",
     "RemoteTraceback",
     "TaskError",
+    "UndeclaredRandomError",
+    "UndeclaredRandomWarning",
     "WorkerDied",
     "WorkerOutOfMemory",
+    "checkpoint",
     "compute",
     "config",
     "cpu_count",
@@ -70,8 +79,10 @@ __all__ = [
 ]
 
 # Not all of them are in __all__: after ``from manyhands import *``, ``dask`` should still be Dask.
-_LAZY_MODULES = ("dask", "distributed", "random", "shared")
+_LAZY_MODULES = ("checkpoint", "dask", "distributed", "random", "shared")
 _LAZY = {
+    "CheckpointError": "manyhands.errors",
+    "CheckpointWarning": "manyhands.errors",
     "ConfigError": "manyhands.errors",
     "Error": "manyhands.errors",
     "Executor": "manyhands._executor",
@@ -81,6 +92,8 @@ _LAZY = {
     "PicklingError": "manyhands.errors",
     "RemoteTraceback": "manyhands.errors",
     "TaskError": "manyhands.errors",
+    "UndeclaredRandomError": "manyhands.errors",
+    "UndeclaredRandomWarning": "manyhands.errors",
     "WorkerDied": "manyhands.errors",
     "WorkerOutOfMemory": "manyhands.errors",
 }

@@ -145,7 +145,8 @@ class Executor(concurrent.futures.Executor):
         pool = workers.ready()
         try:
             pickle = _run._pickled(pool, function)
-            call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root, faults)
+            manner = _run._manner(None)
+            call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root, manner, faults)
         except PicklingError as error:
             return Submitted._of_error(workers, error)
         if isinstance(workers, _executor_pools.Forked):
@@ -212,7 +213,8 @@ class Executor(concurrent.futures.Executor):
         late: PicklingError | None = None
         pickle = _run._pickled(pool, function)
         root = _run._root(None)
-        gathered = _native.Gathered(pool, function, pickle, iterables, workers.scheduler, root)
+        manner = _run._manner(None)
+        gathered = _native.Gathered(pool, function, pickle, iterables, workers.scheduler, root, manner)
         try:
             may_have_more = gathered.feed(buffersize)
         except PicklingError as error:
@@ -353,7 +355,7 @@ class Submitted(Future["T"]):
         faults: Faults | None,
     ) -> Submitted[T]:
         """The future of a call made here and now."""
-        made = Future._of_call(function, args, kwargs, root, faults)
+        made = Future._of_call(function, args, kwargs, root, _run._manner(None), faults)
         error = made.exception()
         if error is not None:
             return cls._of_error(workers, _told(workers, error))

@@ -42,6 +42,16 @@ class Faults:
         self.timeout = timeout
         self.retries_timeouts = retry_on is None or issubclass(TimeoutError, retry_on)
 
+    def instead(self, error: Exception) -> Any:
+        """What takes the place of the result of a call in this thread that failed for good."""
+        return error if self.on_error == "return" else LEFT_OUT
+
+    def marking(self) -> Faults:
+        """The same, with `LEFT_OUT` in the places that are to be left out, for who has to count them."""
+        if self.on_error != "skip":
+            return self
+        return Faults("mark", self.retries, self.retry_on, self.retry_delay, self.timeout)
+
     def pack(self) -> bytes:
         """The classes of `retry_on`, for workers."""
         from manyhands._pickling import dumps

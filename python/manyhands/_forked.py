@@ -10,7 +10,7 @@ import os
 import sys
 from _thread import get_ident
 
-from manyhands import _fork_safety, _pickling, _pools, _worker
+from manyhands import _fork_safety, _pickling, _pools, _worker, config
 from manyhands._native import ForkPool, Rota
 from manyhands._signals import HeldSignals
 
@@ -86,8 +86,8 @@ def after_fork_in_parent(before: Any) -> None:
 # Called by the engine in the new process
 
 
-def begin() -> None:
-    """Become a worker."""
+def begin() -> int:
+    """Become a worker; what becomes of tasks that draw random numbers without a seed, as the engine numbers it."""
     _worker.is_worker = True
     _forget_imports()
     _drop_exit_handlers()
@@ -106,6 +106,10 @@ def begin() -> None:
     # Collecting what came from the parent would end things of the parent's a second time, and would copy the memory
     # that both share.
     gc.freeze()
+    from manyhands import _reports
+
+    _reports.begin_forked()
+    return config.hearing()[1] >> 2
 
 
 def end() -> None:

@@ -6,6 +6,7 @@ import concurrent.futures
 import threading
 import weakref
 from concurrent.futures._base import FINISHED, PENDING
+from functools import partial
 
 from manyhands import _native
 
@@ -72,19 +73,27 @@ class Future(concurrent.futures.Future["T"]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         root: Root | None,
+        manner: int,
         faults: Faults | None,
     ) -> Future[T]:
         """A future of a call made here and now."""
         future: Future[T] = cls()
         future.set_running_or_notify_cancel()
+        if root is not None:
+            call = partial(_native.call_as_seeded_task, root, 0, function, args, kwargs)
+        else:
+            call = partial(_native.call_as_watched_task, function, args, kwargs, manner)
         n_tries = 0
         while True:
             n_tries += 1
             try:
-                if root is None:
-                    result = _native.call_as_task(function, args, kwargs)
+                if manner & 3 == 3:
+                    from manyhands._relay import silenced
+
+                    with silenced():
+                        result = call()
                 else:
-                    result = _native.call_as_seeded_task(root, 0, function, args, kwargs)
+                    result = call()
             except KeyboardInterrupt:  # of the person at the keyboard, who waits here
                 raise
             except BaseException as error:

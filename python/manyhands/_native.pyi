@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, final
 
 from typing_extensions import disjoint_base
 
+from manyhands._checkpointing import GraphNamer
 from manyhands._faults import Faults
 from manyhands._run import OnError, RetryOn
 from manyhands._seeding import Root
@@ -14,6 +15,7 @@ from manyhands.graph import Graph
 
 __all__ = [
     "Calls",
+    "CheckpointReader",
     "Completions",
     "Delayed",
     "DelayedLeaf",
@@ -26,6 +28,7 @@ __all__ = [
     "PickledFunction",
     "ProcessPool",
     "Promise",
+    "Recorder",
     "Reducers",
     "Rota",
     "SharedBuffer",
@@ -46,12 +49,14 @@ __all__ = [
     "_method_caller",
     "_mt19937_jumped",
     "_prepare_sharing",
+    "_probe_checkpoint_as",
     "_probe_collect",
     "_probe_decode",
     "_probe_decode_call",
     "_probe_encode",
     "_probe_evaluate",
     "_probe_map",
+    "_probe_watched",
     "_rebuild_delayed",
     "_rebuild_mrg32k3a",
     "_seed_words",
@@ -64,6 +69,7 @@ __all__ = [
     "begin_exit",
     "call_as_seeded_task",
     "call_as_task",
+    "call_as_watched_task",
     "compute",
     "cpu_count",
     "describe_call",
@@ -73,7 +79,10 @@ __all__ = [
     "note_fork",
     "note_output",
     "persist",
+    "report",
+    "reports_have_places",
     "run_graph",
+    "salvage_checkpoint",
     "serve_parent",
     "shutdown_forked",
 ]
@@ -239,11 +248,46 @@ class Stream(Generic[_T]):
         buffersize: int | None,
         num_workers: int,
         root: Root | None,
+        manner: int,
         faults: Faults | None,
+        recorder: Recorder | None = None,
     ) -> Stream[_T]: ...
     def __iter__(self) -> Stream[_T]: ...
     def __next__(self) -> _T: ...
     def close(self) -> None: ...
+
+@final
+class Recorder:
+    def __new__(cls, path: str, host: str) -> Recorder: ...
+    @property
+    def damage(self) -> list[tuple[int, int]]: ...
+    @property
+    def n_bytes_cut(self) -> int: ...
+    @property
+    def n_results(self) -> int: ...
+    def close(self) -> None: ...
+    def declare(self, digest: bytes, name: str, parts: list[tuple[str, bytes]]) -> None: ...
+    def expect(self, function: bytes, argument: bytes, stream: bytes, place: int, label: str) -> None: ...
+    def find(self, function: bytes, argument: bytes, stream: bytes) -> tuple[int, Any]: ...
+    def put(self, task: int, value: Any, duration_s: float) -> None: ...
+    def put_failure(self, task: int, kind: str, text: str) -> None: ...
+    def sync(self) -> None: ...
+
+@final
+class CheckpointReader:
+    def __new__(cls, path: str) -> CheckpointReader: ...
+    @property
+    def created(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    def damage(self) -> tuple[list[tuple[int, int]], int]: ...
+    def is_in_use(self) -> bool: ...
+    def is_latest(self, number: int) -> bool: ...
+    def is_whole(self, number: int) -> bool: ...
+    def refresh(self) -> int: ...
+    def result(self, number: int) -> tuple[Any] | None: ...
+    def run(self) -> tuple[int, str, float] | None: ...
+    def tasks(self, first: int) -> list[tuple[str, int, str, float, float, int, tuple[str, str] | None]]: ...
 
 @final
 class Pending:
@@ -256,6 +300,7 @@ class Pending:
         kwargs: dict[str, Any] | None,
         scheduler: str,
         root: Root | None,
+        manner: int,
         faults: Faults | None,
     ) -> Pending: ...
     @property
@@ -319,6 +364,7 @@ class Calls:
         chunksize: int | None,
         scheduler: str,
         root: Root | None,
+        manner: int,
         faults: Faults | None,
     ) -> Calls: ...
     @staticmethod
@@ -330,6 +376,7 @@ class Calls:
         kwargs: dict[str, Any] | None,
         scheduler: str,
         root: Root | None,
+        manner: int,
         faults: Faults | None,
     ) -> Calls: ...
     @staticmethod
@@ -341,6 +388,7 @@ class Calls:
         inputs: list[tuple[Calls | None, Any]],
         scheduler: str,
         root: Root | None,
+        manner: int,
         faults: Faults | None,
     ) -> Calls: ...
     def __len__(self) -> int: ...
@@ -366,6 +414,7 @@ class Gathered:
         iterables: tuple[Iterable[Any], ...],
         scheduler: str,
         root: Root | None,
+        manner: int,
     ) -> Gathered: ...
     def cancel(self) -> None: ...
     def feed(self, n_more: int | None = None) -> bool: ...
@@ -414,6 +463,9 @@ def call_as_seeded_task(
     root: Root, number: int, function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None
 ) -> _T: ...
 def call_as_task(function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> _T: ...
+def call_as_watched_task(
+    function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None, manner: int
+) -> _T: ...
 def compute(
     args: tuple[Any, ...],
     traverse: bool,
@@ -421,7 +473,9 @@ def compute(
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
+    manner: int,
     faults: Faults | None,
+    namer: GraphNamer | None = None,
 ) -> tuple[Any, ...]: ...
 def cpu_count() -> int: ...
 def _cpu_limits() -> list[tuple[str, int]]: ...
@@ -438,9 +492,13 @@ def map_all(
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
+    manner: int,
     faults: Faults | None,
+    recorder: Recorder | None = None,
 ) -> list[_T]: ...
 def note_fork() -> None: ...
+def report(bytes: bytes) -> bool: ...
+def reports_have_places() -> bool: ...
 def persist(
     args: tuple[Any, ...],
     traverse: bool,
@@ -448,7 +506,9 @@ def persist(
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
+    manner: int,
     faults: Faults | None,
+    namer: GraphNamer | None = None,
 ) -> tuple[Any, ...]: ...
 def run_graph(
     graph: dict[Any, Any],
@@ -459,11 +519,14 @@ def run_graph(
     scheduler: str,
     root: Root | None,
     on_finished: Callable[[list[Any]], object] | None,
+    manner: int,
     faults: Faults | None,
 ) -> list[Any]: ...
 def serve_parent(socket: int, parent: int, helpers: Any) -> None: ...
 def shutdown_forked() -> None: ...
 def _begin_sharing() -> object: ...
+def _probe_watched() -> int: ...
+def _probe_checkpoint_as(data: bytes, version: int) -> bytes: ...
 def _probe_collect(*args: Any, traverse: bool = True, encoded: bool = False) -> dict[str, Any]: ...
 def _probe_decode(data: bytes) -> Any: ...
 def _probe_decode_call(data: bytes) -> tuple[Any, ...]: ...
@@ -488,3 +551,4 @@ def _set_spilling(n_bytes: int | None, share: float | None, folder: str | None) 
 def _set_worker_limit(n_bytes: int | None, share: float | None, is_auto: bool) -> None: ...
 def _sharing_after_fork() -> None: ...
 def _sharing_info() -> dict[str, int]: ...
+def salvage_checkpoint(source: str, target: str) -> tuple[int, int, list[tuple[int, int]], int]: ...

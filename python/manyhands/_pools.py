@@ -113,6 +113,10 @@ def _new_threads(num_workers: int) -> ThreadPool:
     global _threads, _n_threads
     with _lock:
         if _threads is None:
+            # The thread that imports it first passes for the main thread, for whose end Python waits at the end of
+            # the program (before 3.13). A thread of the pool never ends before that.
+            import threading  # noqa: F401
+
             register()
             _n_threads = num_workers
             _threads = ThreadPool(num_workers)
@@ -330,6 +334,8 @@ def _tell_context(pool: ProcessPool, num_workers: int) -> None:
 
 def tell_context(pool: ProcessPool, num_workers: int, told: tuple[Any, ...] | None) -> tuple[Any, ...]:
     """Have a pool know what its tasks run with, unless that is what it has been told."""
+    from manyhands import _reports
+
     try:
         directory: str | None = os.getcwd()
     except OSError:  # it has been removed
@@ -337,13 +343,19 @@ def tell_context(pool: ProcessPool, num_workers: int, told: tuple[Any, ...] | No
     # Objects of multiprocessing's managers can be passed on to processes that know this.
     managers = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
     authkey = None if managers is None else bytes(managers.current_process().authkey)
-    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing, authkey)
+    # Read where `catch_warnings` puts others in their place.
+    warnings = sys.modules.get("warnings")
+    filters = None if warnings is None else tuple(warnings.filters)
+    heard = (filters, _reports.levels(), config.hearing()[1] >> 2)
+    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing, authkey, heard)
     if context != told:
         import _pickle as pickle
 
         path = [str(entry) for entry in sys.path]
         argv = [str(argument) for argument in sys.argv]
-        pool.set_context(pickle.dumps((path, directory, argv, thread_limits(num_workers), _sharing, authkey)))
+        limits = thread_limits(num_workers)
+        told_filters = None if filters is None else _reports.told_filters(filters)
+        pool.set_context(pickle.dumps((path, directory, argv, limits, _sharing, authkey, (told_filters, *heard[1:]))))
     return context
 
 

@@ -513,7 +513,9 @@ class Engine:
                 return
             pickle = _run._pickled(pool, function)
             assert pickle is not None
-            native = _native.Calls.bound(pool, function, pickle, template, inputs, self.scheduler, root, None)
+            native = _native.Calls.bound(
+                pool, function, pickle, template, inputs, self.scheduler, root, _run._manner(None), None
+            )
         else:
             if template is not None:
                 promises: list[Any] = template.promises
@@ -524,7 +526,9 @@ class Engine:
                 self._call_here(future, args, kwargs, root)
                 return
             pickle = _run._pickled(pool, function)
-            native = _native.Calls.one(pool, function, pickle, args, kwargs, self.scheduler, root, None)
+            native = _native.Calls.one(
+                pool, function, pickle, args, kwargs, self.scheduler, root, _run._manner(None), None
+            )
         with self.lock:
             if future._state == "pending":
                 self.batches.add(Batch(self, native, [future]))
@@ -589,7 +593,8 @@ class Engine:
         assert function is not None
         pickle = _run._pickled(pool, function)
         columns = tuple(zip(*[future._args for future in futures]))
-        native = _native.Calls.many(pool, function, pickle, columns, None, self.scheduler, futures[0]._root, None)
+        root, manner = futures[0]._root, _run._manner(None)
+        native = _native.Calls.many(pool, function, pickle, columns, None, self.scheduler, root, manner, None)
         with self.lock:
             self.batches.add(Batch(self, native, futures))
 

@@ -80,6 +80,18 @@ def _faults(
     return resolve(scheduler, is_nested, on_error, retries, retry_on, retry_delay, timeout)
 
 
+def _manner(relay: bool | str | None) -> int:
+    """How the tasks of a call are heard, and what becomes of draws without a seed, as the engine numbers it."""
+    hearing, on_misuse = config.hearing(relay)
+    if hearing == 0 and not (sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__):
+        # What appears there has to be put there by Python, in the thread that waits.
+        hearing = 1
+    if on_misuse and _native.in_task():
+        # It is the outer task that is watched.
+        on_misuse = 0
+    return hearing | on_misuse
+
+
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
     """Ends the workers after Ctrl-C; not for an exception of that kind that a task raised of its own accord."""
     if is_the_persons(error):
@@ -110,6 +122,8 @@ def compute(
     retry_on: RetryOn = None,
     retry_delay: float | None = None,
     timeout: float | None = None,
+    relay: bool | str | None = None,
+    checkpoint: Any = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects, all together, and return their results.
 
@@ -153,6 +167,12 @@ def compute(
         How many seconds a task may run, from when it starts. Then its worker is ended, whatever it does, and the task
         fails with `TimeoutError`; other tasks that were waiting at this worker run elsewhere. By default the configured
         number, else as long as it takes. For ``"processes"`` and ``"fork"`` only: nobody can stop a thread.
+    relay : bool or str, optional
+        Whether what the tasks print, warn of and log appears here: as it comes (True), in the order of the serial run
+        (``"ordered"``), or not at all (False). By default as configured, which is True.
+    checkpoint : str or path, optional
+        A file in which the result of each task is kept, as for `map`: also those of tasks that others need. A task is
+        known by its function, its arguments, and the tasks that its inputs come from.
 
     Returns
     -------
@@ -173,6 +193,8 @@ def compute(
         the memory it took.
     ForkError
         With ``"fork"``, if something in this process is known not to survive a fork.
+    CheckpointError
+        If the checkpoint cannot be used or written.
 
     Examples
     --------
@@ -186,10 +208,16 @@ def compute(
     >>> mh.compute([mh.delayed(divmod)(7, i) for i in (2, 0)], on_error="return")
     ([(3, 1), ZeroDivisionError(...)],)
     """
+    manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     try:
-        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), faults)
+        if checkpoint is not None:
+            from manyhands._checkpointing import compute_all
+
+            given = (args, traverse, pool, batch_size, name)
+            return compute_all(_native.compute, checkpoint, _root(seed), *given, manner=manner, faults=faults)
+        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner, faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -208,12 +236,14 @@ def persist(
     retry_on: RetryOn = None,
     retry_delay: float | None = None,
     timeout: float | None = None,
+    relay: bool | str | None = None,
+    checkpoint: Any = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
 
     Parameters
     ----------
-    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed
+    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, relay, checkpoint
         As for `compute`.
     on_error, retries, retry_on, retry_delay, timeout
         As for `compute`. With ``on_error="return"``, a Delayed in the place of a failed task holds the exception.
@@ -230,10 +260,16 @@ def persist(
     >>> (square + 1).compute()
     10
     """
+    manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     try:
-        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), faults)
+        if checkpoint is not None:
+            from manyhands._checkpointing import compute_all
+
+            given = (args, traverse, pool, batch_size, name)
+            return compute_all(_native.persist, checkpoint, _root(seed), *given, manner=manner, faults=faults)
+        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner, faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -252,6 +288,8 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     retry_on: RetryOn = None,
     retry_delay: float | None = None,
     timeout: float | None = None,
+    relay: bool | str | None = None,
+    checkpoint: Any = None,
 ) -> list[T]:
     """Call a function with each item of an iterable, in parallel, and return the results in order.
 
@@ -279,6 +317,16 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         cancelled. ``"return"``: the exception takes the place of its result. ``"skip"``: its place is left out.
     retries, retry_on, retry_delay, timeout
         As for `compute`. With ``"synchronous"``, the calling thread itself waits before it tries again.
+    relay : bool or str, optional
+        Whether what the calls print, warn of and log appears here: as it comes (True), in the order of the serial run
+        (``"ordered"``), or not at all (False). By default as configured, which is True.
+    checkpoint : str or path, optional
+        A file in which each result is kept as it comes. A later run with the same file computes only what is not there:
+        also after the program was killed, or the machine lost its power. A result is known by the function's code and
+        what that uses, by the argument, and by the random numbers; where one of them has changed it is computed anew,
+        and the logger ``manyhands.checkpoint`` says so. Draw random numbers from a seed with it: others are kept as
+        they fell, and would fall otherwise in another run. `manyhands.checkpoint.open` looks into the file, also
+        meanwhile. By default nothing is kept.
 
     Returns
     -------
@@ -291,6 +339,9 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         What a call raised, with a note that names the call; the calls that have not started are cancelled.
     TimeoutError, PicklingError, WorkerDied, ForkError
         As for `compute`.
+    CheckpointError
+        If the checkpoint is no checkpoint, is in use by another run, or cannot be written to, as on a full disk; or if
+        an argument cannot be told from others by its content.
 
     Examples
     --------
@@ -313,15 +364,27 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     _require_callable(function, "map")
     if not iterables:
         raise TypeError("map() needs at least one iterable of arguments after the function")
+    manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
     faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
+    if checkpoint is not None:
+        from manyhands._checkpointing import map_all
+
+        try:
+            return map_all(checkpoint, pool, function, iterables, batch_size, name, root, manner, faults)
+        except KeyboardInterrupt as error:
+            _interrupted(error, name)
+            raise
     if pool is None:
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
-        results = [_call_here(function, args, index, root, faults) for index, args in enumerate(zip(*iterables))]
+        results = [
+            _call_here(function, args, index, root, manner, faults) for index, args in enumerate(zip(*iterables))
+        ]
         return results if faults is None else _kept(results)
     try:
-        return _native.map_all(pool, function, _pickled(pool, function), iterables, batch_size, name, root, faults)
+        pickle = _pickled(pool, function)
+        return _native.map_all(pool, function, pickle, iterables, batch_size, name, root, manner, faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -342,6 +405,8 @@ def stream(
     retry_on: RetryOn = None,
     retry_delay: float | None = None,
     timeout: float | None = None,
+    relay: bool | str | None = None,
+    checkpoint: Any = None,
 ) -> Iterator[T]:
     """Call a function with each item of an iterable, in parallel, and give the results one by one.
 
@@ -362,6 +427,10 @@ def stream(
         calls.
     scheduler, num_workers, chunksize, seed, on_error, retries, retry_on, retry_delay, timeout
         As for `map`.
+    relay : bool or str, optional
+        As for `map`. In the order of the serial run, things appear as results are consumed.
+    checkpoint : str or path, optional
+        As for `map`. A result is given when it is kept. The file is in use until the stream has ended.
 
     Returns
     -------
@@ -389,15 +458,21 @@ def stream(
         raise TypeError("stream() needs at least one iterable of arguments after the function")
     if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int) or buffersize < 1):
         raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
+    manner = _manner(relay)
     name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize)
     root = _root(seed)
     faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
-    if pool is None:
-        return _SerialStream(_one_by_one(function, zip(*iterables), root, faults))
-    pickle = _pickled(pool, function)
     is_ordered = bool(ordered)
+    if checkpoint is not None:
+        from manyhands._checkpointing import Stream
+
+        given = (function, iterables, batch_size, name, root, is_ordered, buffersize, n_workers, manner, faults)
+        return Stream(checkpoint, pool, *given)
+    if pool is None:
+        return _SerialStream(_one_by_one(function, zip(*iterables), root, manner, faults))
+    pickle = _pickled(pool, function)
     return _native.Stream(
-        pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root, faults
+        pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root, manner, faults
     )
 
 
@@ -455,13 +530,14 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         seed = None
     elif _names_seed(function):
         kwargs["seed"], seed = seed, None
+    manner = _manner(None)
     name, _, _, pool = _where(None, None, None)
     root = _root(seed, is_single=True)
     faults = _faults(name)
     if pool is None:
-        return _Future._of_call(function, args, kwargs, root, faults)
+        return _Future._of_call(function, args, kwargs, root, manner, faults)
     pickle = _pickled(pool, function)
-    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root, faults))
+    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root, manner, faults))
 
 
 def _names_seed(function: Callable[..., Any]) -> bool:
@@ -521,12 +597,16 @@ class _SerialStream:
 
 
 def _one_by_one(
-    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], root: Root | None, faults: Faults | None
+    function: Callable[..., T],
+    arguments: Iterable[tuple[Any, ...]],
+    root: Root | None,
+    manner: int,
+    faults: Faults | None,
 ) -> Generator[T, None, None]:
     """A stream in this thread, with errors told as elsewhere."""
     for index, args in enumerate(arguments):
         try:
-            result = _call_here(function, args, index, root, faults)
+            result = _call_here(function, args, index, root, manner, faults)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error
@@ -538,33 +618,54 @@ def _one_by_one(
 
 def _kept(results: list[T]) -> list[T]:
     """Results without those that are left out."""
+    left_out = _left_out()
+    return [result for result in results if result is not left_out]
+
+
+def _left_out() -> object:
+    """What stands in the place of a result that is left out."""
     from manyhands._faults import LEFT_OUT
 
-    return [result for result in results if result is not LEFT_OUT]
+    return LEFT_OUT
 
 
 def _call_here(
-    function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, faults: Faults | None
+    function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, manner: int, faults: Faults | None
 ) -> T:
-    """One call of a map in this thread, with errors told as elsewhere."""
+    """One call of a map in this thread; what takes the place of its result where that does not come."""
+    if faults is None or faults.on_error == "raise":
+        return _try_here(function, args, index, root, manner, faults)
+    try:
+        return _try_here(function, args, index, root, manner, faults)
+    except Exception as error:
+        result: T = faults.instead(error)
+        return result
+
+
+def _try_here(
+    function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, manner: int, faults: Faults | None
+) -> T:
+    """One call of a map in this thread, as often as it may be tried, with errors told as elsewhere."""
     n_tries = 0
     while True:
         n_tries += 1
         try:
-            if root is not None:
-                return _native.call_as_seeded_task(root, index, function, args, None)
-            return _native.call_as_task(function, args, None)
+            if manner & 3 == 3:
+                from manyhands._relay import silenced
+
+                with silenced():
+                    return _once_here(function, args, index, root, manner)
+            return _once_here(function, args, index, root, manner)
         except Exception as error:
             if faults is not None and faults.tries_again(error, n_tries):
                 continue
             from manyhands._raising import describe_call, raised
 
-            told = raised(error, describe_call(function, args, None, index), None, "synchronous", n_tries)
-            if faults is None or faults.on_error == "raise":
-                raise told  # noqa: B904
-            if faults.on_error == "return":
-                return told  # type: ignore[return-value]
-            from manyhands._faults import LEFT_OUT
+            call = describe_call(function, args, None, index)
+            raise raised(error, call, None, "synchronous", n_tries)  # noqa: B904
 
-            left_out: T = LEFT_OUT
-            return left_out
+
+def _once_here(function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, manner: int) -> T:
+    if root is not None:
+        return _native.call_as_seeded_task(root, index, function, args, None)
+    return _native.call_as_watched_task(function, args, None, manner)

@@ -142,6 +142,14 @@ class _Encoder:
         self._reach = min(self._reach, reach_outside)
         return data
 
+    def unknown(self, obj: object) -> bytes:
+        """For an object that has nothing to tell it by, and is itself alone."""
+        return _unique()
+
+    def by_cloudpickle(self, obj: object) -> bytes:
+        """For an object that pickle cannot take apart."""
+        return _by_cloudpickle(obj)
+
     def all(self, objects: Iterable[object]) -> bytes:
         """The encodings of several objects, in order."""
         encoded = [self.one(obj) for obj in objects]
@@ -310,6 +318,7 @@ _NOT_CONTENT = frozenset(
         "__loader__",
         "__module__",
         "__qualname__",
+        "__slotnames__",
         "__spec__",
         "__static_attributes__",
         "__weakref__",
@@ -349,7 +358,7 @@ def _instance(encoder: _Encoder, obj: Any) -> bytes:
     if cls.__module__ == "numpy" and cls.__qualname__ == "ndarray":
         return _array(encoder, obj)
     if cls is object:
-        return _unique()
+        return encoder.unknown(obj)
     copyreg = sys.modules["copyreg"]
     reducer = copyreg.dispatch_table.get(cls)
     try:
@@ -359,7 +368,7 @@ def _instance(encoder: _Encoder, obj: Any) -> bytes:
     except RecursionError:
         raise
     except Exception:  # an object that pickle cannot take apart: cloudpickle may know its type
-        return _by_cloudpickle(obj)
+        return encoder.by_cloudpickle(obj)
     if isinstance(reduced, str):
         # A global name. A wrapper has the name of what it wraps, which may be another object by now.
         name = [getattr(obj, "__module__", None), reduced, getattr(obj, "__wrapped__", None)]

@@ -39,6 +39,9 @@ def main(parent: int) -> None:
     ignore_interrupts()
     report_crashes()
     watch_forks()
+    from manyhands import _reports
+
+    _reports.watch()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             # Whole lines at once, also where Python was told not to buffer: they do not mix with others'.
@@ -144,11 +147,13 @@ def report_crashes(file: int | None = None, dump_signal: int | None = None) -> N
 # Called by the engine
 
 
-def set_context(context: bytes) -> None:
+def set_context(context: bytes) -> int:
     """Take over what tasks run with.
 
     That is the parent's import path, working directory and arguments, limits for libraries that start threads, from
-    what size on buffers travel through shared memory, and what multiprocessing's managers want to be told.
+    what size on buffers travel through shared memory, what multiprocessing's managers want to be told, filters of
+    warnings, levels of loggers, and what becomes of tasks that draw random numbers without a seed. The last is
+    returned, as the engine numbers it.
 
     Raises
     ------
@@ -157,9 +162,9 @@ def set_context(context: bytes) -> None:
     """
     import _pickle as pickle
 
-    from manyhands import _native
+    from manyhands import _native, _reports
 
-    path, directory, argv, thread_limits, sharing, authkey = pickle.loads(context)
+    path, directory, argv, thread_limits, sharing, authkey, (filters, levels, misuse) = pickle.loads(context)
     _native._set_sharing(sharing)
     sys.path[:] = path
     sys.argv[:] = argv
@@ -174,6 +179,10 @@ def set_context(context: bytes) -> None:
         except OSError as error:
             text = f"a worker process cannot enter the program's working directory: {error.strerror}"
             raise OSError(error.errno, text, directory) from None
+    if filters is not None:
+        _reports.set_filters(filters)
+    _reports.set_levels(levels)
+    return int(misuse)
 
 
 _thread_limits: dict[str, str] | None = None
@@ -228,6 +237,13 @@ def pack(exc: BaseException) -> bytes:
     from manyhands._failures import pack as pack_exception
 
     return pack_exception(exc, None)
+
+
+def forget_warnings() -> None:
+    """Have each line warn anew, after a task that has warned."""
+    from manyhands import _reports
+
+    _reports.forget_warnings()
 
 
 def flush_output() -> None:

@@ -29,6 +29,13 @@ seed                    None                an integer from 0 on, several of    
                                             them, a numpy.random.SeedSequence:
                                             what random numbers begin with, the
                                             same for every call
+relay                   True                True, ``"ordered"`` or False: whether    MANYHANDS_RELAY
+                                            what tasks print, warn of and log
+                                            appears, as it comes or in the order
+                                            of the serial run
+random_misuse           ``"warn"``          ``"warn"``, ``"error"``, ``"ignore"``:   MANYHANDS_RANDOM_MISUSE
+                                            what becomes of tasks that draw from
+                                            a global state without a seed
 retries                 0                   an integer from 0 on: how often a    MANYHANDS_RETRIES
                                             task that raised is run again
 retry_delay             0.1 (seconds)       a number from 0 on: how long it      MANYHANDS_RETRY_DELAY
@@ -91,6 +98,8 @@ _DEFAULTS: dict[str, Any] = {
     "worker_memory_limit": "auto",
     "spill_directory": None,
     "seed": None,
+    "relay": True,
+    "random_misuse": "warn",
     "retries": 0,
     "retry_delay": 0.1,
     "timeout": None,
@@ -340,6 +349,29 @@ def _timeout(value: object, name: str) -> float | None:
     )
 
 
+def _relay(value: object, name: str) -> bool | str:
+    if value is None or value == "live":
+        return True
+    if isinstance(value, bool) or value == "ordered":
+        return value
+    raise _error(
+        f'{name}={value!r} is not accepted. Accepted: True (what tasks print appears as it comes), "ordered" (in the '
+        f"order of the serial run) or False (it does not appear)."
+    )
+
+
+def _random_misuse(value: object, name: str) -> str:
+    if value is None:
+        value = _DEFAULTS["random_misuse"]
+    if isinstance(value, str) and value in _MISUSES:
+        return value
+    raise _error(f'{name}={value!r} is not accepted. Accepted: "warn", "error" or "ignore".')
+
+
+# As the engine numbers them: `manyhands._relay`.
+_HEARINGS = {True: 0, "ordered": 2, False: 3}
+_MISUSES = {"ignore": 0, "warn": 4, "error": 8}
+
 _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "scheduler": _scheduler,
     "num_workers": _num_workers,
@@ -351,6 +383,8 @@ _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "worker_memory_limit": _worker_memory_limit,
     "spill_directory": _spill_directory,
     "seed": _seed,
+    "relay": _relay,
+    "random_misuse": _random_misuse,
     "retries": _retries,
     "retry_delay": _retry_delay,
     "timeout": _timeout,
@@ -414,7 +448,7 @@ def _from_text(key: str, text: str) -> object:
     try:
         if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed", "retries"):
             return int(text)
-        if key == "shared_memory_enabled":
+        if key in ("shared_memory_enabled", "relay"):
             return _YES_OR_NO.get(text.lower(), text)
         if key in ("idle_timeout", "retry_delay", "timeout"):
             return float(text)
@@ -488,6 +522,8 @@ class _State:
         self.seed: _Seed | None = None
         # The same for `resolve_faults`; None where nothing in particular is to happen.
         self.faults: tuple[int, float, float | None] | None = None
+        # The same for `hearing`.
+        self.hearing = (0, 4)
         self.forced_keys: tuple[str, ...] = ()
         self.n_cpus: int | None = None
 
@@ -557,6 +593,7 @@ class _State:
             self.seed = self.find_checked("seed")[0]
             retries, delay, timeout = (self.find(key)[0] for key in ("retries", "retry_delay", "timeout"))
             self.faults = None if retries == 0 and timeout is None else (retries, delay, timeout)
+            self.hearing = (_HEARINGS[self.find("relay")[0]], _MISUSES[self.find("random_misuse")[0]])
             self.merged = (
                 self.find("scheduler")[0],
                 self.cpus() if n_workers is None else n_workers,
@@ -822,6 +859,38 @@ def resolve_faults(
             is_forced = key in _state.forced_keys and not is_nested
             resolved.append(configured if checked is None or is_forced else checked)
     return resolved[0], resolved[1], resolved[2]
+
+
+def hearing(relay: object = None) -> tuple[int, int]:
+    """How the tasks of one call are heard, and what becomes of random numbers without a seed.
+
+    Parameters
+    ----------
+    relay : object
+        The keyword of the call; None where it does not give one.
+
+    Returns
+    -------
+    tuple of (int, int)
+        As `manyhands._relay` numbers them.
+
+    Raises
+    ------
+    ConfigError
+        For a value that is not accepted.
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> config.hearing("ordered")
+    (2, 4)
+    """
+    if _state.merged is None:
+        _state.merge()
+    if relay is None:
+        return _state.hearing
+    given = _relay(relay, "relay")
+    return _state.hearing if "relay" in _state.forced_keys else (_HEARINGS[given], _state.hearing[1])
 
 
 def is_chosen(key: str) -> bool:

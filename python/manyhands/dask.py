@@ -133,10 +133,11 @@ def _run_graph(
     chunksize: int | None,
     on_finished: Callable[[list[Any]], None] | None,
 ) -> list[Any]:
+    manner = _run._manner(None)
     name, _, batch_size, pool = _run._where(scheduler, num_workers, chunksize)
     root, faults = _run._root(None), _run._faults(name)
     try:
-        return _native.run_graph(graph, wanted, _known, pool, batch_size, name, root, on_finished, faults)
+        return _native.run_graph(graph, wanted, _known, pool, batch_size, name, root, on_finished, manner, faults)
     except KeyboardInterrupt as error:
         _run._interrupted(error, name)
         raise
@@ -282,8 +283,10 @@ class _Submit:
             pool = _run._where("fork", self._n_workers, None)[3]
         pickle = _run._pickled(pool, function)
         root = _run._root(None, is_single=True)
-        faults = _run._faults(self._scheduler)
-        return Future(_native.Pending(pool, function, pickle, args, {}, self._scheduler, root, faults))
+        manner, faults = _run._manner(None), _run._faults(self._scheduler)
+        call = _native.Pending(pool, function, pickle, args, {}, self._scheduler, root, manner, faults)
+        future: Future[Any] = Future(call)
+        return future
 
 
 def _worker_id() -> tuple[int, int]:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import pickle
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointWarning",
     "ConfigError",
     "Error",
     "ForkError",
     "PicklingError",
     "RemoteTraceback",
     "TaskError",
+    "UndeclaredRandomError",
+    "UndeclaredRandomWarning",
     "WorkerDied",
     "WorkerOutOfMemory",
 ]
@@ -42,6 +46,40 @@ class ConfigError(Error, ValueError):
     Traceback (most recent call last):
     ...
     manyhands.errors.ConfigError: scheduler='thread' is not a scheduler; did you mean 'threads'? ...
+    """
+
+
+class CheckpointError(Error, OSError):
+    """A checkpoint cannot be used, or not be written to any more.
+
+    Where the system has said why, its number is in `errno`; the file's name is in `filename`. What has been stored
+    before stays stored.
+
+    Examples
+    --------
+    >>> error = CheckpointError("'study.mh' is in use by another run")
+    >>> isinstance(error, OSError)
+    True
+    """
+
+    # Whether waiting may help.
+    is_in_use = False
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        known = {"errno": self.errno, "filename": self.filename, "is_in_use": self.is_in_use}
+        return type(self), self.args, known
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint is damaged, or does not notice every change of a function.
+
+    Examples
+    --------
+    >>> issubclass(CheckpointWarning, UserWarning)
+    True
     """
 
 
@@ -112,6 +150,32 @@ class TaskError(Error):
         self.type_name = type_name
         self.text = text
         self.traceback = traceback
+
+
+class UndeclaredRandomWarning(UserWarning):
+    """A task has drawn from a global generator of random numbers, and its call has no seed.
+
+    Shown once for each function and line that makes the call. What is drawn so cannot be repeated. With a seed
+    (``seed=1``) each task has a stream of its own, whatever runs it and in whatever order. The setting
+    ``random_misuse`` makes an error of it, or nothing.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> warnings.simplefilter("error", UndeclaredRandomWarning)  # the program stops at the first
+    >>> warnings.filters.pop(0)[0]
+    'error'
+    """
+
+
+class UndeclaredRandomError(Error):
+    """The same as an exception of the task, with ``random_misuse="error"``.
+
+    Examples
+    --------
+    >>> issubclass(UndeclaredRandomError, Error)
+    True
+    """
 
 
 class RemoteTraceback(Exception):

@@ -3,6 +3,7 @@
 
 use crate::job::{Failure, Inbox};
 use crate::program::Death;
+use crate::relay::Surroundings;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
     Cause, Command, Commands, Event, JobId, JobSpec, Loss, Scheduler, Sight, TaskId, TaskRun,
@@ -18,7 +19,7 @@ pub(crate) struct Entry<P: ?Sized> {
     /// Numbers of functions that the pool keeps for this job.
     pub(crate) functions: Vec<u32>,
     /// The surroundings of its tasks, where they run elsewhere.
-    pub(crate) context: Option<Arc<[u8]>>,
+    pub(crate) context: Option<Arc<Surroundings>>,
     /// Whether its tasks may only run for so long.
     pub(crate) has_limit: bool,
     delivered: Vec<TaskIndex>,
@@ -117,19 +118,18 @@ impl<P: ?Sized> Core<P> {
         spec: JobSpec,
         program: Arc<P>,
         functions: Vec<u32>,
-        context: Option<Arc<[u8]>>,
+        (inbox, context): (Arc<Inbox>, Option<Arc<Surroundings>>),
         now_ns: TimeNs,
         hands: &mut impl Hands<P>,
-    ) -> (JobId, Arc<Inbox>) {
+    ) -> JobId {
         let id = self.scheduler.new_job_id();
-        let inbox = Arc::new(Inbox::default());
         let at = id.0 as usize;
         if at >= self.jobs.len() {
             self.jobs.resize_with(at + 1, || None);
         }
         self.jobs[at] = Some(Entry {
             program,
-            inbox: Arc::clone(&inbox),
+            inbox,
             functions,
             context,
             has_limit: spec.rules.limit_ns.is_some(),
@@ -140,7 +140,7 @@ impl<P: ?Sized> Core<P> {
             deaths: Vec::new(),
         });
         self.on(Event::Submit(id, spec), now_ns, hands);
-        (id, inbox)
+        id
     }
 
     /// Gives the scheduler an event about a job, unless the id means another job by now.

@@ -1,6 +1,6 @@
 //! Runs a job in the calling thread, one task after the other.
 
-use crate::job::Failure;
+use crate::job::{Failure, lock};
 use crate::program::{Feed, Program};
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
@@ -8,6 +8,7 @@ use manyhands_scheduler::{
 };
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const WORKER: WorkerId = WorkerId(0);
@@ -55,6 +56,25 @@ pub fn run(mut spec: JobSpec, program: &dyn Program) -> Result<Vec<(TaskIndex, F
         None => Ok(feed.lost),
         Some(failure) => Err(failure),
     }
+}
+
+/// The order in which [`run`] runs the tasks of a job.
+pub fn order(spec: JobSpec) -> Vec<TaskIndex> {
+    struct Order(Mutex<Vec<TaskIndex>>);
+    impl Program for Order {
+        fn run(&self, feed: &mut dyn Feed) {
+            while let Some(task) = feed.next() {
+                lock(&self.0).push(task);
+                feed.ended(Ending::Returned);
+            }
+        }
+
+        fn release(&self, _tasks: &[TaskIndex]) {}
+    }
+    let order = Order(Mutex::default());
+    // Nothing fails here.
+    let _ = run(spec, &order);
+    order.0.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs destructors of results. Should one panic, which its hook has told by then, the task or the

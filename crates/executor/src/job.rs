@@ -1,6 +1,7 @@
 //! The submitter's end of a job.
 
 use crate::program::Death;
+use crate::relay::{Said, SaidList};
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Event, JobId, TimeNs};
 use rustix::process::Pid;
@@ -74,6 +75,9 @@ pub struct News {
     pub failure: Option<Failure>,
     /// Whether all of it has finished.
     pub is_done: bool,
+    /// What its tasks have said, up to now or later: all that was said before a result was delivered is
+    /// here or was in earlier news.
+    pub said: Vec<Said>,
 }
 
 impl News {
@@ -92,6 +96,7 @@ type NewsCallback = Arc<dyn Fn() + Send + Sync>;
 #[derive(Default)]
 struct Pending {
     news: News,
+    said: SaidList,
     on_end: Vec<Callback>,
     on_news: Option<NewsCallback>,
 }
@@ -114,6 +119,11 @@ impl Inbox {
         if let Some(on_news) = on_news {
             on_news();
         }
+    }
+
+    pub(crate) fn say(&self, said: Said) {
+        lock(&self.pending).said.push(said);
+        self.changed.notify_all();
     }
 
     pub(crate) fn fail(&self, failure: Failure) {
@@ -205,7 +215,7 @@ impl Job {
         }
     }
 
-    /// Takes the news, waiting for some until the time is up.
+    /// Takes the news, waiting for some until the time is up. What was said counts as news.
     pub fn wait(&self, timeout: Duration) -> News {
         self.wait_for(timeout, News::is_any)
     }
@@ -225,7 +235,7 @@ impl Job {
         }
         let deadline = Instant::now().checked_add(timeout);
         let mut pending = lock(&self.inbox.pending);
-        while !is_enough(&pending.news) {
+        while !is_enough(&pending.news) && pending.said.is_empty() {
             let left = match deadline {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
                 None => Duration::MAX,
@@ -238,13 +248,23 @@ impl Job {
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
+        let said = pending.said.take();
         let news = &mut pending.news;
         News {
             delivered: std::mem::take(&mut news.delivered),
             lost: std::mem::take(&mut news.lost),
             failure: news.failure.clone(),
             is_done: news.is_done,
+            said,
         }
+    }
+
+    /// Takes what has been said, without waiting.
+    pub fn take_said(&self) -> Vec<Said> {
+        if self.owner.is_elsewhere() {
+            return Vec::new();
+        }
+        lock(&self.inbox.pending).said.take()
     }
 
     /// Whether the job ends within a moment, for which the caller stays awake but lets others go first.
@@ -261,13 +281,13 @@ impl Job {
         true
     }
 
-    /// Waits for the end of the job until the time is up, and takes no news.
+    /// Waits for the end of the job, or until somebody says something or the time is up; takes no news.
     pub fn wait_until_ended(&self, timeout: Duration) {
         if self.owner.is_elsewhere() {
             return;
         }
         let pending = lock(&self.inbox.pending);
-        let is_going_on = |pending: &mut Pending| !pending.news.is_end();
+        let is_going_on = |pending: &mut Pending| !pending.news.is_end() && pending.said.is_empty();
         drop(
             self.inbox
                 .changed

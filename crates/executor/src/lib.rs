@@ -22,6 +22,7 @@ pub mod inline;
 mod job;
 pub mod processes;
 mod program;
+mod relay;
 mod shelf;
 pub mod simulated;
 mod status;
@@ -35,6 +36,7 @@ pub use processes::WorkerMemoryLimit;
 pub use program::{
     Backlog, Death, Feed, MemoryStop, Program, RemoteProgram, Spilled, ThreadGuard, ThreadHook,
 };
+pub use relay::{Part, Relay, Said, Stream};
 pub use shelf::{MemoryLimit, SpillOptions, SpillStats, Waiting};
 pub use stock::{Adopted, DiskPart, Stock, WorkerStock};
 

@@ -321,7 +321,9 @@ impl ThreadPool {
         spec.rules.limit_ns = None;
         let mut submitted = None;
         self.shared.update(|core, hands, now_ns| {
-            let (id, inbox) = core.submit(spec, program, Vec::new(), None, now_ns, hands);
+            let inbox = Arc::new(Inbox::default());
+            let known = (Arc::clone(&inbox), None);
+            let id = core.submit(spec, program, Vec::new(), known, now_ns, hands);
             if hands.is_stopped {
                 core.abort(id, Failure::Cancelled, now_ns, hands);
             }

@@ -7,6 +7,9 @@
 
 mod pace;
 mod queue;
+mod reporter;
+
+pub use reporter::Reporter;
 
 use crate::connection::{self, Breach, Descriptors};
 use crate::job::lock;
@@ -15,8 +18,8 @@ use crate::status::StatusPage;
 use crate::stock::WorkerStock;
 use manyhands_store::{Place, SegmentId};
 use manyhands_wire::{
-    Ending, FrameReader, FrameWriter, Message, NO_TASK, OpenResults, ResultsWriter, TaskKey,
-    WireError,
+    Ending, FrameReader, FrameWriter, Mark, Message, NO_TASK, OpenResults, ResultsWriter, Secret,
+    TaskKey, WireError,
 };
 use pace::{Pace, now_ns};
 use queue::{Cursor, Item, Next, Queue, Run};
@@ -27,7 +30,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -53,6 +56,11 @@ pub trait Host {
     /// there where this process is.
     fn faults(&mut self, file: OwnedFd) {
         drop(file);
+    }
+
+    /// Called once, before any task: by this, tasks say what is not part of their results.
+    fn reporter(&mut self, reporter: Reporter) {
+        drop(reporter);
     }
 
     /// The surroundings in which tasks run from now on.
@@ -109,6 +117,43 @@ struct Shared {
     stock: Option<Arc<WorkerStock>>,
     /// Held by whoever reads: the reading thread, or the main thread while it has nothing else to do.
     incoming: Mutex<Incoming>,
+    /// The task that is running.
+    running: AtomicU64,
+    /// Whether tasks are told apart in what they write.
+    is_marked: AtomicBool,
+    /// How many reports there have been.
+    n_reports: AtomicU32,
+    marks: Marks,
+}
+
+/// Where marks are written: the standard streams as they were, whatever tasks have done to them.
+struct Marks {
+    secret: Secret,
+    streams: [Option<OwnedFd>; 2],
+}
+
+impl Marks {
+    fn new(owner: u32, parent: u32) -> Marks {
+        let keep = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3).ok();
+        Marks {
+            secret: Secret::new(owner, parent),
+            streams: [keep(rustix::stdio::stdout()), keep(rustix::stdio::stderr())],
+        }
+    }
+
+    /// Writes a mark to both streams, or to standard error alone.
+    fn write(&self, mark: Mark, is_for_both: bool) {
+        let bytes = mark.to_bytes(self.secret);
+        let streams = if is_for_both {
+            &self.streams[..]
+        } else {
+            &self.streams[1..]
+        };
+        for stream in streams.iter().flatten() {
+            // A pipe takes so little at once or not at all; where nobody reads, nobody misses it.
+            let _ = retry(|| rustix::io::write(stream, &bytes));
+        }
+    }
 }
 
 /// Serves a parent until it asks to stop. The parent's process id tells when it is gone.
@@ -124,6 +169,7 @@ pub fn serve(socket: OwnedFd, parent: u32, host: &mut dyn Host) -> io::Result<()
 /// The same for a worker that was forked: the thread that forked it may end long before its process
 /// does, and the system's signal is about the thread.
 pub(crate) fn serve_forked(socket: OwnedFd, parent: u32, host: &mut dyn Host) -> io::Result<()> {
+    let parent_id = parent;
     let parent = open_parent(parent);
     if parent.is_some() {
         // The reading thread notices, and takes along what tasks have started. It only has to be awake
@@ -147,7 +193,12 @@ pub(crate) fn serve_forked(socket: OwnedFd, parent: u32, host: &mut dyn Host) ->
         is_flush_due: AtomicBool::new(false),
         stock,
         incoming: Mutex::default(),
+        running: AtomicU64::new(reporter::pack(NO_TASK)),
+        is_marked: AtomicBool::new(false),
+        n_reports: AtomicU32::new(0),
+        marks: Marks::new(owner, parent_id),
     });
+    host.reporter(Reporter::new(Arc::clone(&shared)));
     let reader = Arc::clone(&shared);
     let thread = std::thread::Builder::new().name("manyhands-io".into());
     thread.spawn(move || {
@@ -280,6 +331,17 @@ impl Shared {
         outgoing.bytes.shrink_to(4 * N_BYTES_FLUSHED);
     }
 
+    /// Has the reading thread send what waits, in a moment.
+    fn call_reader(&self) {
+        // SYNC POINT: the swap pairs with the reader's store; one of the two sees the result waiting. The
+        // load before it saves the swap while the flag is up, and the reader takes it down only after it
+        // has found nothing waiting.
+        let flag = &self.is_flush_due;
+        if !flag.load(Ordering::Acquire) && !flag.swap(true, Ordering::AcqRel) {
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        }
+    }
+
     /// Sends the segments that the parent does not know yet: what is sent next may refer to them.
     fn announce(&self, announced: &mut Vec<SegmentId>) {
         let Some(stock) = &self.stock else { return };
@@ -306,6 +368,9 @@ struct Main<'a> {
     status: Option<&'a StatusPage>,
     host: &'a mut dyn Host,
     cursor: Cursor,
+    /// Where what tasks write goes, and whether it ends with a mark.
+    route: u32,
+    is_marked: bool,
     /// Where a result is made before it is kept.
     result: Vec<u8>,
     pace: Pace,
@@ -319,6 +384,8 @@ fn run_tasks(shared: &Shared, status: Option<&StatusPage>, host: &mut dyn Host) 
         status,
         host,
         cursor: Cursor::default(),
+        route: 0,
+        is_marked: false,
         result: Vec::new(),
         pace: Pace::new(),
         flushed_ns: now_ns(),
@@ -328,7 +395,10 @@ fn run_tasks(shared: &Shared, status: Option<&StatusPage>, host: &mut dyn Host) 
         match main.cursor.advance(&shared.queue) {
             Next::Stop => return,
             Next::Item(Item::Run(_)) => {}
-            Next::Item(Item::Context(bytes)) => main.host.context(&bytes),
+            Next::Item(Item::Context(route, is_marked, bytes)) => {
+                main.turn(route, is_marked);
+                main.host.context(&bytes);
+            }
             Next::Item(Item::Function(function, bytes)) => main.host.function(function, bytes),
             Next::Item(Item::Forget(functions)) => {
                 functions.iter().for_each(|&id| main.host.forget(id));
@@ -359,9 +429,19 @@ impl Main<'_> {
         if let Some(status) = self.status {
             status.set(task);
         }
+        let running = &self.shared.running;
+        running.store(reporter::pack(task), Ordering::Relaxed);
         self.pace.begin(claimed.function);
         self.result.clear();
         let ending = (self.host).call(claimed.function, claimed.bytes, &mut self.result);
+        if self.is_marked {
+            self.host.before_sending();
+            let mark = match ending {
+                Ending::Retriable => Mark::Tried(task),
+                Ending::Returned | Ending::Failed | Ending::Fatal => Mark::Ended(task),
+            };
+            self.shared.marks.write(mark, true);
+        }
         let (duration_ns, now_ns) = self.pace.ended();
         let is_late = |now_ns: u64| now_ns.saturating_sub(self.flushed_ns) >= FLUSH_NS;
         let is_due = now_ns.is_some_and(is_late) || ending != Ending::Returned;
@@ -376,6 +456,18 @@ impl Main<'_> {
             self.result = Vec::new();
         }
         true
+    }
+
+    /// Has what tasks write go another way.
+    fn turn(&mut self, route: u32, is_marked: bool) {
+        if route == self.route {
+            return;
+        }
+        self.host.before_sending();
+        self.shared.marks.write(Mark::Route(route), true);
+        self.route = route;
+        self.is_marked = is_marked;
+        self.shared.is_marked.store(is_marked, Ordering::Relaxed);
     }
 
     fn idle(&mut self) {
@@ -409,13 +501,7 @@ fn keep(
         return true;
     }
     drop(outgoing);
-    // SYNC POINT: the swap pairs with the reader's store; one of the two sees the result waiting. The
-    // load before it saves the swap while the flag is up, and the reader takes it down only after it
-    // has found nothing waiting.
-    let flag = &shared.is_flush_due;
-    if !flag.load(Ordering::Acquire) && !flag.swap(true, Ordering::AcqRel) {
-        let _ = rustix::io::write(&shared.wake, &1u64.to_ne_bytes());
-    }
+    shared.call_reader();
     false
 }
 
@@ -551,7 +637,10 @@ fn receive(shared: &Shared, incoming: &mut Incoming) -> bool {
 fn take(shared: &Shared, message: Message<'_>, descriptors: &mut Descriptors) -> bool {
     let mut added = Vec::new();
     match message {
-        Message::Context(bytes) => added.push(Item::Context(bytes.to_vec())),
+        Message::Context(context) => {
+            let bytes = context.bytes.to_vec();
+            added.push(Item::Context(context.route, context.is_marked, bytes));
+        }
         Message::Function(id, bytes) => added.push(Item::Function(id, bytes.to_vec())),
         Message::Forget(ids) => added.push(Item::Forget(ids)),
         Message::Tasks(tasks) => {
@@ -570,9 +659,11 @@ fn take(shared: &Shared, message: Message<'_>, descriptors: &mut Descriptors) ->
             return false;
         }
         // What only workers say.
-        Message::Ready(_) | Message::Results(_) | Message::TakenBack(_) | Message::Forgotten(_) => {
-            end_process()
-        }
+        Message::Ready(_)
+        | Message::Results(_)
+        | Message::TakenBack(_)
+        | Message::Forgotten(_)
+        | Message::Report(_) => end_process(),
     }
     if !added.is_empty() {
         shared.queue.add(added);

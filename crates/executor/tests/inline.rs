@@ -5,7 +5,7 @@ mod counting;
 use counting::{Counting, Mishap, Random, Watchdog, flat_spec, random_job};
 use manyhands_executor::{Failure, Feed, Program, inline};
 use manyhands_graph::{GraphBuilder, TaskIndex, depth_first_ranks};
-use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
+use manyhands_scheduler::{Ending, JobSpec, KindId, Kinds, Wanted};
 use std::sync::Mutex;
 
 #[test]
@@ -35,6 +35,41 @@ fn a_failure_or_a_panic_anywhere_is_named_and_nothing_runs_after_it() {
             assert_eq!(program.n_started(dependent), 0, "seed {seed}");
         }
         program.check_complaints();
+    }
+}
+
+#[test]
+fn the_order_is_known_without_running_anything() {
+    let _watchdog = Watchdog::new("inline: order");
+    struct Noting<'a>(&'a Counting, Mutex<Vec<TaskIndex>>);
+    impl Program for Noting<'_> {
+        fn run(&self, feed: &mut dyn Feed) {
+            struct Noted<'a>(&'a mut dyn Feed, &'a Mutex<Vec<TaskIndex>>);
+            impl Feed for Noted<'_> {
+                fn next(&mut self) -> Option<TaskIndex> {
+                    let task = self.0.next();
+                    self.1.lock().expect("no holder panics").extend(task);
+                    task
+                }
+
+                fn ended(&mut self, ending: Ending) {
+                    self.0.ended(ending);
+                }
+            }
+            self.0.run(&mut Noted(feed, &self.1));
+        }
+
+        fn release(&self, tasks: &[TaskIndex]) {
+            self.0.release(tasks);
+        }
+    }
+    for seed in 0..500 {
+        let (spec, program) = random_job(&mut Random::new(seed), 60);
+        let known = inline::order(spec.clone());
+        let noting = Noting(&program, Mutex::default());
+        assert_eq!(inline::run(spec, &noting), Ok(Vec::new()), "seed {seed}");
+        let noted = noting.1.into_inner().expect("no holder panics");
+        assert_eq!(known, noted, "seed {seed}");
     }
 }
 

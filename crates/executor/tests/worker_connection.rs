@@ -5,7 +5,7 @@ mod memory;
 
 use manyhands_executor::Failure;
 use manyhands_store::{Arena, ArenaOptions, Foreign, Place, SegmentId};
-use manyhands_wire::{Ending, FrameReader, FrameWriter, Message, TaskKey, TasksWriter};
+use manyhands_wire::{Context, Ending, FrameReader, FrameWriter, Message, TaskKey, TasksWriter};
 use memory::{Call, command, finish, pool_of, stock, submit, sum, take_connection, wait_until};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -307,7 +307,11 @@ fn descriptors_for_nothing_are_not_hoarded() {
     let rig = Rig::start(1);
     let (reader, writer) = rustix::pipe::pipe().expect("pipes work here");
     let mut bytes = Vec::new();
-    FrameWriter::new(&mut bytes).context(b"");
+    FrameWriter::new(&mut bytes).context(&Context {
+        route: 0,
+        is_marked: false,
+        bytes: b"",
+    });
     // The worker ends at the second.
     let mut n_sent = 0;
     while send(&rig.socket, &bytes, &[&writer]).is_ok() {

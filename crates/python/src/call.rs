@@ -166,7 +166,64 @@ impl Call {
     }
 }
 
+/// Inputs by their numbers so far: the number from now on, or the result itself.
+pub(crate) type Filling = [Result<u32, Py<PyAny>>];
+
+impl Call {
+    /// Puts results that are there in the places of inputs, and renumbers the others.
+    pub(crate) fn fill(&mut self, py: Python<'_>, inputs: &Filling) {
+        if let Callee::Input(k) = &mut self.func {
+            match &inputs[*k as usize] {
+                Ok(number) => *k = *number,
+                Err(value) => self.func = Callee::Function(value.clone_ref(py)),
+            }
+        }
+        if let Args::Template(args) = &mut self.args {
+            args.iter_mut().for_each(|arg| arg.fill(py, inputs));
+        }
+        if let Some(Kwargs::Template(kwargs)) = self.kwargs.as_deref_mut() {
+            kwargs.iter_mut().for_each(|(_, arg)| arg.fill(py, inputs));
+        }
+    }
+}
+
 impl Arg {
+    /// Puts results that are there in the places of inputs, and renumbers the others.
+    fn fill(&mut self, py: Python<'_>, inputs: &Filling) {
+        if let Arg::Input(k) = self {
+            match &inputs[*k as usize] {
+                Ok(number) => *k = *number,
+                Err(value) => *self = Arg::Value(value.clone_ref(py)),
+            }
+            return;
+        }
+        self.for_each_part(&mut |part| part.fill(py, inputs));
+    }
+
+    /// Shows what an argument is made of, for it to be changed.
+    fn for_each_part(&mut self, change: &mut dyn FnMut(&mut Arg)) {
+        match self {
+            Arg::Value(_) | Arg::Input(_) => {}
+            Arg::List(args) | Arg::Tuple(args) | Arg::Set(args) | Arg::FrozenSet(args) => {
+                args.iter_mut().for_each(change);
+            }
+            Arg::Slice(args) => args.iter_mut().for_each(change),
+            Arg::NamedTuple(named) => named.1.iter_mut().for_each(change),
+            Arg::Dict(items) => items.iter_mut().for_each(|(key, value)| {
+                change(key);
+                change(value);
+            }),
+            Arg::Mapping(mapping) => mapping.1.iter_mut().for_each(|(key, value)| {
+                change(key);
+                change(value);
+            }),
+            Arg::Dataclass(dataclass) => {
+                let fields = dataclass.fields.iter_mut();
+                fields.for_each(|(_, arg)| change(arg));
+            }
+        }
+    }
+
     /// Shows every object that is part of the argument beforehand.
     pub(crate) fn for_each_object(&self, see: &mut dyn FnMut(&Py<PyAny>)) {
         match self {
@@ -248,31 +305,8 @@ impl Arg {
     /// Puts something else in the place of each input.
     pub(crate) fn replace_inputs(&mut self, with: &mut dyn FnMut(u32) -> Arg) {
         match self {
-            Arg::Value(_) => {}
             Arg::Input(k) => *self = with(*k),
-            Arg::List(args) | Arg::Tuple(args) | Arg::Set(args) | Arg::FrozenSet(args) => {
-                args.iter_mut().for_each(|arg| arg.replace_inputs(with));
-            }
-            Arg::Slice(args) => args.iter_mut().for_each(|arg| arg.replace_inputs(with)),
-            Arg::NamedTuple(named) => {
-                named.1.iter_mut().for_each(|arg| arg.replace_inputs(with));
-            }
-            Arg::Dict(items) => {
-                for (key, value) in items {
-                    key.replace_inputs(with);
-                    value.replace_inputs(with);
-                }
-            }
-            Arg::Mapping(mapping) => {
-                for (key, value) in &mut mapping.1 {
-                    key.replace_inputs(with);
-                    value.replace_inputs(with);
-                }
-            }
-            Arg::Dataclass(dataclass) => {
-                let fields = dataclass.fields.iter_mut();
-                fields.for_each(|(_, arg)| arg.replace_inputs(with));
-            }
+            _ => self.for_each_part(&mut |part| part.replace_inputs(with)),
         }
     }
 }

@@ -10,10 +10,11 @@ use crate::mapped::lock;
 use crate::payload::Outcome;
 use crate::pending::Completions;
 use crate::pools::AnyPool;
+use crate::relay::{Manner, Teller};
 use crate::scan::Scanner;
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
-use manyhands_executor::Failure;
+use manyhands_executor::{Failure, Said};
 use manyhands_graph::TaskIndex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -154,6 +155,8 @@ struct State {
     /// Those that are done, in the order in which that became known.
     log: Vec<u32>,
     failure: Option<Failure>,
+    /// What they have said and nobody has been told.
+    said: Vec<Said>,
 }
 
 /// Calls of one function, submitted together.
@@ -178,10 +181,17 @@ impl Calls {
         }
     }
 
+    /// Tells the caller what the calls have said.
+    fn hear(&self, py: Python<'_>) -> PyResult<()> {
+        let said = std::mem::take(&mut lock(&self.state).said);
+        self.run.hear(py, said)
+    }
+
     /// Takes note of the news; whether a call, or all, need not be waited for any longer.
     fn look(&self, index: Option<u32>) -> bool {
         let mut state = lock(&self.state);
         let news = self.run.job.wait(Duration::ZERO);
+        state.said.extend(news.said);
         for task in news.delivered {
             if let Some(is_done) = state.is_done.get_mut(task.as_usize()) {
                 *is_done = true;
@@ -203,7 +213,7 @@ impl Calls {
 impl Calls {
     /// A call for each item of the shortest of some iterables.
     #[staticmethod]
-    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, faults))]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner, faults))]
     #[allow(clippy::too_many_arguments)]
     fn many<'py>(
         py: Python<'py>,
@@ -214,13 +224,18 @@ impl Calls {
         chunksize: Option<u32>,
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
+        manner: Manner,
         faults: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Calls> {
         refuse_fork(&pool)?;
         let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
         let mut items = Items::new(iterables)?;
         let pickle = pickle.as_ref();
-        let mut run = MapRun::open(py, &pool, function, pickle, chunksize, Reader::Takes, terms)?;
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
+        let reader = Reader::Takes;
+        let mut run = MapRun::open(
+            py, &pool, function, pickle, chunksize, reader, terms, teller,
+        )?;
         while !items.is_exhausted() {
             run.feed(py, &mut items, usize::MAX)?;
             py.check_signals()?;
@@ -231,7 +246,7 @@ impl Calls {
 
     /// A single call.
     #[staticmethod]
-    #[pyo3(signature = (pool, function, pickle, args, kwargs, scheduler, root, faults))]
+    #[pyo3(signature = (pool, function, pickle, args, kwargs, scheduler, root, manner, faults))]
     #[allow(clippy::too_many_arguments)]
     fn one<'py>(
         py: Python<'py>,
@@ -242,20 +257,22 @@ impl Calls {
         kwargs: Option<&Bound<'py, PyDict>>,
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
+        manner: Manner,
         faults: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Calls> {
         refuse_fork(&pool)?;
         let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
         let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
         let pickle = pickle.as_ref();
-        let run = MapRun::single(py, &pool, function, pickle, (args, kwargs), terms)?;
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
+        let run = MapRun::single(py, &pool, function, pickle, (args, kwargs), terms, teller)?;
         Ok(Calls::of(run, scheduler))
     }
 
     /// A single call in a worker process that reads results of others as they are stored. For each promise of
     /// the template, `inputs` has its calls and the number there, or None and the value.
     #[staticmethod]
-    #[pyo3(signature = (pool, function, pickle, template, inputs, scheduler, root, faults))]
+    #[pyo3(signature = (pool, function, pickle, template, inputs, scheduler, root, manner, faults))]
     #[allow(clippy::too_many_arguments)]
     fn bound<'py>(
         py: Python<'py>,
@@ -266,6 +283,7 @@ impl Calls {
         inputs: Vec<(Option<PyRef<'py, Calls>>, Bound<'py, PyAny>)>,
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
+        manner: Manner,
         faults: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Calls> {
         let AnyPool::Processes(processes) = &pool else {
@@ -288,7 +306,9 @@ impl Calls {
         });
         let stored: Vec<_> = stored.collect();
         let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
-        let run = MapRun::bound(py, processes.get(), pickle, &call, &stored, terms)?;
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
+        let processes = processes.get();
+        let run = MapRun::bound(py, processes, pickle, &call, &stored, terms, teller)?;
         Ok(Calls::of(run, scheduler))
     }
 
@@ -305,7 +325,9 @@ impl Calls {
             timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            if self.look(index) {
+            let is_over = self.look(index);
+            self.hear(py)?;
+            if is_over {
                 return Ok(true);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -355,6 +377,7 @@ impl Calls {
 
     /// What a call has returned. It stays there.
     fn value(&self, py: Python<'_>, index: u32) -> PyResult<Py<PyAny>> {
+        self.hear(py)?;
         let value = self.run.peek(py, TaskIndex(index), &self.scheduler)?;
         value.ok_or_else(|| PyValueError::new_err(format!("there is no result {index}")))
     }

@@ -423,6 +423,12 @@ pub(crate) fn write_pickled(out: &mut Vec<u8>, pickle: &[u8]) {
     write_bytes(out, pickle);
 }
 
+/// Appends what stands before a pickle of so many bytes.
+pub(crate) fn write_pickle_head(out: &mut Vec<u8>, n_bytes: u64) {
+    out.push(TAG_PICKLE);
+    write_varint(out, n_bytes);
+}
+
 /// The frame of a value's pickle, if it is one with buffers that travel apart.
 pub(crate) fn marked_frame(value: &[u8]) -> Option<&[u8]> {
     if value.first() != Some(&TAG_PICKLE) {

@@ -12,6 +12,7 @@ use crate::collect::identity;
 use crate::faults::Faults;
 use crate::plan::{Names, Plan, Planned};
 use crate::pools::AnyPool;
+use crate::relay::Manner;
 use crate::scan::is_atom;
 use flat::Programs;
 use manyhands_graph::{GraphBuilder, TaskIndex};
@@ -23,7 +24,7 @@ use smallvec::SmallVec;
 
 /// Runs the part of a graph that some keys need; a list of their results.
 #[pyfunction]
-#[pyo3(signature = (graph, keys, known, pool, chunksize, scheduler, root, on_finished, faults))]
+#[pyo3(signature = (graph, keys, known, pool, chunksize, scheduler, root, on_finished, manner, faults))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn run_graph<'py>(
     py: Python<'py>,
@@ -35,6 +36,7 @@ pub(crate) fn run_graph<'py>(
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
     on_finished: Option<Py<PyAny>>,
+    manner: Manner,
     faults: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let mut walk = Walk::new(graph, &known);
@@ -57,7 +59,7 @@ pub(crate) fn run_graph<'py>(
     };
     let slots = walk.slots;
     let faults = Faults::of(faults.as_ref())?;
-    let mut plan = Plan::new(planned, chunksize, scheduler, root.as_ref(), faults)?;
+    let mut plan = Plan::new(planned, chunksize, scheduler, root.as_ref(), manner, faults)?;
     let results = plan.run(py, pool)?;
     let results = plan.settle(py, results)?;
     let found = wanted.into_iter().map(|found| match found {

@@ -32,6 +32,8 @@ pub(crate) enum OnError {
     Return,
     /// Nothing: the place is left out.
     Skip,
+    /// What says that it is to be left out, for calls that have places beside those of their tasks.
+    Mark,
 }
 
 /// What holds for the tasks of one job. By default, nothing in particular.
@@ -62,6 +64,7 @@ impl Faults {
             "raise" => OnError::Raise,
             "return" => OnError::Return,
             "skip" => OnError::Skip,
+            "mark" => OnError::Mark,
             other => return Err(PyValueError::new_err(format!("on_error={other:?}"))),
         };
         let n_retries = object.getattr(intern!(py, "retries"))?.extract()?;
@@ -84,6 +87,11 @@ impl Faults {
             retry_on: retry_on.map(Bound::unbind),
             object: Some(object.clone().unbind()),
         }))
+    }
+
+    /// How often a task is tried at most, not counting tries that its worker's death ended.
+    pub(crate) fn n_tries_max(&self) -> u32 {
+        self.rules.n_retries.saturating_add(1)
     }
 
     /// How long a task may run, in seconds; infinity for as long as it likes.

@@ -9,6 +9,7 @@ use crate::host::{PythonHost, is_original};
 use crate::interpreter::InTask;
 use crate::kept::Kept;
 use crate::mapped::{Arguments, lock};
+use crate::misuse::OnMisuse;
 use crate::rota::Rota;
 use crate::seeding::{GraphSeeding, Place, Roots, Seeding, put_back, split};
 use crate::shared::receiving::Views;
@@ -39,6 +40,8 @@ pub(crate) enum Inherited {
         kwargs: Option<Py<PyDict>>,
         items: Vec<Arguments>,
         seeding: Option<Arc<Seeding>>,
+        /// Which place each task has in the map, where that is not its number.
+        places: Option<Vec<u32>>,
     },
     /// A function; its arguments come.
     Stream(Py<PyAny>),
@@ -76,6 +79,7 @@ impl Inherited {
                 function,
                 kwargs,
                 seeding,
+                places,
                 ..
             } => {
                 let number = reader.number()?;
@@ -88,7 +92,10 @@ impl Inherited {
                         args.call(function, kwargs)?
                     }
                     Some(seeding) => {
-                        args.call_seeded(seeding, Place::Worker, number, function, kwargs)?
+                        let places = places.as_ref();
+                        let place = places.and_then(|places| places.get(number as usize));
+                        let place = *place.unwrap_or(&number);
+                        args.call_seeded(seeding, Place::Worker, place, function, kwargs)?
                     }
                 };
                 Ok((function.clone().unbind(), result))
@@ -370,10 +377,11 @@ impl Forking {
         };
         is_original();
         let helpers = self.helpers.bind(py);
-        helpers.call_method0(intern!(py, "begin"))?;
+        let on_misuse = helpers.call_method0(intern!(py, "begin"))?.extract()?;
+        let on_misuse = OnMisuse::numbered(on_misuse).unwrap_or(OnMisuse::Ignore);
         let _in_task = InTask::enter();
         let (inherited, faults) = (Arc::clone(&self.inherited), Arc::clone(&self.faults));
-        let mut host = PythonHost::inheriting(py, inherited, faults)?;
+        let mut host = PythonHost::inheriting(py, inherited, faults, on_misuse)?;
         end.serve(&mut host)?;
         helpers.call_method0(intern!(py, "end"))?;
         Ok(())

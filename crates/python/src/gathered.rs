@@ -2,10 +2,11 @@
 //! `map` of an executor. A call that fails has its place among the others, which go on.
 
 use crate::faults::Faults;
-use crate::interpreter::{SIGNAL_PAUSE, detached};
+use crate::interpreter::SIGNAL_PAUSE;
 use crate::items::Items;
 use crate::map_run::{MapRun, Reader};
 use crate::pools::AnyPool;
+use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use manyhands_executor::Failure;
@@ -39,7 +40,8 @@ struct State {
 #[pymethods]
 impl Gathered {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, scheduler, root))]
+    #[pyo3(signature = (pool, function, pickle, iterables, scheduler, root, manner))]
+    #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
         pool: AnyPool<'py>,
@@ -48,12 +50,15 @@ impl Gathered {
         iterables: Bound<'py, PyTuple>,
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
+        manner: Manner,
     ) -> PyResult<Gathered> {
         // How each call ends is its result, so nothing is tried again here.
         let terms = (Seeding::of(root.as_ref())?, Arc::<Faults>::default());
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
-        let run = MapRun::open(py, &pool, function, pickle, None, Reader::Looks, terms)?;
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
+        let reader = Reader::Looks;
+        let run = MapRun::open(py, &pool, function, pickle, None, reader, terms, teller)?;
         let state = State {
             run,
             items,
@@ -175,8 +180,7 @@ impl State {
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let pause = left.map_or(SIGNAL_PAUSE, |left| left.min(SIGNAL_PAUSE));
-            let job = &self.run.job;
-            let news = detached(py, || job.wait(pause));
+            let news = self.run.wait(py, pause, false)?;
             py.check_signals()?;
             let is_any = !news.delivered.is_empty() || news.failure.is_some();
             for task in &news.delivered {

@@ -3,9 +3,11 @@
 
 use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
+use crate::durable::{Recording, Slot, TIMED, untimed};
 use crate::faults::Faults;
 use crate::interpreter::{InTask, OnList, SIGNAL_PAUSE, Turns, detached};
 use crate::kept::Kept;
+use crate::listening::Listening;
 use crate::mapped::lock;
 use crate::payload::{Outcome, ToSpill, backlog, spill};
 use crate::seeding::{GraphSeeding, Place};
@@ -47,10 +49,14 @@ pub(crate) struct LocalGraph {
     seeding: Kept<Option<(Arc<GraphSeeding>, Place)>>,
     faults: Kept<Arc<Faults>>,
     results: Kept<Mutex<Results>>,
+    listening: Listening,
+    /// The place of each task in the serial run, where somebody asks for it.
+    ranks: Option<Arc<[u32]>>,
     threads: Mutex<Vec<u64>>,
     /// What a signal's handler raised while nothing could be run.
     interrupt: Kept<Mutex<Option<PyErr>>>,
     finished: Option<Arc<Finished>>,
+    recording: Slot,
 }
 
 impl LocalGraph {
@@ -59,6 +65,8 @@ impl LocalGraph {
         calls: Arc<Vec<Call>>,
         seeding: Option<(Arc<GraphSeeding>, Place)>,
         faults: Arc<Faults>,
+        listening: Listening,
+        ranks: Option<Arc<[u32]>>,
         finished: Option<Arc<Finished>>,
     ) -> LocalGraph {
         let n_tasks = graph.n_tasks();
@@ -70,15 +78,29 @@ impl LocalGraph {
             results: Kept::new(Mutex::new(
                 std::iter::repeat_with(|| None).take(n_tasks).collect(),
             )),
+            listening,
+            ranks,
             threads: Mutex::default(),
             interrupt: Kept::new(Mutex::default()),
             finished,
+            recording: Slot::new(),
         }
     }
 
     /// What a signal's handler raised while the graph was at rest.
     pub(crate) fn take_interrupt(&self) -> Option<PyErr> {
         lock(&self.interrupt).take()
+    }
+
+    /// Stores what its tasks return. To be called before they run.
+    pub(crate) fn record(&self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = recording {
+            let _ = self.recording.set(recording);
+        }
+    }
+
+    pub(crate) fn listening(&self) -> &Listening {
+        &self.listening
     }
 
     /// Takes how a task has ended, if it has.
@@ -100,12 +122,23 @@ impl LocalGraph {
             }
         };
         let call = &self.calls[task.as_usize()];
-        let outcome = match &*self.seeding {
-            None => call.invoke(py, &mut input),
-            Some((seeding, place)) => call.invoke_by(py, &mut input, |func, args, kwargs| {
-                seeding.call(*place, task.as_usize(), func, args, kwargs)
-            }),
-        };
+        let recording = self.recording.get();
+        let began = recording.map(|_| Instant::now());
+        let mut outcome = call.invoke_by(py, &mut input, |func, args, kwargs| {
+            // In threads a seed does not reach the global states: there it is told in any case.
+            let is_seeded = matches!(&*self.seeding, Some((_, Place::Here)));
+            let ranks = self.ranks.as_ref();
+            let rank = ranks.map_or(task.0, |ranks| ranks[task.as_usize()]);
+            (self.listening).call((task.0, rank), is_seeded, func, || match &*self.seeding {
+                None => func.call(args, kwargs),
+                Some((seeding, place)) => seeding.call(*place, task.as_usize(), func, args, kwargs),
+            })
+        });
+        if let (Some(recording), Some(began), Ok(value)) = (recording, began, &outcome)
+            && let Err(error) = recording.put(task.0, value.bind(py), began.elapsed().as_secs_f64())
+        {
+            outcome = Err(error);
+        }
         let ending = self.faults.ending_of(py, &outcome);
         let before = lock(&self.results)[task.as_usize()].replace(outcome);
         // Of an earlier try; dropped without the lock, as that may run any code.
@@ -182,6 +215,7 @@ pub(crate) struct RemoteGraph {
     /// Whether there ever was a large result.
     has_large: AtomicBool,
     finished: Option<Arc<Finished>>,
+    recording: Slot,
 }
 
 struct Tables {
@@ -220,6 +254,14 @@ impl RemoteGraph {
             ranks: OnceLock::new(),
             has_large: AtomicBool::new(false),
             finished: None,
+            recording: Slot::new(),
+        }
+    }
+
+    /// Stores what its tasks return, all of which are timed. To be called before they run.
+    pub(crate) fn record(&self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = recording {
+            let _ = self.recording.set(recording);
         }
     }
 
@@ -228,7 +270,7 @@ impl RemoteGraph {
         RemoteGraph { finished, ..self }
     }
 
-    pub(crate) fn stock(&self) -> &Stock {
+    pub(crate) fn stock(&self) -> &Arc<Stock> {
         &self.stock
     }
 
@@ -273,6 +315,9 @@ impl RemoteProgram for RemoteGraph {
             is_sent[task.as_usize()] = true;
             let key = TaskKey { job, index: task.0 };
             writer.task(key, self.function(task), |out| {
+                if self.recording.get().is_some() {
+                    out.extend_from_slice(&TIMED);
+                }
                 let dependencies = self.graph.dependencies(task);
                 write_varint(out, dependencies.len() as u64);
                 for dependency in dependencies {
@@ -297,8 +342,12 @@ impl RemoteProgram for RemoteGraph {
     fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>) {
         let Tables { outcomes, is_sent } = &mut *lock(&self.tables);
         for (task, is_ok, bytes) in results {
+            let (bytes, duration_s) = untimed(&self.recording, is_ok, bytes);
             // Made in any case: what comes with it must be taken over to be given back.
             let ended = Outcome::new(is_ok, bytes, &self.stock);
+            if let Some(recording) = self.recording.get() {
+                recording.ended(task.0, &ended, duration_s, &self.stock);
+            }
             if matches!(ended, Outcome::Shared(_)) {
                 self.has_large.store(true, Ordering::Relaxed);
             }

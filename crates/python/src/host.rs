@@ -4,9 +4,13 @@
 
 use crate::call::{FewScalars, TaskInputs, decode_call, few_scalars};
 use crate::codec::{Pickler, Reader, encode_result, encode_scalar, with_object};
+use crate::durable::{split_timed, write_elapsed};
 use crate::faults::{Faults, ending_in_worker};
 use crate::forked::Inherited;
 use crate::interpreter::{InTask, modules};
+use crate::mapped::lock;
+use crate::misuse::{self, OnMisuse};
+use crate::relay::{MISUSE, WARNING};
 use crate::seeding::{Roots, put_back, split};
 use crate::shared::buffer::SharedBuffer;
 use crate::shared::receiving::{NoViews, Views, WorkerViews, close, is_marked, largest, open};
@@ -14,7 +18,7 @@ use crate::shared::sending::Sink;
 use crate::shared::{begin_sharing, memory, stock};
 use manyhands_executor::WorkerStock;
 use manyhands_executor::processes::DUMP_SIGNAL;
-use manyhands_executor::worker::{Host, serve};
+use manyhands_executor::worker::{Host, Reporter, serve};
 use manyhands_scheduler::Ending;
 use manyhands_wire as wire;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -22,8 +26,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// A function as it came, or as it is.
 enum Function {
@@ -50,6 +55,8 @@ struct Sizes {
 pub(crate) struct PythonHost {
     /// By number: the parent keeps numbers small.
     functions: Vec<Option<Function>>,
+    /// The surroundings as they came last.
+    context: Vec<u8>,
     /// Why the present surroundings could not be taken over, if so: no task may run in others.
     astray: Option<PyErr>,
     pickler: Option<Pickler>,
@@ -62,6 +69,8 @@ pub(crate) struct PythonHost {
     inherited: Option<(Arc<Inherited>, Arc<Faults>)>,
     /// What seeded tasks draw from.
     roots: Roots,
+    /// What becomes of tasks without a seed that draw from a global state.
+    on_misuse: OnMisuse,
 }
 
 /// Whether this process is a copy of a worker, made by a task. The connection is not its own.
@@ -76,7 +85,40 @@ pub(crate) fn note_fork() {
 
 /// Called in a worker that was forked: it is no copy, whatever it was copied from.
 pub(crate) fn is_original() {
+    misuse::forget();
     IS_FORKED.store(false, Ordering::Relaxed);
+}
+
+/// How this process's tasks say what is not part of their results, if it is a worker.
+static REPORTER: Mutex<Option<Arc<Reporter>>> = Mutex::new(None);
+
+fn reporter() -> Option<Arc<Reporter>> {
+    match IS_FORKED.load(Ordering::Relaxed) {
+        true => None,
+        false => lock(&REPORTER).clone(),
+    }
+}
+
+/// Whether a task has sent a warning.
+static HAS_WARNED: AtomicBool = AtomicBool::new(false);
+
+fn send_report(bytes: &[u8]) -> bool {
+    if bytes.first() == Some(&WARNING) {
+        HAS_WARNED.store(true, Ordering::Relaxed);
+    }
+    reporter().is_some_and(|reporter| reporter.report(bytes))
+}
+
+/// Send the parent a report of the task that is running. False if there is none, or this is no worker.
+#[pyfunction]
+pub(crate) fn report(py: Python<'_>, bytes: &[u8]) -> bool {
+    py.detach(|| send_report(bytes))
+}
+
+/// Whether a report has its place among what is printed, which is to be written out before.
+#[pyfunction]
+pub(crate) fn reports_have_places() -> bool {
+    reporter().is_some_and(|reporter| reporter.has_places())
 }
 
 /// Writes out what the C library holds back of the output of compiled code.
@@ -138,6 +180,7 @@ pub(crate) fn serve_parent(
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     let mut host = PythonHost {
         functions: Vec::new(),
+        context: Vec::new(),
         astray: None,
         pickler: None,
         stock: None,
@@ -145,6 +188,7 @@ pub(crate) fn serve_parent(
         helpers,
         inherited: None,
         roots: Roots::default(),
+        on_misuse: OnMisuse::Ignore,
     };
     let _in_task = InTask::enter();
     let outcome = serve(socket, parent, &mut host);
@@ -158,9 +202,11 @@ impl PythonHost {
         py: Python<'_>,
         inherited: Arc<Inherited>,
         faults: Arc<Faults>,
+        on_misuse: OnMisuse,
     ) -> PyResult<PythonHost> {
         Ok(PythonHost {
             functions: Vec::new(),
+            context: Vec::new(),
             astray: None,
             pickler: None,
             stock: None,
@@ -171,6 +217,7 @@ impl PythonHost {
                 .unbind(),
             inherited: Some((inherited, faults)),
             roots: Roots::default(),
+            on_misuse,
         })
     }
 
@@ -228,7 +275,9 @@ impl PythonHost {
         let (function, sizes) = self.load(py, id)?;
         memory::begin_task(sizes.n_bytes_own, sizes.n_bytes_returned);
         if let Some(result) = call_with_scalars(function.bind(py), bytes) {
-            return self.encode(id, &function, result?, out);
+            let result = result?;
+            self.judge(function.bind(py))?;
+            return self.encode(id, &function, result, out);
         }
         self.share_arrays(py);
         let Some(stock) = self.stock.clone() else {
@@ -242,6 +291,16 @@ impl PythonHost {
         // Last of all: what the task's error refers to is referred to by somebody.
         close(py, views.opened());
         outcome
+    }
+
+    /// Has the next task warn as if nobody had before: the parent knows what to show again.
+    #[cold]
+    fn forget_warnings(&self, py: Python<'_>) {
+        HAS_WARNED.store(false, Ordering::Relaxed);
+        let forget = intern!(py, "forget_warnings");
+        if let Err(error) = self.helpers.bind(py).call_method0(forget) {
+            error.print(py);
+        }
     }
 
     /// Makes any call.
@@ -265,7 +324,26 @@ impl PythonHost {
         let n_bytes_largest = views.n_bytes_of_largest().max(sizes.n_bytes_own);
         memory::begin_task(n_bytes_largest, sizes.n_bytes_returned);
         let function = call.func.as_ref().unwrap_or(function).bind(py);
-        (self.roots).call(seeded, function, &call.args, call.kwargs.as_ref())
+        let result = (self.roots).call(seeded, function, &call.args, call.kwargs.as_ref())?;
+        self.judge(function)?;
+        Ok(result)
+    }
+
+    /// Acts on what a task that has just returned has drawn from, if it has no seed.
+    #[inline]
+    fn judge(&self, function: &Bound<'_, PyAny>) -> PyResult<()> {
+        if self.on_misuse == OnMisuse::Ignore {
+            return Ok(());
+        }
+        let py = function.py();
+        match (misuse::end(py), self.on_misuse) {
+            (0, _) => Ok(()),
+            (drawn, OnMisuse::Error) => Err(misuse::error(py, function, drawn)),
+            (drawn, _) => {
+                send_report(&[MISUSE, drawn]);
+                Ok(())
+            }
+        }
     }
 
     /// The same for a task that is in memory already.
@@ -281,12 +359,17 @@ impl PythonHost {
         self.share_arrays(py);
         let Some(stock) = self.stock.clone() else {
             let (function, result) = inherited.call(py, bytes, &NoViews, &mut self.roots)?;
+            self.judge(function.bind(py))?;
             return self.encode(id, &function, result, out);
         };
         let views = WorkerViews::new(&stock);
-        let outcome = inherited
-            .call(py, bytes, &views, &mut self.roots)
-            .and_then(|(function, result)| self.encode(id, &function, result, out));
+        let outcome =
+            inherited
+                .call(py, bytes, &views, &mut self.roots)
+                .and_then(|(function, result)| {
+                    self.judge(function.bind(py))?;
+                    self.encode(id, &function, result, out)
+                });
         close(py, views.opened());
         outcome
     }
@@ -403,15 +486,28 @@ impl Host for PythonHost {
         });
     }
 
+    fn reporter(&mut self, reporter: Reporter) {
+        *lock(&REPORTER) = Some(Arc::new(reporter));
+    }
+
     fn context(&mut self, bytes: &[u8]) {
-        if self.inherited.is_some() {
+        // Every call comes with its own, where output goes to the caller; they seldom differ.
+        if self.inherited.is_some() || (bytes == self.context && self.astray.is_none()) {
             return;
         }
+        self.context = bytes.to_vec();
         Python::attach(|py| {
             let bytes = PyBytes::new(py, bytes);
             let helpers = self.helpers.bind(py);
             let outcome = helpers.call_method1(intern!(py, "set_context"), (bytes,));
-            self.astray = outcome.err();
+            let on_misuse = outcome.and_then(|number| number.extract::<u8>());
+            match on_misuse {
+                Ok(number) => {
+                    self.on_misuse = OnMisuse::numbered(number).unwrap_or(OnMisuse::Ignore);
+                    self.astray = None;
+                }
+                Err(error) => self.astray = Some(error),
+            }
         });
     }
 
@@ -438,11 +534,19 @@ impl Host for PythonHost {
 
     fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> wire::Ending {
         Python::attach(|py| {
+            let (is_timed, bytes) = split_timed(bytes);
+            let began = is_timed.then(Instant::now);
             let outcome = self.try_call(py, function, bytes, out);
+            if HAS_WARNED.load(Ordering::Relaxed) {
+                self.forget_warnings(py);
+            }
             if IS_FORKED.load(Ordering::Relaxed) {
                 self.leave_fork(py, outcome);
             }
             let Err(error) = outcome else {
+                if let Some(began) = began {
+                    write_elapsed(began.elapsed(), out);
+                }
                 return wire::Ending::Returned;
             };
             let ending = match &self.inherited {

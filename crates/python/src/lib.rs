@@ -5,8 +5,9 @@
 //! on by themselves, [`pending`] single calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
-//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream; [`faults`] is what
-//! callers ask for about tasks that fail.
+//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream, and [`misuse`] notices
+//! tasks that have none and draw. [`relay`] brings what tasks print and report to whoever waits.
+//! [`faults`] is what callers ask for about tasks that fail. [`durable`] keeps results for runs to come.
 
 mod call;
 mod calls;
@@ -14,6 +15,7 @@ mod codec;
 mod collect;
 mod dask;
 mod delayed;
+mod durable;
 mod faults;
 mod forked;
 mod gathered;
@@ -22,10 +24,12 @@ mod host;
 mod interpreter;
 mod items;
 mod kept;
+mod listening;
 mod listing;
 mod map;
 mod map_run;
 mod mapped;
+mod misuse;
 mod payload;
 mod pending;
 mod plan;
@@ -33,6 +37,7 @@ mod pools;
 mod probe;
 mod raising;
 mod random;
+mod relay;
 mod rota;
 mod scan;
 mod seeding;
@@ -124,6 +129,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(map::map_all, module)?)?;
     module.add_function(wrap_pyfunction!(host::serve_parent, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(host::report, module)?)?;
+    module.add_function(wrap_pyfunction!(host::reports_have_places, module)?)?;
+    module.add_function(wrap_pyfunction!(misuse::call_as_watched_task, module)?)?;
+    module.add_function(wrap_pyfunction!(misuse::_probe_watched, module)?)?;
     module.add_function(wrap_pyfunction!(host::flush_stdio, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_output, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::after_fork, module)?)?;
@@ -133,6 +142,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     calls::register(module)?;
     collect::register(module)?;
     delayed::register(module)?;
+    durable::register(module)?;
     random::register(module)?;
     seeding::register(module)?;
     shared::register(module)?;

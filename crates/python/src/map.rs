@@ -1,10 +1,12 @@
 //! `map`, and the iterator behind `stream`.
 
+use crate::durable::recorder::Recorder;
 use crate::faults::Faults;
 use crate::interpreter::{SIGNAL_PAUSE, thread_number};
 use crate::items::Items;
 use crate::map_run::{MapRun, Reader};
 use crate::pools::AnyPool;
+use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use manyhands_executor::Failure;
@@ -17,7 +19,7 @@ use pyo3::sync::MutexExt;
 use pyo3::types::{PyList, PyTuple};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Arguments that wait for their tasks may take so much memory before more are asked for.
@@ -25,7 +27,7 @@ const WAITING_BYTES_MAX: usize = 1 << 28;
 
 /// Runs a function over arguments and returns the results in their order.
 #[pyfunction]
-#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, faults))]
+#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner, faults, recorder=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn map_all<'py>(
     py: Python<'py>,
@@ -36,20 +38,31 @@ pub(crate) fn map_all<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
     faults: Option<Bound<'py, PyAny>>,
+    recorder: Option<Bound<'py, Recorder>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
+    let recording = recorder.map(|recorder| Arc::clone(&recorder.get().recording));
     let mut items = Items::new(&iterables)?;
+    let teller = Teller::new(manner, None, scheduler, &terms.1);
     let mut run = match &pool {
         AnyPool::Fork(fork) => {
             let listed = items.list(py)?;
-            MapRun::of_list(py, fork.get(), function, listed, chunksize, terms)?
+            let recording = recording.clone();
+            let fork = fork.get();
+            MapRun::of_list(
+                py, fork, function, listed, chunksize, terms, teller, recording,
+            )?
         }
         _ => {
-            let pickle = pickle.as_ref();
-            MapRun::open(py, &pool, function, pickle, chunksize, Reader::Waits, terms)?
+            let (pickle, reader) = (pickle.as_ref(), Reader::Waits);
+            MapRun::open(
+                py, &pool, function, pickle, chunksize, reader, terms, teller,
+            )?
         }
     };
+    run.record(recording);
     let outcome = gather(py, &mut run, &mut items, scheduler);
     if outcome.is_err() && !run.job.has_ended() {
         run.abandon(py);
@@ -82,7 +95,7 @@ fn gather(
         } else {
             Duration::ZERO
         };
-        let news = run.wait(py, timeout, !run.is_remote())?;
+        let news = run.wait(py, timeout, !run.is_remote() && !run.is_recording())?;
         py.check_signals()?;
         run.take(py, &news.delivered, |index, value| {
             results[index as usize] = Some(value);
@@ -161,7 +174,7 @@ struct Flow {
 #[pymethods]
 impl Stream {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, faults))]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, manner, faults, recorder=None))]
     #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
@@ -175,7 +188,9 @@ impl Stream {
         buffersize: Option<usize>,
         num_workers: usize,
         root: Option<Bound<'py, PyAny>>,
+        manner: Manner,
         faults: Option<Bound<'py, PyAny>>,
+        recorder: Option<Bound<'py, Recorder>>,
     ) -> PyResult<Stream> {
         if buffersize == Some(0) {
             return Err(PyValueError::new_err("buffersize=0: at least 1 is needed"));
@@ -184,8 +199,12 @@ impl Stream {
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
         let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
         let reader = Reader::Takes;
-        let run = MapRun::open(py, &pool, function, pickle, chunksize, reader, terms)?;
+        let mut run = MapRun::open(
+            py, &pool, function, pickle, chunksize, reader, terms, teller,
+        )?;
+        run.record(recorder.map(|recorder| Arc::clone(&recorder.get().recording)));
         let flow = Flow {
             items,
             run: Some(run),

@@ -1,25 +1,31 @@
 //! A map under way: takes arguments from iterators, submits them in blocks, gathers results.
 
-use crate::call::{Call, Callee, decode_call, encode_one_scalar, encode_plain};
+mod blame;
+mod encoding;
+
+use crate::call::{Call, Callee};
 use crate::codec::{Pickler, decode_value, write_bytes, write_varint};
-use crate::faults::{Faults, OnError};
+use crate::durable::{Recording, TIMED};
+use crate::faults::Faults;
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::interpreter::{detached, raise_in_thread};
 use crate::items::Items;
+use crate::listening::Listening;
 use crate::mapped::{Arguments, LocalMap, RemoteMap, Slot};
+use crate::misuse::CallersTurn;
 use crate::payload::{Block, Outcome};
 use crate::pools::{AnyPool, ProcessPool};
-use crate::raising::{Evidence, TaskName, exception};
-use crate::seeding::{Seeding, split};
+use crate::relay::Teller;
+use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
-use crate::shared::receiving::{NoViews, OwnViews};
+use crate::shared::receiving::NoViews;
 use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::own;
-use manyhands_executor::{CANCEL_GRACE, Failure, Job, News, Stock, coarse_tick};
+use encoding::{Before, encode, encode_one};
+use manyhands_executor::{CANCEL_GRACE, Failure, Job, News, Relay, Said, Stock, coarse_tick};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use std::convert::Infallible;
@@ -69,25 +75,8 @@ pub(crate) struct MapRun {
     pub(crate) faults: Arc<Faults>,
     /// What stands before a task's bytes about trying it again.
     prefix: Vec<u8>,
-}
-
-/// What stands before the call in a task's bytes.
-#[derive(Clone, Copy)]
-struct Before<'a> {
-    prefix: &'a [u8],
-    seeded: Option<(&'a Seeding, u64)>,
-}
-
-impl Before<'_> {
-    #[inline]
-    fn write(self, out: &mut Vec<u8>) {
-        // No inputs.
-        out.push(0);
-        out.extend_from_slice(self.prefix);
-        if let Some((seeding, number)) = self.seeded {
-            seeding.write(number, out);
-        }
-    }
+    teller: Teller,
+    recording: Option<Arc<Recording>>,
 }
 
 /// A kind for a function that has no number: by its address. Where two functions meet in one kind,
@@ -135,33 +124,9 @@ fn number_of(
     }
 }
 
-/// Adds a task to a block, without inputs.
-fn encode(
-    args: &Bound<'_, PyTuple>,
-    kwargs: Option<&Bound<'_, PyDict>>,
-    callee: &Callee,
-    pickler: &Pickler,
-    before: Before<'_>,
-    block: &mut Block,
-) -> PyResult<()> {
-    block.push(|out| {
-        before.write(out);
-        encode_plain(args, kwargs, callee, out, pickler)
-    })
-}
-
-/// Adds a task that is called with one scalar to a block; `false` if the argument is none.
-#[inline]
-fn encode_one(arg: &Bound<'_, PyAny>, before: Before<'_>, block: &mut Block) -> bool {
-    let pushed = block.push(|out| {
-        before.write(out);
-        encode_one_scalar(arg, out).then_some(()).ok_or(())
-    });
-    pushed.is_ok()
-}
-
 impl MapRun {
     /// Submits an empty open job for a function; for processes, with its pickle.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn open(
         py: Python<'_>,
         pool: &AnyPool<'_>,
@@ -170,14 +135,19 @@ impl MapRun {
         batch_size: Option<u32>,
         reader: Reader,
         (seeding, faults): Terms,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let goes_on = reader == Reader::Looks;
         let is_blocking = reader == Reader::Waits;
         let mut prefix = Vec::new();
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
-                let terms = (seeding.clone(), Arc::clone(&faults));
-                let program = LocalMap::new(function.clone_ref(py), None, terms.0, terms.1);
+                let listening = Listening::new(py, teller.manner(), &faults)?;
+                let (own, terms) = (
+                    function.clone_ref(py),
+                    (seeding.clone(), Arc::clone(&faults)),
+                );
+                let program = LocalMap::new(own, None, terms, listening);
                 let program = Arc::new(program.going_on(goes_on));
                 let own = Arc::clone(&program);
                 let spec = open_spec(kind_of(&function), batch_size, &faults);
@@ -185,13 +155,14 @@ impl MapRun {
             }
             AnyPool::Processes(processes) => {
                 prefix = faults.prefix(py)?;
-                let (of, sized) = (processes.get(), (batch_size, goes_on));
-                Self::open_remote(py, of, &function, pickle, sized, &faults)?
+                let ways = (batch_size, goes_on, teller.manner().relay());
+                Self::open_remote(py, processes.get(), &function, pickle, ways, &faults)?
             }
             AnyPool::Fork(fork) => {
                 let inherited = Inherited::Stream(function.clone_ref(py));
                 let fork = fork.get();
-                let run = Self::open_forked(py, fork, function, inherited, batch_size, faults)?;
+                let run =
+                    Self::open_forked(py, fork, function, inherited, batch_size, faults, teller)?;
                 return Ok(MapRun {
                     seeding,
                     is_blocking,
@@ -211,6 +182,8 @@ impl MapRun {
             seeding,
             faults,
             prefix,
+            teller,
+            recording: None,
         })
     }
 
@@ -222,6 +195,7 @@ impl MapRun {
         inherited: Inherited,
         batch_size: Option<u32>,
         faults: Arc<Faults>,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let forking = fork.forking(py, inherited, &faults)?;
         let (pickler, stock) = sharing(py)?;
@@ -229,7 +203,8 @@ impl MapRun {
         let program = Arc::new(RemoteMap::new(kind.0, stock));
         let own = Arc::clone(&program);
         let spec = open_spec(kind, batch_size, &faults);
-        let job = (fork.pool).submit(spec, own, Vec::new());
+        let relay = teller.manner().relay();
+        let job = (fork.pool).submit_relayed(spec, own, Vec::new(), relay);
         let side = Side::Remote {
             program,
             pickler,
@@ -247,10 +222,13 @@ impl MapRun {
             seeding: None,
             faults,
             prefix: Vec::new(),
+            teller,
+            recording: None,
         })
     }
 
     /// Submits tasks whose arguments forked workers find by their numbers.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn of_list(
         py: Python<'_>,
         fork: &ForkPool,
@@ -258,6 +236,8 @@ impl MapRun {
         items: Vec<Arguments>,
         batch_size: Option<u32>,
         (seeding, faults): Terms,
+        teller: Teller,
+        recording: Option<Arc<Recording>>,
     ) -> PyResult<MapRun> {
         let n_tasks = items.len() as u32;
         let inherited = Inherited::Map {
@@ -265,9 +245,11 @@ impl MapRun {
             kwargs: None,
             items,
             seeding,
+            places: recording.as_ref().map(|recording| recording.places()),
         };
-        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, faults)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, faults, teller)?;
         run.is_blocking = true;
+        run.record(recording);
         run.send_numbers(n_tasks);
         Ok(run)
     }
@@ -278,6 +260,9 @@ impl MapRun {
             let end = n_tasks.min(self.n_sent + N_TASKS_PER_BLOCK_MAX as u32);
             for number in self.n_sent..end {
                 let written: Result<(), Infallible> = block.push(|out| {
+                    if self.recording.is_some() {
+                        out.extend_from_slice(&TIMED);
+                    }
                     // No inputs.
                     out.push(0);
                     write_varint(out, u64::from(number));
@@ -297,13 +282,18 @@ impl MapRun {
         pickle: Option<&Bound<'_, PickledFunction>>,
         (args, kwargs): Given<'_, '_>,
         (seeding, faults): Terms,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let mut prefix = Vec::new();
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let kwargs = kwargs.map(|kwargs| kwargs.clone().unbind());
-                let terms = (seeding.clone(), Arc::clone(&faults));
-                let program = LocalMap::new(function.clone_ref(py), kwargs, terms.0, terms.1);
+                let listening = Listening::new(py, teller.manner(), &faults)?;
+                let (own, terms) = (
+                    function.clone_ref(py),
+                    (seeding.clone(), Arc::clone(&faults)),
+                );
+                let program = LocalMap::new(own, kwargs, terms, listening);
                 let program = Arc::new(program);
                 program.push([Arguments::Many(args.clone().unbind())]);
                 let own = Arc::clone(&program);
@@ -319,6 +309,7 @@ impl MapRun {
                 let before = Before {
                     prefix: &prefix,
                     seeded: seeding.as_deref().map(|seeding| (seeding, 0)),
+                    is_timed: false,
                 };
                 encode(args, kwargs, &callee, &pickler, before, &mut block)?;
                 block.keep(pickler.take_keeps());
@@ -327,7 +318,8 @@ impl MapRun {
                 program.push(block);
                 let own = Arc::clone(&program);
                 let spec = single_spec(KindId(number), &faults);
-                let job = processes.pool.submit(spec, own, vec![number]);
+                let relay = teller.manner().relay();
+                let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
                 let side = Side::Remote {
                     program,
                     pickler,
@@ -336,8 +328,8 @@ impl MapRun {
                 (side, job)
             }
             AnyPool::Fork(fork) => {
-                let terms = (seeding, faults);
-                return Self::single_forked(py, fork.get(), function, (args, kwargs), terms);
+                let (given, terms) = ((args, kwargs), (seeding, faults));
+                return Self::single_forked(py, fork.get(), function, given, terms, teller);
             }
         };
         Ok(MapRun {
@@ -352,6 +344,8 @@ impl MapRun {
             seeding,
             faults,
             prefix,
+            teller,
+            recording: None,
         })
     }
 
@@ -363,6 +357,7 @@ impl MapRun {
         call: &Call,
         inputs: &[Outcome],
         (seeding, faults): Terms,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let (pickler, stock) = sharing(py)?;
         let prefix = faults.prefix(py)?;
@@ -394,7 +389,8 @@ impl MapRun {
         program.push(block);
         let own = Arc::clone(&program);
         let spec = single_spec(KindId(number), &faults);
-        let job = processes.pool.submit(spec, own, vec![number]);
+        let relay = teller.manner().relay();
+        let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
         let function = call.function(py);
         let callee = Callee::Function(function.clone_ref(py));
         Ok(MapRun {
@@ -413,6 +409,8 @@ impl MapRun {
             seeding,
             faults,
             prefix,
+            teller,
+            recording: None,
         })
     }
 
@@ -423,15 +421,17 @@ impl MapRun {
         function: Py<PyAny>,
         (args, kwargs): Given<'_, '_>,
         (seeding, faults): Terms,
+        teller: Teller,
     ) -> PyResult<MapRun> {
         let inherited = Inherited::Map {
             function: function.clone_ref(py),
             kwargs: kwargs.map(|kwargs| kwargs.clone().unbind()),
             items: vec![Arguments::Many(args.clone().unbind())],
             seeding,
+            places: None,
         };
         fork.hold(py)?;
-        let mut run = Self::open_forked(py, fork, function, inherited, None, faults)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, None, faults, teller)?;
         run.is_single = true;
         run.send_numbers(1);
         run.job.close();
@@ -446,7 +446,7 @@ impl MapRun {
         processes: &ProcessPool,
         function: &Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
-        (batch_size, goes_on): (Option<u32>, bool),
+        (batch_size, goes_on, relay): (Option<u32>, bool, Relay),
         faults: &Faults,
     ) -> PyResult<(Side, Job)> {
         let (pickler, stock) = sharing(py)?;
@@ -454,7 +454,7 @@ impl MapRun {
         let program = Arc::new(RemoteMap::new(number, stock).going_on(goes_on));
         let spec = open_spec(KindId(number), batch_size, faults);
         let own = Arc::clone(&program);
-        let job = processes.pool.submit(spec, own, vec![number]);
+        let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
         let callee = Callee::Function(function.clone_ref(py));
         let side = Side::Remote {
             program,
@@ -462,6 +462,22 @@ impl MapRun {
             callee,
         };
         Ok((side, job))
+    }
+
+    /// Has what its tasks return stored. To be called before there are any.
+    pub(crate) fn record(&mut self, recording: Option<Arc<Recording>>) {
+        if let Some(recording) = &recording {
+            match &self.side {
+                Side::Local(program) => program.record(Arc::clone(recording)),
+                Side::Remote { program, .. } => program.record(Arc::clone(recording)),
+            }
+        }
+        self.recording = recording;
+    }
+
+    /// Whether the results of tasks are stored, so that it matters when they come.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.recording.is_some()
     }
 
     /// How many tasks have been submitted.
@@ -511,6 +527,7 @@ impl MapRun {
         let tick = coarse_tick();
         let mut block = Vec::new();
         let mut outcome = Ok(());
+        let _turn = (!items.is_quiet()).then(CallersTurn::begin);
         while block.len() < n_max && items.is_prompt(tick) {
             match items.next(py) {
                 Ok(Some(args)) => block.push(args),
@@ -578,9 +595,15 @@ impl MapRun {
                 pickler, callee, ..
             } => {
                 let number = u64::from(self.n_sent) + block.n_tasks() as u64;
+                let recording = self.recording.as_ref();
+                let number = match recording {
+                    None => number,
+                    Some(recording) => recording.place(number as u32).into(),
+                };
                 let before = Before {
                     prefix: &self.prefix,
                     seeded: self.seeding.as_deref().map(|seeding| (seeding, number)),
+                    is_timed: recording.is_some(),
                 };
                 if let Arguments::One(arg) = args
                     && encode_one(arg.bind(py), before, block)
@@ -615,6 +638,10 @@ impl MapRun {
         delivered: &[TaskIndex],
         mut put: impl FnMut(u32, Py<PyAny>),
     ) -> PyResult<()> {
+        if let Some(recording) = self.recording.as_ref().filter(|_| !delivered.is_empty()) {
+            // A result that is seen is durable; and what its reader writes to it is not stored.
+            recording.wait(py)?;
+        }
         match &self.side {
             Side::Local(program) => {
                 for (index, slot) in program.take(delivered) {
@@ -697,122 +724,6 @@ impl MapRun {
         }
     }
 
-    /// The exception for how the job failed.
-    pub(crate) fn exception(&self, py: Python<'_>, failure: &Failure, scheduler: &str) -> PyErr {
-        let Some(task) = failure.culprit() else {
-            let nobody = TaskName::default;
-            return exception(py, failure, Evidence::None, nobody, scheduler, &self.faults);
-        };
-        let has_died = matches!(failure, Failure::WorkerDied(..));
-        let (evidence, args) = self.evidence(py, task, has_died);
-        let called = || self.called(py, args.as_ref()?).ok();
-        let called = has_died.then(called);
-        let name = || TaskName {
-            text: self.describe(py, task.0, args),
-            key: None,
-            called: called.flatten(),
-        };
-        exception(py, failure, evidence, name, scheduler, &self.faults)
-    }
-
-    /// What comes in the place of a result that does not come; nothing where it is left out.
-    pub(crate) fn instead(
-        &self,
-        py: Python<'_>,
-        lost: TaskIndex,
-        failure: &Failure,
-        scheduler: &str,
-    ) -> Option<Py<PyAny>> {
-        let instead = match self.faults.on_error {
-            OnError::Skip => {
-                let has_died = matches!(failure, Failure::WorkerDied(..));
-                let none = self.evidence(py, lost, has_died);
-                drop(none);
-                None
-            }
-            OnError::Raise | OnError::Return => {
-                let error = self.exception(py, failure, scheduler);
-                Some(error.into_value(py).into_any())
-            }
-        };
-        if let Side::Remote { program, .. } = &self.side {
-            program.give_up_on(lost.0);
-        }
-        instead
-    }
-
-    /// What is known of how a task failed, and its arguments where they are at hand.
-    fn evidence(
-        &self,
-        py: Python<'_>,
-        task: TaskIndex,
-        has_died: bool,
-    ) -> (Evidence, Option<Args>) {
-        match &self.side {
-            Side::Local(program) => match program.take(&[task]).pop() {
-                Some((_, Slot::Failed(failed))) => {
-                    let (error, args) = *failed;
-                    let args = args.tuple(py).ok().map(Bound::unbind);
-                    let kwargs = program.kwargs.as_ref().map(|kwargs| kwargs.clone_ref(py));
-                    (Evidence::Raised(error), args.map(|args| (args, kwargs)))
-                }
-                _ => (Evidence::None, None),
-            },
-            Side::Remote { program, .. } => {
-                let args = self.inherited_args(py, task.0).or_else(|| {
-                    let bytes = program.task_bytes(task.0)?;
-                    let mut none = |_| Ok(py.None());
-                    let views = OwnViews {
-                        stock: Arc::clone(program.stock()),
-                        is_wary: has_died,
-                    };
-                    // Those that read results of others are not named with them.
-                    let (&n_inputs, call) = bytes.split_first()?;
-                    let (_, call) = (n_inputs == 0).then(|| split(call).ok())??;
-                    let call = decode_call(py, call, &mut none, &views).ok()?;
-                    Some((call.args.unbind(), call.kwargs.map(Bound::unbind)))
-                });
-                let evidence = match program.take(&[task]).pop() {
-                    Some((_, Outcome::Failed(payload))) => Evidence::Packed(payload.to_vec()),
-                    _ => Evidence::None,
-                };
-                (evidence, args)
-            }
-        }
-    }
-
-    fn inherited_args(&self, py: Python<'_>, index: u32) -> Option<Args> {
-        let inherited = &self.forking.as_ref()?.inherited;
-        let kwargs = inherited.kwargs().map(|kwargs| kwargs.clone_ref(py));
-        let args = inherited.args(index)?.tuple(py).ok()?;
-        Some((args.unbind(), kwargs))
-    }
-
-    /// What is called with these arguments, and they, for who tells how workers died.
-    fn called(&self, py: Python<'_>, (args, kwargs): &Args) -> PyResult<Py<PyAny>> {
-        let kwargs = kwargs.as_ref().map(|kwargs| kwargs.clone_ref(py));
-        let called = (self.function.clone_ref(py), args.clone_ref(py), kwargs);
-        Ok(called.into_pyobject(py)?.into_any().unbind())
-    }
-
-    fn describe(&self, py: Python<'_>, index: u32, args: Option<Args>) -> String {
-        let describe = || {
-            let helpers = py.import(intern!(py, "manyhands._raising"))?;
-            let (args, kwargs) = match args {
-                Some((args, kwargs)) => (Some(args), kwargs),
-                None => (None, None),
-            };
-            let index = (!self.is_single).then_some(index);
-            helpers
-                .call_method1(
-                    intern!(py, "describe_call"),
-                    (&self.function, args, kwargs, index),
-                )?
-                .extract()
-        };
-        describe().unwrap_or_else(|_: PyErr| format!("task {index}"))
-    }
-
     /// Ends the job, as far as it can be ended: what a worker process is about to finish, it may.
     pub(crate) fn abandon(&self, py: Python<'_>) {
         match &self.side {
@@ -824,6 +735,8 @@ impl MapRun {
     /// Ends the job now, as far as it can be ended.
     pub(crate) fn interrupt(&self, py: Python<'_>) {
         if let Side::Local(program) = &self.side {
+            // The error that led here is the one to tell.
+            let _ = program.listening.end(py, false, None);
             for thread in program.threads() {
                 raise_in_thread(py, thread);
             }
@@ -836,16 +749,41 @@ impl MapRun {
         if let Some(forking) = &self.forking {
             forking.attend(py)?;
         }
-        if timeout.is_zero() {
-            return Ok(self.job.wait(timeout));
+        let mut news = match timeout.is_zero() {
+            true => self.job.wait(timeout),
+            false => detached(py, || match for_end {
+                true => self.job.wait_for_end(timeout),
+                false => self.job.wait(timeout),
+            }),
+        };
+        self.hear(py, std::mem::take(&mut news.said))?;
+        if news.failure.is_some() || news.is_done {
+            self.end(py, news.failure.as_ref())?;
         }
-        Ok(detached(py, || {
-            if for_end {
-                self.job.wait_for_end(timeout)
-            } else {
-                self.job.wait(timeout)
+        Ok(news)
+    }
+
+    /// Tells the caller what tasks have said.
+    pub(crate) fn hear(&self, py: Python<'_>, said: Vec<Said>) -> PyResult<()> {
+        if let Side::Local(program) = &self.side {
+            for (_, drawn) in program.listening.take_drawn() {
+                self.teller.tell_of_misuse(py, &self.function, drawn)?;
             }
-        }))
+        }
+        let function = |py: Python<'_>, _| self.function.clone_ref(py);
+        self.teller.hear(py, said, &function)
+    }
+
+    fn end(&self, py: Python<'_>, failure: Option<&Failure>) -> PyResult<()> {
+        if let Side::Local(program) = &self.side {
+            let failed = match failure {
+                Some(Failure::Task(task, _)) => Some(task.0),
+                _ => None,
+            };
+            program.listening.end(py, failure.is_none(), failed)?;
+        }
+        let function = |py: Python<'_>, _| self.function.clone_ref(py);
+        self.teller.end(py, failure, &function)
     }
 }
 
@@ -854,5 +792,3 @@ pub(crate) type Terms = (Option<Arc<Seeding>>, Arc<Faults>);
 
 /// The arguments of a call, as they are given.
 type Given<'a, 'py> = (&'a Bound<'py, PyTuple>, Option<&'a Bound<'py, PyDict>>);
-
-type Args = (Py<PyTuple>, Option<Py<PyDict>>);

@@ -3,9 +3,12 @@
 //! [`LocalMap`] keeps objects, for threads; [`RemoteMap`] keeps bytes, for processes. Both forget
 //! arguments once a task is done, and results once they are taken.
 
+use crate::durable::{Recording, Slot as RecordingSlot, untimed};
 use crate::faults::Faults;
 use crate::interpreter::{InTask, OnList, StayAtEnd, Turns};
 use crate::kept::Kept;
+use crate::listening::Listening;
+use crate::map_run::Terms;
 use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, backlog, spill};
 use crate::seeding::{Place, Seeding};
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
@@ -17,6 +20,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing is left half done under these locks: a panic elsewhere does not spoil them.
@@ -92,18 +96,20 @@ pub(crate) struct LocalMap {
     seeding: Kept<Option<Arc<Seeding>>>,
     faults: Kept<Arc<Faults>>,
     slots: Kept<Mutex<Window<Slot>>>,
+    pub(crate) listening: Listening,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
     /// Whether how a call failed is kept for its place, and the others go on.
     goes_on: bool,
+    recording: RecordingSlot,
 }
 
 impl LocalMap {
     pub(crate) fn new(
         function: Py<PyAny>,
         kwargs: Option<Py<PyDict>>,
-        seeding: Option<Arc<Seeding>>,
-        faults: Arc<Faults>,
+        (seeding, faults): Terms,
+        listening: Listening,
     ) -> LocalMap {
         LocalMap {
             function: Kept::new(function),
@@ -111,8 +117,10 @@ impl LocalMap {
             seeding: Kept::new(seeding),
             faults: Kept::new(faults),
             slots: Kept::new(Mutex::default()),
+            listening,
             threads: Mutex::default(),
             goes_on: false,
+            recording: RecordingSlot::new(),
         }
     }
 
@@ -120,6 +128,11 @@ impl LocalMap {
     pub(crate) fn going_on(mut self, goes_on: bool) -> LocalMap {
         self.goes_on = goes_on;
         self
+    }
+
+    /// Stores what its tasks return. To be called before there are any.
+    pub(crate) fn record(&self, recording: Arc<Recording>) {
+        let _ = self.recording.set(recording);
     }
 
     pub(crate) fn push(&self, args: impl IntoIterator<Item = Arguments>) {
@@ -184,14 +197,23 @@ impl LocalMap {
             _ => return Ending::Returned,
         };
         let kwargs = self.kwargs.as_ref().map(|kwargs| kwargs.bind(py));
-        let outcome = {
+        let recording = self.recording.get();
+        let place = recording.map_or(index, |recording| recording.place(index));
+        let began = recording.map(|_| Instant::now());
+        let mut outcome = {
             let _stay = StayAtEnd;
             let function = self.function.bind(py);
-            match &*self.seeding {
+            // A seed does not reach the global states, which threads share.
+            (self.listening).call((index, index), false, function, || match &*self.seeding {
                 None => args.call(function, kwargs),
-                Some(seeding) => args.call_seeded(seeding, Place::Thread, index, function, kwargs),
-            }
+                Some(seeding) => args.call_seeded(seeding, Place::Thread, place, function, kwargs),
+            })
         };
+        if let (Some(recording), Some(began), Ok(value)) = (recording, began, &outcome)
+            && let Err(error) = recording.put(index, value, began.elapsed().as_secs_f64())
+        {
+            outcome = Err(error);
+        }
         let ending = self.faults.ending_of(py, &outcome);
         let ended = match outcome {
             Ok(value) => Slot::Returned(value.unbind()),
@@ -244,6 +266,7 @@ pub(crate) struct RemoteMap {
     has_large: AtomicBool,
     /// Whether how a call failed is kept for its place, and the others go on.
     goes_on: bool,
+    recording: RecordingSlot,
 }
 
 impl RemoteMap {
@@ -263,6 +286,7 @@ impl RemoteMap {
             tables: Mutex::new(tables),
             has_large: AtomicBool::new(false),
             goes_on: false,
+            recording: RecordingSlot::new(),
         }
     }
 
@@ -270,6 +294,11 @@ impl RemoteMap {
     pub(crate) fn going_on(mut self, goes_on: bool) -> RemoteMap {
         self.goes_on = goes_on;
         self
+    }
+
+    /// Stores what its tasks return, all of which are timed. To be called before there are any.
+    pub(crate) fn record(&self, recording: Arc<Recording>) {
+        let _ = self.recording.set(recording);
     }
 
     pub(crate) fn stock(&self) -> &Arc<Stock> {
@@ -374,8 +403,12 @@ impl RemoteProgram for RemoteMap {
     fn store(&self, results: &mut dyn Iterator<Item = (TaskIndex, bool, &[u8])>) {
         let tables = &mut *lock(&self.tables);
         for (task, is_ok, bytes) in results {
+            let (bytes, duration_s) = untimed(&self.recording, is_ok, bytes);
             // Made in any case: what comes with it must be taken over to be given back.
             let ended = Outcome::new(is_ok, bytes, &self.stock);
+            if let Some(recording) = self.recording.get() {
+                recording.ended(task.0, &ended, duration_s, &self.stock);
+            }
             if matches!(ended, Outcome::Shared(_)) {
                 self.has_large.store(true, Ordering::Relaxed);
             }

@@ -1,9 +1,10 @@
 //! Results as bytes, small ones without an allocation of their own; tasks' bytes in blocks.
 
-use crate::codec::{decode_value, marked_frame, write_pickled};
+use crate::codec::{decode_value, marked_frame, write_pickle_head, write_pickled};
 use crate::shared::memory::{Held, TALLY};
 use crate::shared::receiving::ResultViews;
-use crate::shared::sending::{Keeps, places, with_places};
+use crate::shared::sending::{InlinePart, Keeps, inline_parts, places, with_places};
+use manyhands_checkpoint::scan::Source;
 use manyhands_executor::{Backlog, DiskPart, Shortage, Spilled, Stock, Waiting};
 use manyhands_graph::TaskIndex;
 use manyhands_store::SegmentId;
@@ -129,6 +130,35 @@ impl SharedResult {
         }
     }
 
+    /// The pickle, as one that refers to nothing: in pieces, each of which is read when it is needed.
+    pub(crate) fn pieces(&self, stock: &Arc<Stock>) -> Vec<Box<dyn Source + Send>> {
+        let ResultBytes::Here(bytes) = &self.bytes else {
+            // A result is told of before it is put on disk.
+            return vec![Box::new(self.bytes(stock).into_owned())];
+        };
+        let kept = Keeping {
+            _waiting: self.waiting.clone(),
+        };
+        let Some(framed) = marked_frame(bytes) else {
+            return vec![Box::new(WholePiece(Arc::clone(bytes), kept))];
+        };
+        let parts = inline_parts(framed, &self.adopted);
+        let mut head = Vec::new();
+        write_pickle_head(&mut head, parts.iter().map(InlinePart::n_bytes).sum());
+        let mut pieces: Vec<Box<dyn Source + Send>> = vec![Box::new(head)];
+        for part in parts {
+            pieces.push(match part {
+                InlinePart::Bytes(bytes) => Box::new(bytes),
+                InlinePart::Place(held) => Box::new(PlacePiece {
+                    held,
+                    stock: Arc::clone(stock),
+                    _kept: kept.clone(),
+                }),
+            });
+        }
+        pieces
+    }
+
     pub(crate) fn decode(self, py: Python<'_>, stock: &Stock) -> PyResult<Py<PyAny>> {
         let bytes = self.bytes(stock);
         // What follows takes the result apart.
@@ -164,6 +194,50 @@ impl SharedResult {
     pub(crate) fn is_origin_of(&self, taken: &ToSpill) -> bool {
         let waiting = self.waiting.as_ref();
         waiting.is_some_and(|waiting| Arc::ptr_eq(waiting, &taken.waiting))
+    }
+}
+
+/// While a piece waits, so does the result that it is of.
+#[derive(Clone)]
+struct Keeping {
+    _waiting: Option<Arc<Waiting>>,
+}
+
+/// The whole of a pickle.
+struct WholePiece(Arc<[u8]>, #[allow(dead_code)] Keeping);
+
+impl Source for WholePiece {
+    fn n_bytes(&self) -> io::Result<u64> {
+        self.0[..].n_bytes()
+    }
+
+    fn read_at(&self, out: &mut [u8], at: u64) -> io::Result<usize> {
+        self.0[..].read_at(out, at)
+    }
+}
+
+/// What lies in a worker's memory.
+struct PlacePiece {
+    held: Held,
+    stock: Arc<Stock>,
+    _kept: Keeping,
+}
+
+impl Source for PlacePiece {
+    fn n_bytes(&self) -> io::Result<u64> {
+        Ok(self.held.place().n_bytes)
+    }
+
+    fn read_at(&self, out: &mut [u8], at: u64) -> io::Result<usize> {
+        let place = self.held.place();
+        let descriptor = self.stock.descriptor(place.segment);
+        let descriptor = descriptor.ok_or(io::ErrorKind::NotFound)?;
+        let n_left = place.n_bytes.saturating_sub(at).min(out.len() as u64) as usize;
+        Ok(rustix::io::pread(
+            &*descriptor,
+            &mut out[..n_left],
+            place.offset + at,
+        )?)
     }
 }
 

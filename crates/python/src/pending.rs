@@ -5,6 +5,7 @@ use crate::interpreter::{SIGNAL_PAUSE, detached};
 use crate::map_run::MapRun;
 use crate::mapped::lock;
 use crate::pools::AnyPool;
+use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use manyhands_executor::CANCEL_GRACE;
@@ -37,17 +38,20 @@ impl Pending {
         kwargs: Option<Bound<'py, PyDict>>,
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
+        manner: Manner,
         faults: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Pending> {
         let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
-        let seeding = Seeding::of(root.as_ref())?;
+        let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
         let run = MapRun::single(
             py,
             &pool,
             function,
             pickle.as_ref(),
             (&args, kwargs.as_ref()),
-            (seeding, Faults::of(faults.as_ref())?),
+            terms,
+            teller,
         )?;
         // Whoever submits a call and forgets about it wants it done.
         run.job.detach();
@@ -90,6 +94,7 @@ impl Pending {
             timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
+            self.run.hear(py, self.run.job.take_said())?;
             if self.run.job.has_ended() {
                 return Ok(true);
             }
@@ -109,7 +114,7 @@ impl Pending {
 
     /// The result of a call that has ended, once; raises what it raised.
     fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let news = self.run.job.wait(Duration::ZERO);
+        let news = self.run.wait(py, Duration::ZERO, false)?;
         if let Some(failure) = &news.failure {
             return Err(self.run.exception(py, failure, &self.scheduler));
         }

@@ -5,14 +5,19 @@ use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
 use crate::delayed::key::callable_name;
 use crate::delayed::{Delayed, describe};
+use crate::durable::Recording;
+use crate::durable::resume::{Output, recorder_of, resume};
 use crate::faults::{Faults, OnError};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::graphed::{Finished, LocalGraph, RemoteGraph};
-use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, raise_in_thread};
+use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, in_task, raise_in_thread};
+use crate::listening::Listening;
 use crate::map_run::kind_of;
+use crate::misuse::OnMisuse;
 use crate::payload::Outcome;
 use crate::pools::{AnyPool, ProcessPool, ThreadPool};
 use crate::raising::{Evidence, TaskName, exception};
+use crate::relay::{Hearing, Manner, Teller};
 use crate::seeding::{GraphSeeding, Place, Seeding};
 use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::NoViews;
@@ -20,7 +25,7 @@ use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::{Own, own};
 use manyhands_executor::{CANCEL_GRACE, Failure, Job, inline};
 use manyhands_graph::{Graph, TaskIndex};
-use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
+use manyhands_scheduler::{JobSpec, KindId, Kinds, Rules, Wanted};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -32,7 +37,7 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, faults))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
@@ -42,17 +47,13 @@ pub(crate) fn compute<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
     faults: Option<Bound<'py, PyAny>>,
+    namer: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let faults = Faults::of(faults.as_ref())?;
-    let mut plan = Plan::new(
-        collected.into(),
-        chunksize,
-        scheduler,
-        root.as_ref(),
-        faults,
-    )?;
+    let ways = (manner, Faults::of(faults.as_ref())?);
+    let mut plan = Plan::of(collected, chunksize, scheduler, root.as_ref(), ways, namer)?;
     let results = plan.run(py, pool)?;
     let results = plan.settle(py, results)?;
     plan.rebuild(py, &results)
@@ -61,7 +62,7 @@ pub(crate) fn compute<'py>(
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, faults))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
@@ -71,23 +72,19 @@ pub(crate) fn persist<'py>(
     chunksize: Option<u32>,
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
+    manner: Manner,
     faults: Option<Bound<'py, PyAny>>,
+    namer: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let faults = Faults::of(faults.as_ref())?;
-    let mut plan = Plan::new(
-        collected.into(),
-        chunksize,
-        scheduler,
-        root.as_ref(),
-        faults,
-    )?;
+    let ways = (manner, Faults::of(faults.as_ref())?);
+    let mut plan = Plan::of(collected, chunksize, scheduler, root.as_ref(), ways, namer)?;
     let results = plan.run(py, pool)?;
     let results = plan.settle(py, results)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
-    let kept = plan.outputs.iter().zip(results).map(|(task, result)| {
-        let key = plan.names.key(py, *task)?;
+    let kept = results.into_iter().enumerate().map(|(at, result)| {
+        let key = plan.output_key(py, at)?;
         let leaf = delayed.call1((result, key, false, py.None(), false))?;
         Ok(leaf.unbind())
     });
@@ -155,8 +152,12 @@ pub(crate) struct Plan<'a> {
     batch_size: Option<NonZeroU32>,
     scheduler: &'a str,
     seeding: Option<Arc<GraphSeeding>>,
+    teller: Teller,
     faults: Arc<Faults>,
     finished: Option<(Arc<Finished>, Py<PyAny>)>,
+    recording: Option<Arc<Recording>>,
+    /// Where the results come from that are asked for, if some may be stored.
+    sources: Option<Vec<Output>>,
 }
 
 impl<'a> Plan<'a> {
@@ -165,10 +166,26 @@ impl<'a> Plan<'a> {
         chunksize: Option<u32>,
         scheduler: &'a str,
         root: Option<&Bound<'_, PyAny>>,
+        manner: Manner,
         faults: Arc<Faults>,
     ) -> PyResult<Plan<'a>> {
         let seeding = Seeding::of(root)?
             .map(|seeding| Arc::new(GraphSeeding::new(seeding, &planned.names.sequence())));
+        let ranks = (manner.hearing == Hearing::Ordered).then(|| {
+            let spec = JobSpec {
+                graph: Graph::clone(&planned.graph),
+                wanted: Wanted::Tasks(planned.outputs.clone()),
+                kinds: Kinds::One(KindId(0)),
+                batch_size: None,
+                is_open: false,
+                rules: Rules::default(),
+            };
+            let mut ranks = vec![0; planned.graph.n_tasks()];
+            for (rank, task) in inline::order(spec).into_iter().enumerate() {
+                ranks[task.as_usize()] = rank as u32;
+            }
+            ranks
+        });
         Ok(Plan {
             graph: Arc::new(planned.graph),
             calls: Arc::new(planned.calls),
@@ -178,21 +195,122 @@ impl<'a> Plan<'a> {
             batch_size: chunksize.and_then(NonZeroU32::new),
             scheduler,
             seeding,
+            teller: Teller::new(manner, ranks, scheduler, &faults),
             faults,
             finished: planned
                 .on_finished
                 .map(|callback| (Arc::default(), callback)),
+            recording: None,
+            sources: None,
         })
+    }
+
+    /// For what a call was given; with a namer, a `manyhands._checkpointing.GraphNamer`, for what is not stored yet.
+    fn of(
+        collected: Collected,
+        chunksize: Option<u32>,
+        scheduler: &'a str,
+        root: Option<&Bound<'_, PyAny>>,
+        (manner, faults): (Manner, Arc<Faults>),
+        namer: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Plan<'a>> {
+        let Some(namer) = &namer else {
+            return Plan::new(collected.into(), chunksize, scheduler, root, manner, faults);
+        };
+        let seeding = Seeding::of(root)?.map(|seeding| {
+            let created = collected.nodes.iter().map(|node| node.get().sequence);
+            GraphSeeding::new(seeding, &created.collect::<Vec<_>>())
+        });
+        let numbers = seeding.as_ref().map(|seeding| &seeding.numbers[..]);
+        let rest = resume(namer.py(), collected, numbers, namer)?;
+        // A task's number is the one that it has among all.
+        let seeding = seeding.map(|seeding| {
+            let before = rest.before.iter();
+            let numbers = before.map(|&at| seeding.numbers[at as usize]).collect();
+            Arc::new(GraphSeeding { numbers, ..seeding })
+        });
+        Ok(Plan {
+            seeding,
+            recording: Some(Arc::clone(&recorder_of(namer)?.get().recording)),
+            sources: Some(rest.outputs),
+            ..Plan::new(
+                rest.collected.into(),
+                chunksize,
+                scheduler,
+                None,
+                manner,
+                faults,
+            )?
+        })
+    }
+
+    /// The key of a result that is asked for.
+    fn output_key<'py>(&self, py: Python<'py>, at: usize) -> PyResult<Bound<'py, PyAny>> {
+        match &self.sources {
+            Some(sources) => Delayed::key(sources[at].node().bind(py)),
+            None => self.names.key(py, self.outputs[at]),
+        }
+    }
+
+    /// Waits until all that has been stored is durable, before it is taken.
+    fn make_durable(&self, py: Python<'_>) -> PyResult<()> {
+        let recording = self.recording.as_ref();
+        recording.map_or(Ok(()), |recording| recording.wait(py))
     }
 
     /// What became of each output, in their order.
     pub(crate) fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Taken>> {
+        let computed = self.run_rest(py, pool)?;
+        let Some(sources) = &self.sources else {
+            return Ok(computed);
+        };
+        let result = |source: &Output| match source {
+            Output::Stored(_, value) => Ok(value.clone_ref(py)),
+            Output::Computed(_, at) => match &computed[*at] {
+                Ok(value) => Ok(value.clone_ref(py)),
+                Err(error) => Err(error.clone_ref(py)),
+            },
+        };
+        Ok(sources.iter().map(result).collect())
+    }
+
+    fn run_rest(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Taken>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
             None => self.run_inline(py),
             Some(AnyPool::Threads(threads)) => self.run_in_threads(py, threads.get()),
             Some(AnyPool::Processes(processes)) => self.run_in_processes(py, processes.get()),
             Some(AnyPool::Fork(fork)) => self.run_in_forks(py, fork.get()),
+        }
+    }
+
+    /// Waits for the end of a job, looking up for signals and for workers to fork, and tells what its tasks say
+    /// and which have returned.
+    fn wait_for_end(&self, py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<End> {
+        let mut lost = Vec::new();
+        let function = |py: Python<'_>, task: TaskIndex| {
+            let call = self.calls.get(task.as_usize());
+            call.map_or_else(|| py.None(), |call| call.function(py))
+        };
+        loop {
+            if let Some(forking) = forking {
+                forking.attend(py)?;
+            }
+            let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
+            self.teller.hear(py, news.said, &function)?;
+            py.check_signals()?;
+            self.tell(py)?;
+            if let (Some(recording), false) = (&self.recording, news.is_done) {
+                recording.check(py)?;
+            }
+            lost.extend(news.lost);
+            if news.failure.is_some() || news.is_done {
+                self.teller.end(py, news.failure.as_ref(), &function)?;
+                return Ok(match news.failure {
+                    Some(failure) => End::Failed(failure),
+                    None => End::Done(lost),
+                });
+            }
         }
     }
 
@@ -226,39 +344,54 @@ impl<'a> Plan<'a> {
         self.calls.iter().map(kind).collect()
     }
 
-    fn local(&self, place: Place) -> Arc<LocalGraph> {
+    fn local(&self, py: Python<'_>, place: Place) -> PyResult<Arc<LocalGraph>> {
         let calls = Arc::clone(&self.calls);
         let seeding = self.seeding.clone().map(|seeding| (seeding, place));
         let faults = Arc::clone(&self.faults);
+        let mut manner = self.teller.manner();
+        if place == Place::Here {
+            if manner.hearing == Hearing::Ordered {
+                // It is in order as it is.
+                manner.hearing = Hearing::Here;
+            }
+            if in_task() {
+                manner.on_misuse = OnMisuse::Ignore;
+            }
+        }
+        let listening = Listening::new(py, manner, &faults)?;
         let graph = Arc::clone(&self.graph);
+        let ranks = self.teller.ranks().map(Arc::from);
         let noting = self.noting();
-        Arc::new(LocalGraph::new(graph, calls, seeding, faults, noting))
+        let program = LocalGraph::new(graph, calls, seeding, faults, listening, ranks, noting);
+        program.record(self.recording.clone());
+        Ok(Arc::new(program))
+    }
+
+    /// Tells of what tasks in this process have done, once they have.
+    fn tell_local(
+        &self,
+        py: Python<'_>,
+        program: &LocalGraph,
+        failure: Option<&Failure>,
+    ) -> PyResult<()> {
+        let listening = program.listening();
+        let failed = match failure {
+            Some(Failure::Task(task, _)) => Some(task.as_usize()),
+            _ => None,
+        };
+        let ranks = self.teller.ranks();
+        let rank = failed.map(|at| ranks.map_or(at as u32, |ranks| ranks[at]));
+        listening.end(py, failure.is_none(), rank)?;
+        for (at, drawn) in listening.take_drawn() {
+            let function = self.calls[at as usize].function(py);
+            self.teller.tell_of_misuse(py, &function, drawn)?;
+        }
+        Ok(())
     }
 
     fn noting(&self) -> Option<Arc<Finished>> {
         let finished = self.finished.as_ref();
         finished.map(|(finished, _)| Arc::clone(finished))
-    }
-
-    /// Waits for the end of a job, looking up for signals and for workers to fork, and telling of tasks that
-    /// have returned.
-    fn wait_for_end(&self, py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<End> {
-        let mut lost = Vec::new();
-        loop {
-            if let Some(forking) = forking {
-                forking.attend(py)?;
-            }
-            let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
-            py.check_signals()?;
-            self.tell(py)?;
-            lost.extend(news.lost);
-            if let Some(failure) = news.failure {
-                return Ok(End::Failed(failure));
-            }
-            if news.is_done {
-                return Ok(End::Done(lost));
-            }
-        }
     }
 
     fn tell(&self, py: Python<'_>) -> PyResult<()> {
@@ -275,9 +408,10 @@ impl<'a> Plan<'a> {
     }
 
     fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Taken>> {
-        let program = self.local(Place::Here);
+        let program = self.local(py, Place::Here)?;
         let outcome = inline::run(self.spec(self.kinds()), &*program);
         self.tell(py)?;
+        self.tell_local(py, &program, outcome.as_ref().err())?;
         match outcome {
             Ok(lost) => self.take_local(py, &program, lost),
             Err(failure) => Err(program
@@ -287,10 +421,16 @@ impl<'a> Plan<'a> {
     }
 
     fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Taken>> {
-        let program = self.local(Place::Thread);
+        let program = self.local(py, Place::Thread)?;
         let own = Arc::clone(&program);
         let job = threads.pool.submit(self.spec(self.kinds()), own);
-        match self.wait_for_end(py, &job, None) {
+        let waited = self.wait_for_end(py, &job, None);
+        match &waited {
+            Ok(End::Done(_)) => self.tell_local(py, &program, None)?,
+            Ok(End::Failed(failure)) => self.tell_local(py, &program, Some(failure))?,
+            Err(_) => program.listening().end(py, false, None)?,
+        }
+        match waited {
             Ok(End::Done(lost)) => self.take_local(py, &program, lost),
             Ok(End::Failed(failure)) => Err(self.local_exception(py, &failure, &program)),
             Err(interrupt) => {
@@ -314,7 +454,12 @@ impl<'a> Plan<'a> {
         };
         let own = Arc::clone(&program);
         let spec = self.spec(kinds);
-        let job = processes.pool.submit(spec, own, numbers.acquired);
+        let job = (processes.pool).submit_relayed(
+            spec,
+            own,
+            numbers.acquired,
+            self.teller.manner().relay(),
+        );
         self.finish_remote(py, &job, &program, None)
     }
 
@@ -339,12 +484,18 @@ impl<'a> Plan<'a> {
             Arc::clone(&own(py)?.stock),
             self.outputs.clone(),
         );
+        program.record(self.recording.clone());
         let program = Arc::new(program.noting(self.noting()));
         let inherited = Inherited::Graph(Arc::clone(&self.calls), self.seeding.clone());
         let forking = fork.forking(py, inherited, &self.faults)?;
         forking.expect(n_tasks);
         let own = Arc::clone(&program);
-        let job = fork.pool.submit(self.spec(kinds), own, Vec::new());
+        let job = (fork.pool).submit_relayed(
+            self.spec(kinds),
+            own,
+            Vec::new(),
+            self.teller.manner().relay(),
+        );
         self.finish_remote(py, &job, &program, Some(&forking))
     }
 
@@ -399,6 +550,7 @@ impl<'a> Plan<'a> {
         let stock = Arc::clone(&numbers.own.stock);
         let wanted = self.outputs.clone();
         let program = RemoteGraph::new(graph, functions, bytes, ends, keeps, stock, wanted);
+        program.record(self.recording.clone());
         Ok((Arc::new(program.noting(self.noting())), kinds))
     }
 
@@ -414,6 +566,7 @@ impl<'a> Plan<'a> {
     }
 
     fn take_local(&self, py: Python<'_>, program: &LocalGraph, lost: Lost) -> PyResult<Vec<Taken>> {
+        self.make_durable(py)?;
         let fail = |failure: &Failure| self.local_exception(py, failure, program);
         let take = |task: TaskIndex| program.take(task).unwrap_or_else(|| Err(missing(task)));
         self.take_all(py, lost, fail, take)
@@ -425,6 +578,7 @@ impl<'a> Plan<'a> {
         program: &RemoteGraph,
         lost: Lost,
     ) -> PyResult<Vec<Taken>> {
+        self.make_durable(py)?;
         let fail = |failure: &Failure| self.remote_exception(py, failure, program);
         self.take_all(py, lost, fail, |task| match program.take(task) {
             Outcome::Returned(payload) => Ok(decode_value(py, &payload, &NoViews)?.unbind()),
@@ -560,7 +714,11 @@ impl<'a> Plan<'a> {
             },
             None => TaskName::default(),
         };
-        exception(py, failure, evidence, name, self.scheduler, &self.faults)
+        let error = exception(py, failure, evidence, name, self.scheduler, &self.faults);
+        if let (Some(recording), Some(task)) = (&self.recording, failure.culprit()) {
+            recording.raised(py, task.0, &error);
+        }
+        error
     }
 }
 

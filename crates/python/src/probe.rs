@@ -7,6 +7,9 @@ use crate::mapped::RemoteMap;
 use crate::payload::{Block, Outcome};
 use crate::shared::receiving::NoViews;
 use crate::shared::stock::own;
+use manyhands_checkpoint::entry::{Entry, Task};
+use manyhands_checkpoint::format::{Header, encode_frame};
+use manyhands_checkpoint::scan::{Scan, read_header, read_payload};
 use manyhands_executor::RemoteProgram;
 use manyhands_graph::TaskIndex;
 use manyhands_wire::{FrameReader, Message, TasksWriter};
@@ -175,11 +178,40 @@ fn _probe_map<'py>(
 }
 
 /// Adds what this module gives to Python.
+/// A checkpoint of the present format, as it would be in another: with its number, and its results as the first had
+/// them.
+#[pyfunction]
+fn _probe_checkpoint_as<'py>(
+    py: Python<'py>,
+    data: Vec<u8>,
+    version: u32,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let corrupt = || PyValueError::new_err("the data is no checkpoint");
+    let header = read_header(&data)?.map_err(|_| corrupt())?;
+    let mut bytes = Header { version, ..header }.preamble();
+    let mut frames = Vec::new();
+    Scan::new(&header).advance(&data, |frame| frames.push(frame))?;
+    for frame in frames {
+        if let Entry::Result(task) = frame.entry {
+            let payload = read_payload(&data, frame.payload).map_err(|_| corrupt())?;
+            let task = Task {
+                identity: None,
+                ..task
+            };
+            let (kind, meta) = Entry::Result(task).encode();
+            let at = bytes.len() as u64;
+            encode_frame(&header.salt, at, kind, &meta, &payload, &mut bytes);
+        }
+    }
+    Ok(PyBytes::new(py, &bytes))
+}
+
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(_probe_encode, module)?)?;
     module.add_function(wrap_pyfunction!(_probe_decode, module)?)?;
     module.add_function(wrap_pyfunction!(_probe_decode_call, module)?)?;
     module.add_function(wrap_pyfunction!(_probe_collect, module)?)?;
     module.add_function(wrap_pyfunction!(_probe_evaluate, module)?)?;
-    module.add_function(wrap_pyfunction!(_probe_map, module)?)
+    module.add_function(wrap_pyfunction!(_probe_map, module)?)?;
+    module.add_function(wrap_pyfunction!(_probe_checkpoint_as, module)?)
 }

@@ -12,6 +12,7 @@
 use crate::codec::{Reader, write_bytes, write_varint};
 use crate::faults::strip;
 use crate::interpreter::InTask;
+use crate::misuse;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -94,6 +95,7 @@ fn call_seeded<'py>(
     let py = root.py();
     let module = py.import(intern!(py, "manyhands._seeding"))?;
     if place == Place::Worker {
+        misuse::skip();
         IS_DISPLACED.store(true, Ordering::Relaxed);
     }
     let task = module.call_method1(intern!(py, "new_task"), (root, number))?;
@@ -128,15 +130,16 @@ fn leave(module: &Bound<'_, PyModule>, task: &Bound<'_, PyAny>) -> PyResult<()> 
     first
 }
 
-/// Before a task without a seed in a worker: puts back the global states from before those with one.
+/// Before a task without a seed in a worker: puts back the global states from before those with one, and has it
+/// noticed what the task does with them.
 #[inline]
 pub(crate) fn put_back(py: Python<'_>) -> PyResult<()> {
-    if !IS_DISPLACED.load(Ordering::Relaxed) {
-        return Ok(());
+    if IS_DISPLACED.load(Ordering::Relaxed) {
+        IS_DISPLACED.store(false, Ordering::Relaxed);
+        let module = py.import(intern!(py, "manyhands._seeding"))?;
+        module.call_method0(intern!(py, "put_back_in_worker"))?;
     }
-    IS_DISPLACED.store(false, Ordering::Relaxed);
-    let module = py.import(intern!(py, "manyhands._seeding"))?;
-    module.call_method0(intern!(py, "put_back_in_worker"))?;
+    misuse::begin(py);
     Ok(())
 }
 

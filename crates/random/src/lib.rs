@@ -21,7 +21,7 @@ mod seed_sequence;
 mod sfc;
 
 pub use mrg32k3a::{Mrg32k3a, NotAState};
-pub use mt19937::{Mt19937, Mt19937State};
+pub use mt19937::{MT_WORDS, Mt19937, Mt19937State, mt19937_draws};
 pub use pcg::{Pcg64, Pcg64Dxsm, PcgState};
 pub use philox::{Philox, PhiloxState};
 pub use seed_sequence::{SeedSequence, words};

@@ -4,8 +4,9 @@ mod jump;
 
 use crate::{BitGenerator, SeedSequence};
 
-/// How many words the state has.
-const N: usize = 624;
+/// How many words the state of a Mersenne twister has.
+pub const MT_WORDS: usize = 624;
+const N: usize = MT_WORDS;
 const M: usize = 397;
 const UPPER: u32 = 0x8000_0000;
 const LOWER: u32 = 0x7fff_ffff;
@@ -53,12 +54,28 @@ impl Mt19937 {
 
     /// Makes the next 624 words.
     fn refill(&mut self) {
-        let key = &mut self.0.key;
-        for i in 0..N {
-            key[i] = key[(i + M) % N] ^ twisted(key[i], key[(i + 1) % N]);
-        }
+        refill(&mut self.0.key);
         self.0.n_used = 0;
     }
+}
+
+fn refill(key: &mut [u32; N]) {
+    for i in 0..N {
+        key[i] = key[(i + M) % N] ^ twisted(key[i], key[(i + 1) % N]);
+    }
+}
+
+/// How often the words of a state have been replaced, at most `n_max` times, if drawing alone has led from
+/// the first to the second: `None` if it has not, so that somebody has set the state.
+pub fn mt19937_draws(before: &[u32; N], after: &[u32; N], n_max: u32) -> Option<u32> {
+    let mut key = *before;
+    for n in 0..=n_max {
+        if key == *after {
+            return Some(n);
+        }
+        refill(&mut key);
+    }
+    None
 }
 
 /// What the oldest word and the one after it contribute to the word that comes next.

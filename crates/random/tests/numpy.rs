@@ -1,8 +1,8 @@
 //! The numbers of NumPy, bit for bit. `tools/random_vectors.py` has written them, from an installed NumPy.
 
 use manyhands_random::{
-    BitGenerator, Mt19937, Mt19937State, Pcg64, Pcg64Dxsm, PcgState, Philox, PhiloxState,
-    SeedSequence, Sfc64, Sfc64State,
+    BitGenerator, MT_WORDS, Mt19937, Mt19937State, Pcg64, Pcg64Dxsm, PcgState, Philox, PhiloxState,
+    SeedSequence, Sfc64, Sfc64State, mt19937_draws,
 };
 
 const CASES: &str = include_str!("data/numpy.txt");
@@ -178,4 +178,23 @@ fn many_jumps_at_once_are_the_jumps_one_by_one() {
         philox.jumped(u128::from(u64::MAX)).jumped(3),
         philox.jumped((1 << 64) + 2)
     );
+}
+
+#[test]
+fn a_mersenne_twister_that_was_drawn_from_is_told_from_one_that_was_set() {
+    let mut generator = Mt19937::seeded(&SeedSequence::new(&[7], &[]));
+    let before = generator.state().key;
+    assert_eq!(mt19937_draws(&before, &before, 0), Some(0));
+    // One word of the first state is left.
+    for n_rounds in 1..=5 {
+        for _ in 0..MT_WORDS {
+            generator.next_u32();
+        }
+        let now = generator.state().key;
+        assert_eq!(mt19937_draws(&before, &now, 5), Some(n_rounds));
+        assert_eq!(mt19937_draws(&before, &now, n_rounds - 1), None);
+        assert_eq!(mt19937_draws(&now, &before, 5), None);
+    }
+    let other = Mt19937::seeded(&SeedSequence::new(&[8], &[]));
+    assert_eq!(mt19937_draws(&before, &other.state().key, 100), None);
 }

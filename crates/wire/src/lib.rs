@@ -14,11 +14,13 @@
 //! Bodies are a number or two, or entries packed end to end; see the functions that write them.
 //! Reading checks every length: bytes that do not follow the format give an error, never a panic.
 
+mod marks;
 mod read;
 mod runs;
 mod write;
 
-pub use read::{FrameReader, Message, PlaceEntries, TaskKeys};
+pub use marks::{MARK_BYTES, Mark, MarkReader, Piece, Secret};
+pub use read::{Context, FrameReader, Message, PlaceEntries, Report, TaskKeys};
 pub use runs::{
     Ending, ResultEntries, ResultEntry, TaskEntries, TaskEntry, TaskRun, next_in_run, push_counted,
 };
@@ -66,6 +68,7 @@ pub(crate) mod kind {
     pub(crate) const RESULTS: u8 = 17;
     pub(crate) const TAKEN_BACK: u8 = 18;
     pub(crate) const FORGOTTEN: u8 = 19;
+    pub(crate) const REPORT: u8 = 20;
 }
 
 /// Why bytes are not a message.

@@ -97,8 +97,8 @@ impl FrameReader {
 /// A message, borrowed from the bytes it came in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message<'a> {
-    /// The surroundings in which tasks run from now on.
-    Context(&'a [u8]),
+    /// The surroundings in which tasks run from now on, and where what they write goes.
+    Context(Context<'a>),
     /// A function and its number.
     Function(u32, &'a [u8]),
     /// Tasks to run, in this order.
@@ -123,6 +123,52 @@ pub enum Message<'a> {
     TakenBack(TaskKeys<'a>),
     /// Functions of which nothing is left in the worker.
     Forgotten(Vec<u32>),
+    /// What a task has to say beside its result.
+    Report(Report<'a>),
+}
+
+/// The surroundings in which tasks run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Context<'a> {
+    /// Where what they write to the standard streams goes, by a number of the parent's.
+    pub route: u32,
+    /// Whether what each of them writes is to end with a mark.
+    pub is_marked: bool,
+    /// The rest, which is the worker's host's business.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Context<'a> {
+    fn read(mut cursor: Cursor<'a>) -> Option<Context<'a>> {
+        let route = cursor.u32()?;
+        let [is_marked] = cursor.array()?;
+        Some(Context {
+            route,
+            is_marked: is_marked != 0,
+            bytes: cursor.rest,
+        })
+    }
+}
+
+/// What a task has to say beside its result, which comes later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Report<'a> {
+    /// Its number among the reports of its worker.
+    pub number: u32,
+    /// The task that was running.
+    pub task: TaskKey,
+    /// What it says: the host's business, here and there.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Report<'a> {
+    fn read(mut cursor: Cursor<'a>) -> Option<Report<'a>> {
+        Some(Report {
+            number: cursor.u32()?,
+            task: cursor.key()?,
+            bytes: cursor.rest,
+        })
+    }
 }
 
 impl<'a> Message<'a> {
@@ -130,7 +176,7 @@ impl<'a> Message<'a> {
         let truncated = WireError::Truncated(kind);
         let mut cursor = Cursor { rest: body };
         Ok(match kind {
-            kind::CONTEXT => Message::Context(body),
+            kind::CONTEXT => Message::Context(Context::read(cursor).ok_or(truncated)?),
             kind::FUNCTION => Message::Function(cursor.u32().ok_or(truncated)?, cursor.rest),
             kind::TASKS => Message::Tasks(TaskEntries::checked(body).ok_or(truncated)?),
             kind::TAKE_BACK => Message::TakeBack(TaskKeys::checked(kind, body)?),
@@ -143,6 +189,7 @@ impl<'a> Message<'a> {
             kind::READY => Message::Ready(cursor.u32().ok_or(truncated)?),
             kind::RESULTS => Message::Results(ResultEntries::checked(body).ok_or(truncated)?),
             kind::TAKEN_BACK => Message::TakenBack(TaskKeys::checked(kind, body)?),
+            kind::REPORT => Message::Report(Report::read(cursor).ok_or(truncated)?),
             _ => return Err(WireError::UnknownKind(kind)),
         })
     }

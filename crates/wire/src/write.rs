@@ -1,7 +1,7 @@
 //! Writing frames into a byte buffer.
 
 use crate::runs::{Ending, ResultRuns, TaskRuns};
-use crate::{HEADER_BYTES, PROTOCOL_VERSION, PlaceBytes, TaskKey, kind};
+use crate::{Context, HEADER_BYTES, PROTOCOL_VERSION, PlaceBytes, Report, TaskKey, kind};
 
 /// Appends frames to a buffer.
 #[derive(Debug)]
@@ -39,9 +39,22 @@ impl<'a> FrameWriter<'a> {
         end(self.out, start);
     }
 
-    /// The surroundings in which tasks run from now on; the bytes are the worker's host's business.
-    pub fn context(&mut self, bytes: &[u8]) {
-        self.whole(kind::CONTEXT, |out| out.extend_from_slice(bytes));
+    /// The surroundings in which tasks run from now on: `route: u32, is_marked: u8`, bytes.
+    pub fn context(&mut self, context: &Context<'_>) {
+        self.whole(kind::CONTEXT, |out| {
+            out.extend_from_slice(&context.route.to_le_bytes());
+            out.push(context.is_marked.into());
+            out.extend_from_slice(context.bytes);
+        });
+    }
+
+    /// What a task has to say beside its result: `number: u32, job: u32, index: u32`, bytes.
+    pub fn report(&mut self, report: &Report<'_>) {
+        self.whole(kind::REPORT, |out| {
+            out.extend_from_slice(&report.number.to_le_bytes());
+            push_key(out, report.task);
+            out.extend_from_slice(report.bytes);
+        });
     }
 
     /// A function that tasks will name: `function: u32`, bytes.

@@ -1,8 +1,8 @@
 //! What is written is read again, in whatever pieces it arrives; nonsense is an error.
 
 use manyhands_wire::{
-    Ending, FrameReader, FrameWriter, Message, PlaceBytes, ResultsWriter, TaskKey, TasksWriter,
-    WireError, next_in_run, push_counted,
+    Context, Ending, FrameReader, FrameWriter, Mark, MarkReader, Message, Piece, PlaceBytes,
+    Report, ResultsWriter, Secret, TaskKey, TasksWriter, WireError, next_in_run, push_counted,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ fn key() -> impl Strategy<Value = TaskKey> {
 /// An owned copy of any message, in a form that is easy to make and to compare.
 #[derive(Clone, PartialEq, Debug)]
 enum Owned {
-    Context(Vec<u8>),
+    Context(u32, bool, Vec<u8>),
     Function(u32, Vec<u8>),
     Forget(Vec<u32>),
     Tasks(Vec<(TaskKey, u32, Vec<u8>)>),
@@ -25,6 +25,7 @@ enum Owned {
     Release(Vec<PlaceBytes>),
     OwnerGone(u32),
     Forgotten(Vec<u32>),
+    Report(u32, TaskKey, Vec<u8>),
     Stop,
     Ready,
 }
@@ -55,7 +56,8 @@ fn message() -> impl Strategy<Value = Owned> {
     let bytes = || prop_oneof![9 => vec(any::<u8>(), 0..40), 1 => vec(any::<u8>(), 100..300)];
     let function = || prop_oneof![Just(7u32), any::<u32>()];
     prop_oneof![
-        bytes().prop_map(Owned::Context),
+        (any::<u32>(), any::<bool>(), bytes()).prop_map(|(r, m, b)| Owned::Context(r, m, b)),
+        (any::<u32>(), key(), bytes()).prop_map(|(n, k, b)| Owned::Report(n, k, b)),
         (any::<u32>(), bytes()).prop_map(|(id, b)| Owned::Function(id, b)),
         vec(any::<u32>(), 0..5).prop_map(Owned::Forget),
         with_keys((function(), bytes())).prop_map(|tasks| {
@@ -93,7 +95,16 @@ fn ending() -> impl Strategy<Value = Ending> {
 fn write(message: &Owned, out: &mut Vec<u8>) {
     let mut frames = FrameWriter::new(out);
     match message {
-        Owned::Context(bytes) => frames.context(bytes),
+        Owned::Context(route, is_marked, bytes) => frames.context(&Context {
+            route: *route,
+            is_marked: *is_marked,
+            bytes,
+        }),
+        Owned::Report(number, task, bytes) => frames.report(&Report {
+            number: *number,
+            task: *task,
+            bytes,
+        }),
         Owned::Function(id, bytes) => frames.function(*id, bytes),
         Owned::Forget(ids) => frames.forget(ids.iter().copied()),
         Owned::TakeBack(tasks) => frames.take_back(tasks.iter().copied()),
@@ -128,7 +139,10 @@ fn write(message: &Owned, out: &mut Vec<u8>) {
 
 fn own(message: Message<'_>) -> Owned {
     match message {
-        Message::Context(bytes) => Owned::Context(bytes.to_vec()),
+        Message::Context(context) => {
+            Owned::Context(context.route, context.is_marked, context.bytes.to_vec())
+        }
+        Message::Report(report) => Owned::Report(report.number, report.task, report.bytes.to_vec()),
         Message::Function(id, bytes) => Owned::Function(id, bytes.to_vec()),
         Message::Forget(ids) => Owned::Forget(ids),
         Message::Tasks(tasks) => {
@@ -216,6 +230,76 @@ proptest! {
         while let Ok(Some(message)) = reader.next_message() {
             own(message);
         }
+    }
+}
+
+/// Text that has zeros, and parts of what a mark begins with, more often than any real one.
+fn text(secret: Secret) -> impl Strategy<Value = Vec<u8>> {
+    let mark = Mark::Report(7).to_bytes(secret);
+    let part = prop_oneof![
+        vec(any::<u8>(), 0..20),
+        vec(Just(0u8), 1..4),
+        (0..16usize).prop_map(move |n| mark[..n].to_vec()),
+    ];
+    vec(part, 0..4).prop_map(|parts| parts.concat())
+}
+
+fn mark() -> impl Strategy<Value = Mark> {
+    prop_oneof![
+        any::<u32>().prop_map(Mark::Route),
+        key().prop_map(Mark::Ended),
+        any::<u32>().prop_map(Mark::Report),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn marks_are_found_in_any_text(
+        parts in vec((text(Secret::new(3, 4)), mark()), 0..6),
+        rest in text(Secret::new(3, 4)),
+        piece in 1usize..40,
+    ) {
+        let secret = Secret::new(3, 4);
+        // A text that ends as a mark begins would make one with the mark that follows.
+        let whole = |text: &[u8]| [text, &b"."[..]].concat();
+        let mut bytes = Vec::new();
+        for (text, mark) in &parts {
+            bytes.extend(whole(text));
+            bytes.extend(mark.to_bytes(secret));
+        }
+        bytes.extend(whole(&rest));
+        let mut reader = MarkReader::new(secret);
+        let mut texts: Vec<Vec<u8>> = vec![Vec::new()];
+        let mut marks = Vec::new();
+        let mut take = |piece: Piece<'_>| match piece {
+            Piece::Text(text) => texts.last_mut().expect("one more than marks").extend(text),
+            Piece::Mark(mark) => {
+                marks.push(mark);
+                texts.push(Vec::new());
+            }
+        };
+        for piece in bytes.chunks(piece) {
+            reader.read(piece, &mut take);
+        }
+        reader.finish(&mut take);
+        prop_assert_eq!(marks, parts.iter().map(|(_, mark)| *mark).collect::<Vec<_>>());
+        let written = parts.iter().map(|(text, _)| whole(text)).chain([whole(&rest)]);
+        prop_assert_eq!(texts, written.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn text_without_marks_is_left_as_it_is(bytes in vec(any::<u8>(), 0..200), piece in 1usize..40) {
+        let mut reader = MarkReader::new(Secret::new(1, 2));
+        let mut read = Vec::new();
+        let mut take = |piece: Piece<'_>| match piece {
+            Piece::Text(text) => read.extend_from_slice(text),
+            Piece::Mark(mark) => panic!("{mark:?}"),
+        };
+        for piece in bytes.chunks(piece) {
+            reader.read(piece, &mut take);
+        }
+        reader.finish(&mut take);
+        prop_assert_eq!(read, bytes);
     }
 }
 

@@ -2,13 +2,15 @@
 
 use super::descriptors::Descriptor;
 use super::hurry::Hurry;
+use super::output::Output;
 use super::process::{End, Process};
 use crate::connection;
 use crate::program::Death;
+use crate::relay::{Routes, Stream};
 use crate::status::StatusPage;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::io::{Errno, FdFlags};
+use manyhands_wire::{Secret, TaskKey};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, waitid};
 use std::ffi::OsString;
@@ -49,7 +51,7 @@ pub struct WorkerCommand {
 }
 
 /// How much of what a worker wrote last is kept: the deepest stack that a fault handler writes has room.
-const TAIL_BYTES: usize = 1 << 14;
+pub(super) const TAIL_BYTES: usize = 1 << 14;
 /// What a fault handler begins with.
 const FAULT: &str = "Fatal Python error: ";
 /// How long a process may take to be gone once its connection is.
@@ -73,43 +75,23 @@ pub(crate) struct Child {
     tail: Vec<u8>,
     /// Whether the worker has been ready.
     is_let_out: bool,
+}
+
+/// Where what the workers of a pool write goes.
+#[derive(Clone)]
+pub(crate) struct Ways {
     /// Whether output that nobody takes is to be thrown away rather than waited for.
-    hurry: Hurry,
+    pub(crate) hurry: Hurry,
+    /// Where goes what workers write.
+    pub(crate) routes: Arc<Routes>,
 }
-
-/// What a worker writes to one of its standard streams.
-#[derive(Debug)]
-struct Output {
-    pipe: Option<Descriptor>,
-    /// What has not been passed on: the beginning of a line, so that lines of several workers do not
-    /// mix; or what was written before the worker was ready, as the error tells of one that does not start.
-    held: Vec<u8>,
-    /// Since when there has been the beginning of a line.
-    since: Option<Instant>,
-    /// Whether reading stopped before the pipe was empty, in the middle of a line as likely as not.
-    is_cut: bool,
-}
-
-/// How much of what is held to pass on.
-#[derive(Clone, Copy)]
-enum Part {
-    Lines,
-    All,
-}
-
-/// How long the beginning of a line may wait for its end.
-const PART_WAIT: Duration = Duration::from_millis(100);
-/// A longer beginning of a line is passed on.
-const HELD_BYTES_MAX: usize = 1 << 16;
-/// How much a pipe holds at most, unless somebody has changed it.
-const PIPE_HOLDS_BYTES: usize = 1 << 16;
 
 impl Child {
     /// Starts a worker that allocates shared memory as `owner`; gives it and this end of the connection.
     pub(crate) fn spawn(
         command: &WorkerCommand,
         owner: u32,
-        hurry: Hurry,
+        ways: &Ways,
     ) -> io::Result<(Child, Descriptor)> {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
@@ -139,7 +121,7 @@ impl Child {
                 return Err(error.into());
             }
         }
-        Ok(Child::new(process, ours, pipes, owner, hurry))
+        Ok(Child::new(process, ours, pipes, owner, ways))
     }
 
     /// Takes a process that has just come to be, with the connection to it and where its standard
@@ -149,7 +131,7 @@ impl Child {
         connection: Descriptor,
         [stdout, stderr]: [Option<Descriptor>; 2],
         owner: u32,
-        hurry: Hurry,
+        ways: &Ways,
     ) -> (Child, Descriptor) {
         let status = greet(&connection, owner).unwrap_or_else(|_| {
             // It has ended already, or must not wait for what cannot be sent. Either way it is found
@@ -159,15 +141,15 @@ impl Child {
         });
         let pidfd = as_pid(process.pid())
             .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        let secret = Secret::new(owner, std::process::id());
         let child = Child {
             process,
             pidfd: pidfd.map(Descriptor::new),
-            stdout: Output::new(stdout),
-            stderr: Output::new(stderr),
+            stdout: Output::new(stdout, Stream::Stdout, secret, ways),
+            stderr: Output::new(stderr, Stream::Stderr, secret, ways),
             status: status.map(Arc::new),
             tail: Vec::new(),
             is_let_out: false,
-            hurry,
         };
         (child, connection)
     }
@@ -201,29 +183,37 @@ impl Child {
 
     /// Where its output comes from.
     pub(crate) fn pipes(&self) -> impl Iterator<Item = &Descriptor> {
-        self.stdout.pipe.iter().chain(&self.stderr.pipe)
+        self.stdout.pipe().into_iter().chain(self.stderr.pipe())
     }
 
     /// Reads what the worker has written, remembers the end of it, and passes on whole lines.
     pub(crate) fn relay(&mut self) {
-        self.stdout.read(&mut self.tail);
-        self.stderr.read(&mut self.tail);
-        self.pass_on(Part::Lines);
+        for output in [&mut self.stdout, &mut self.stderr] {
+            // Only workers that are ready write marks.
+            self.is_let_out |= output.read(&mut self.tail);
+        }
+        if self.is_let_out {
+            self.stdout.pass_on_lines();
+            self.stderr.pass_on_lines();
+        }
     }
 
     /// Passes on the beginnings of lines as well: what comes next must not appear before them.
     pub(crate) fn relay_parts(&mut self) {
-        self.pass_on(Part::All);
+        if self.is_let_out {
+            self.stdout.pass_on_all();
+            self.stderr.pass_on_all();
+        }
     }
 
     /// Passes on the beginnings of lines that have waited for long; says when there will be some.
     pub(crate) fn relay_old_parts(&mut self) -> Option<Instant> {
-        let due = [&self.stdout, &self.stderr].map(|output| output.since.map(|at| at + PART_WAIT));
+        let due = [self.stdout.due(), self.stderr.due()];
         let first = due.into_iter().flatten().min()?;
         if first > Instant::now() {
             return Some(first);
         }
-        self.pass_on(Part::All);
+        self.relay_parts();
         None
     }
 
@@ -231,17 +221,14 @@ impl Child {
     pub(crate) fn let_out(&mut self) {
         if !self.is_let_out {
             self.is_let_out = true;
-            self.pass_on(Part::All);
+            self.relay_parts();
         }
     }
 
-    fn pass_on(&mut self, part: Part) {
-        if self.is_let_out {
-            let stdout = Sink::new(rustix::stdio::stdout(), &self.hurry);
-            self.stdout.pass_on(part, stdout);
-            let stderr = Sink::new(rustix::stdio::stderr(), &self.hurry);
-            self.stderr.pass_on(part, stderr);
-        }
+    /// The worker is gone: what it has written last was written by the task it was running.
+    pub(crate) fn give_up(&mut self, running: Option<TaskKey>) {
+        self.stdout.give_up(running);
+        self.stderr.give_up(running);
     }
 
     /// Sees the process to its end and says how it died. Unless it was asked to end, what its tasks
@@ -314,130 +301,6 @@ fn greet(socket: &OwnedFd, owner: u32) -> io::Result<Option<StatusPage>> {
     Ok(page)
 }
 
-impl Output {
-    fn new(pipe: Option<Descriptor>) -> Output {
-        Output {
-            pipe,
-            held: Vec::new(),
-            since: None,
-            is_cut: false,
-        }
-    }
-
-    /// Takes what the pipe holds now, and little of what somebody may go on writing without end; drops
-    /// the pipe at its end.
-    fn read(&mut self, tail: &mut Vec<u8>) {
-        let mut buffer = [0; 1 << 14];
-        let mut n_read = 0;
-        self.is_cut = false;
-        while let Some(pipe) = &self.pipe {
-            if n_read >= PIPE_HOLDS_BYTES {
-                self.is_cut = true;
-                return;
-            }
-            match rustix::io::read(pipe, &mut buffer[..]) {
-                Ok(0) => self.pipe = None,
-                Ok(n_bytes) => {
-                    let bytes = &buffer[..n_bytes];
-                    n_read += n_bytes;
-                    self.held.extend_from_slice(bytes);
-                    tail.extend_from_slice(bytes);
-                    if tail.len() > 2 * TAIL_BYTES {
-                        tail.drain(..tail.len() - TAIL_BYTES);
-                    }
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return,
-                Err(_) => self.pipe = None,
-            }
-        }
-    }
-
-    fn pass_on(&mut self, part: Part, to: Sink<'_>) {
-        if self.held.is_empty() {
-            return;
-        }
-        let part = if self.is_cut { Part::Lines } else { part };
-        let n_bytes = n_bytes_to_pass_on(&self.held, part);
-        to.write_all(&self.held[..n_bytes]);
-        self.held.drain(..n_bytes);
-        self.since = match (self.held.is_empty(), self.since, n_bytes) {
-            (true, ..) => None,
-            (false, Some(since), 0) => Some(since),
-            _ => Some(Instant::now()),
-        };
-    }
-}
-
-/// How much of what is held to pass on now: whole lines. Only a line that is longer than what may be
-/// held goes on in parts. How much is held says nothing, as reading stops anywhere in a line.
-fn n_bytes_to_pass_on(held: &[u8], part: Part) -> usize {
-    let whole_lines = held.iter().rposition(|&byte| byte == b'\n');
-    match (part, whole_lines) {
-        (Part::Lines, Some(at)) => at + 1,
-        (Part::Lines, None) if held.len() < HELD_BYTES_MAX => 0,
-        _ => held.len(),
-    }
-}
-
-/// Where the output of workers goes: a standard stream of this process.
-#[derive(Clone, Copy)]
-struct Sink<'a> {
-    to: BorrowedFd<'a>,
-    hurry: &'a Hurry,
-}
-
-/// What every pipe takes at once that takes anything.
-const PIPE_BYTES: usize = 4096;
-/// How often to look up while nobody takes the output.
-const LOOK_UP: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 50_000_000,
-};
-
-impl<'a> Sink<'a> {
-    fn new(to: BorrowedFd<'a>, hurry: &'a Hurry) -> Sink<'a> {
-        Sink { to, hurry }
-    }
-
-    /// Whether the descriptor is a standard stream. Where a program was started without it, a file of
-    /// anybody's has the number by now; and such files close on exec.
-    fn is_standard(self) -> bool {
-        rustix::io::fcntl_getfd(self.to).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
-    }
-
-    /// Writes everything, or gives up: a closed standard output is no reason to stop working.
-    fn write_all(self, mut bytes: &[u8]) {
-        if bytes.is_empty() || !self.is_standard() {
-            return;
-        }
-        while !bytes.is_empty() {
-            let mut fds = [PollFd::from_borrowed_fd(self.to, PollFlags::OUT)];
-            if matches!(poll(&mut fds, Some(&LOOK_UP)), Ok(0)) {
-                if self.hurry.is_on() {
-                    return;
-                }
-                continue;
-            }
-            match rustix::io::write(self.to, &bytes[..n_bytes_at_once(bytes)]) {
-                Ok(n_bytes) => bytes = &bytes[n_bytes..],
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(_) => return,
-            }
-        }
-    }
-}
-
-/// How much to write at once: whole lines, as others may write in between. Only a line that is longer
-/// than what a pipe takes at once goes in parts.
-fn n_bytes_at_once(bytes: &[u8]) -> usize {
-    if bytes.len() <= PIPE_BYTES {
-        return bytes.len();
-    }
-    let whole_lines = bytes[..PIPE_BYTES].iter().rposition(|&byte| byte == b'\n');
-    whole_lines.map_or(PIPE_BYTES, |at| at + 1)
-}
-
 /// The last lines of some output, whole ones as far as possible.
 fn last_lines(text: &str) -> String {
     let n_lines_max = 20;
@@ -456,69 +319,5 @@ pub(crate) fn kill_pid(number: u32) {
         // These fail only if the process is gone already, or has left its group.
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         let _ = rustix::process::kill_process(pid, Signal::KILL);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Feeds `text` in pieces of `n_bytes`, as a pipe may give it; gives the pieces that are passed on.
-    fn passed_on(text: &[u8], n_bytes: usize) -> Vec<Vec<u8>> {
-        let mut held = Vec::new();
-        let mut pieces = Vec::new();
-        for piece in text.chunks(n_bytes) {
-            held.extend_from_slice(piece);
-            let n_bytes = n_bytes_to_pass_on(&held, Part::Lines);
-            pieces.push(held.drain(..n_bytes).collect());
-        }
-        let n_bytes = n_bytes_to_pass_on(&held, Part::All);
-        pieces.push(held.drain(..n_bytes).collect());
-        assert!(held.is_empty());
-        pieces
-    }
-
-    #[test]
-    fn lines_are_whole_however_much_is_read_at_once() {
-        let text = [b"x".repeat(100), b"\n".to_vec()].concat().repeat(3000);
-        for n_bytes in [
-            1,
-            1000,
-            HELD_BYTES_MAX - 1,
-            HELD_BYTES_MAX,
-            2 * HELD_BYTES_MAX,
-        ] {
-            let pieces = passed_on(&text, n_bytes);
-            assert!(
-                pieces
-                    .iter()
-                    .all(|piece| piece.last().is_none_or(|&byte| byte == b'\n'))
-            );
-            assert_eq!(pieces.concat(), text);
-        }
-    }
-
-    #[test]
-    fn lines_are_written_whole() {
-        for n_line in [1, 7, 100, 4095, 4096] {
-            let text = [b"x".repeat(n_line - 1), b"\n".to_vec()]
-                .concat()
-                .repeat(100);
-            let mut left = &text[..];
-            while !left.is_empty() {
-                let (piece, rest) = left.split_at(n_bytes_at_once(left));
-                assert!(piece.len() <= PIPE_BYTES && piece.ends_with(b"\n"));
-                left = rest;
-            }
-        }
-    }
-
-    #[test]
-    fn a_line_without_end_is_not_held_for_ever() {
-        let text = b"x".repeat(3 * HELD_BYTES_MAX);
-        let pieces = passed_on(&text, 1 << 14);
-        assert!(pieces.iter().all(|piece| piece.len() <= HELD_BYTES_MAX));
-        assert!(pieces.iter().filter(|piece| !piece.is_empty()).count() >= 3);
-        assert_eq!(pieces.concat(), text);
     }
 }

@@ -18,10 +18,11 @@ static OPEN: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 
 /// A descriptor that forked workers do not keep.
 #[derive(Debug)]
-pub(crate) struct Descriptor(ManuallyDrop<OwnedFd>);
+pub struct Descriptor(ManuallyDrop<OwnedFd>);
 
 impl Descriptor {
-    pub(crate) fn new(fd: OwnedFd) -> Descriptor {
+    /// Puts a descriptor on the list until it is dropped.
+    pub fn new(fd: OwnedFd) -> Descriptor {
         hold_list().push(fd.as_raw_fd());
         Descriptor(ManuallyDrop::new(fd))
     }

@@ -219,8 +219,7 @@ impl Nursery {
     ) {
         let process = Process::forked(pid);
         let owner = lock(&self.shared.state).new_owner();
-        let hurry = self.shared.hurry.clone();
-        let (mut child, socket) = Child::new(process, ours, pipes, owner, hurry);
+        let (mut child, socket) = Child::new(process, ours, pipes, owner, &self.shared.ways);
         let socket = Arc::new(socket);
         let mut state = lock(&self.shared.state);
         if state.is_stopped {

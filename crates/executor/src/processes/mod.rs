@@ -14,6 +14,7 @@ mod functions;
 mod guard;
 mod hurry;
 mod outbox;
+mod output;
 mod process;
 mod reactor;
 mod relief;
@@ -21,23 +22,25 @@ mod usage;
 mod wake;
 
 pub use child::{DUMP_SIGNAL, WorkerCommand, Workers};
+pub use descriptors::Descriptor;
 pub use fork::{Forked, Nursery, WorkerEnd};
 pub use guard::WorkerMemoryLimit;
 
-pub(crate) use descriptors::Descriptor;
 pub(crate) use wake::Wake;
 
 use crate::core::{Core, Entry, Hands};
 use crate::job::{Control, Failure, Inbox, Job, Owner, lock};
 use crate::program::{Death, RemoteProgram};
+use crate::relay::{self, Relay, Routes, Surroundings};
 use crate::status::{StatusPage, monotonic_ns};
 use crate::stock::{Queued, Returns, Stock};
+use child::Ways;
 use functions::{Functions, Kept};
 use hurry::Hurry;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Event, JobId, JobSpec, Sight, TaskId, TimeNs, WorkerId};
 use manyhands_store::{Place, SegmentId};
-use manyhands_wire::{FrameWriter, TaskKey, TasksWriter};
+use manyhands_wire::{Context, FrameWriter, TaskKey, TasksWriter};
 use outbox::Outbox;
 use std::any::Any;
 use std::collections::{HashSet, VecDeque};
@@ -82,8 +85,8 @@ pub(crate) struct Shared {
     epoch: Instant,
     /// Makes the reactor look at the state.
     wake: Arc<Wake>,
-    /// Whether output that nobody takes is to be thrown away rather than waited for.
-    hurry: Hurry,
+    /// Where goes what workers write.
+    ways: Ways,
 }
 
 pub(crate) struct State {
@@ -93,8 +96,8 @@ pub(crate) struct State {
     arrivals: Vec<(usize, reactor::Peer)>,
     functions: Functions,
     options: ProcessOptions,
-    /// The surroundings for the tasks of jobs submitted from now on.
-    context: Arc<[u8]>,
+    /// The surroundings for the tasks of jobs submitted from now on, unless they say more.
+    context: Arc<Surroundings>,
     is_stopped: bool,
     has_reactor: bool,
     /// Whether the reactor looks after the memory of workers.
@@ -108,6 +111,8 @@ pub(crate) struct State {
     returns: Arc<Returns>,
     /// The pool's moment zero, by the clock that workers read.
     epoch_ns: u64,
+    /// Where goes what workers write.
+    routes: Arc<Routes>,
 }
 
 /// After so many workers in a row that ended before they were ready, no more are started.
@@ -174,7 +179,7 @@ struct Line {
     leaving: VecDeque<(u32, Option<Arc<Kept>>)>,
     /// The segments it has been sent.
     segments: HashSet<SegmentId>,
-    context: Option<Arc<[u8]>>,
+    context: Option<Arc<Surroundings>>,
     /// It has been asked to stop.
     is_retired: bool,
     /// It was killed from here, perhaps before it was ready.
@@ -188,6 +193,7 @@ struct LineHands<'a> {
     functions: &'a mut Functions,
     stock: Option<&'a Stock>,
     epoch_ns: u64,
+    routes: &'a Routes,
     finished: Vec<Entry<dyn RemoteProgram>>,
 }
 
@@ -259,6 +265,9 @@ impl Hands<dyn RemoteProgram> for LineHands<'_> {
     }
 
     fn job_done(&mut self, entry: Entry<dyn RemoteProgram>) {
+        if let Some(context) = &entry.context {
+            self.routes.remove(context.route);
+        }
         self.finished.push(entry);
     }
 }
@@ -342,13 +351,17 @@ impl Line {
         self.outbox.send(&self.socket);
     }
 
-    fn refresh_context(&mut self, context: &Arc<[u8]>) {
+    fn refresh_context(&mut self, context: &Arc<Surroundings>) {
         let is_current = self
             .context
             .as_ref()
             .is_some_and(|own| Arc::ptr_eq(own, context));
         if !is_current {
-            FrameWriter::new(&mut self.outbox.bytes).context(context);
+            FrameWriter::new(&mut self.outbox.bytes).context(&Context {
+                route: context.route,
+                is_marked: context.is_marked,
+                bytes: &context.bytes,
+            });
             self.context = Some(Arc::clone(context));
         }
     }
@@ -362,6 +375,7 @@ impl State {
             functions: &mut self.functions,
             stock: self.options.stock.as_deref(),
             epoch_ns: self.epoch_ns,
+            routes: &self.routes,
             finished: Vec::new(),
         };
         act(&mut self.core, &mut hands);
@@ -535,6 +549,7 @@ impl ProcessPool {
         if let Some(stock) = &options.stock {
             stock.add_pool(&returns);
         }
+        let routes = Arc::<Routes>::default();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 core: Core::default(),
@@ -542,7 +557,7 @@ impl ProcessPool {
                 arrivals: Vec::new(),
                 functions: Functions::default(),
                 options,
-                context: Arc::from([]),
+                context: Arc::new(Surroundings::here(&[])),
                 is_stopped: false,
                 has_reactor: true,
                 is_watched: false,
@@ -551,11 +566,15 @@ impl ProcessPool {
                 starts: Starts::default(),
                 returns,
                 epoch_ns: monotonic_ns(),
+                routes: Arc::clone(&routes),
             }),
             changed: Condvar::new(),
             epoch: Instant::now(),
             wake,
-            hurry: Hurry::default(),
+            ways: Ways {
+                hurry: Hurry::default(),
+                routes,
+            },
         });
         let own = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -599,8 +618,8 @@ impl ProcessPool {
     /// The surroundings for the tasks of jobs submitted from now on.
     pub fn set_context(&self, bytes: &[u8]) {
         let mut state = lock(&self.shared.state);
-        if *state.context != *bytes {
-            state.context = bytes.into();
+        if *state.context.bytes != *bytes {
+            state.context = Arc::new(Surroundings::here(bytes));
         }
     }
 
@@ -638,17 +657,37 @@ impl ProcessPool {
         program: Arc<dyn RemoteProgram>,
         functions: Vec<u32>,
     ) -> Job {
+        self.submit_relayed(spec, program, functions, Relay::Here)
+    }
+
+    /// The same, and says where goes what its tasks write to their standard streams.
+    pub fn submit_relayed(
+        &self,
+        spec: JobSpec,
+        program: Arc<dyn RemoteProgram>,
+        functions: Vec<u32>,
+        relay: Relay,
+    ) -> Job {
         let mut submitted = None;
+        let inbox = Arc::new(Inbox::default());
         let context = {
             let mut state = lock(&self.shared.state);
             // Whatever kept workers from starting may have been mended.
             state.starts = Starts::default();
-            Some(Arc::clone(&state.context))
+            match self.shared.ways.routes.add(relay, &inbox) {
+                relay::HERE => Arc::clone(&state.context),
+                route => Arc::new(Surroundings {
+                    route,
+                    is_marked: relay == Relay::CallerByTask,
+                    bytes: Arc::clone(&state.context.bytes),
+                }),
+            }
         };
+        let known = (Arc::clone(&inbox), Some(context));
         self.shared.update(|core, hands, now_ns| {
-            submitted = Some(core.submit(spec, program, functions, context, now_ns, hands));
+            submitted = Some(core.submit(spec, program, functions, known, now_ns, hands));
         });
-        let (id, inbox) = submitted.unwrap_or_else(|| unreachable!("update runs its closure"));
+        let id = submitted.unwrap_or_else(|| unreachable!("update runs its closure"));
         let mut state = lock(&self.shared.state);
         // Now that the job is there, or has ended already: before, the pool would have seen its last.
         state.has_begun = true;
@@ -688,7 +727,7 @@ impl ProcessPool {
     /// fail as cancelled. Returns when all are gone.
     pub fn kill_workers(&self) {
         // First of all: the reactor may be waiting for somebody to take a worker's output.
-        let _hurrying = self.shared.hurry.begin();
+        let _hurrying = self.shared.ways.hurry.begin();
         self.abort_all();
         let mut state = lock(&self.shared.state);
         let mut killed = Vec::new();
@@ -729,7 +768,7 @@ impl ProcessPool {
     /// Cancels all jobs and ends the workers; returns when they are gone. Does not wait for somebody
     /// to read what they have written last.
     pub fn shutdown(&self) {
-        self.shared.hurry.begin_for_good();
+        self.shared.ways.hurry.begin_for_good();
         self.begin_shutdown();
         self.wait_for_shutdown(SHUTDOWN_WAIT);
     }

@@ -7,6 +7,7 @@ use super::relief::Relief;
 use super::{Descriptor, Line, Shared, Starts, State};
 use crate::connection::{Breach, DESCRIPTORS_PAUSE, Descriptors};
 use crate::job::{Failure, lock};
+use crate::relay::Said;
 use crate::stock::Pinned;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Ending, Event, JobId, Report, TaskId, WorkerId};
@@ -131,7 +132,7 @@ impl Reactor {
             };
             let owner = state.new_owner();
             drop(state);
-            let spawned = Child::spawn(&command, owner, shared.hurry.clone());
+            let spawned = Child::spawn(&command, owner, &shared.ways);
             state = lock(&shared.state);
             match spawned {
                 Ok((child, socket)) => self.add(&mut state, child, owner, Arc::new(socket)),
@@ -279,6 +280,7 @@ impl Reactor {
         let mut death = peer.child.bury(was_retired);
         self.guard.explain(&mut death, &mut peer.watched);
         let running = peer.child.status.as_ref().and_then(|status| status.get());
+        peer.child.give_up(running);
         let running = running.map(task_id);
         let mut state = lock(&shared.state);
         let line = state.lines.get_mut(at).and_then(Option::take);
@@ -540,6 +542,15 @@ fn take(
                 }
             }
             state.act(|core, hands| core.on(Event::Finished(worker, reports), now_ns, hands));
+        }
+        Message::Report(report) => {
+            if let Some(entry) = state.core.entry(JobId(report.task.job)) {
+                entry.inbox.say(Said::Report {
+                    task: TaskIndex(report.task.index),
+                    number: report.number,
+                    bytes: report.bytes.to_vec(),
+                });
+            }
         }
         Message::TakenBack(tasks) => {
             let tasks: Vec<_> = tasks.map(task_id).collect();

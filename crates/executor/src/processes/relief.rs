@@ -75,7 +75,7 @@ impl Relief {
         let Some(stock) = lock(&shared.state).options.stock.clone() else {
             return;
         };
-        while !shared.hurry.is_on() && stock.strain().n_bytes_to_spill > 0 {
+        while !shared.ways.hurry.is_on() && stock.strain().n_bytes_to_spill > 0 {
             let rest = self.spill(shared, &stock);
             stock.discard();
             match rest {

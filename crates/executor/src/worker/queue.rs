@@ -13,7 +13,8 @@ use std::sync::{Arc, Condvar, Mutex};
 
 /// Something for the main thread to do.
 pub(super) enum Item {
-    Context(Vec<u8>),
+    /// The route of what tasks write, whether it is marked, and the host's part.
+    Context(u32, bool, Vec<u8>),
     Function(u32, Vec<u8>),
     Forget(Vec<u32>),
     Run(Arc<Run>),

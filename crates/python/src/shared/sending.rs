@@ -21,7 +21,7 @@ use super::owners::{Alive, owner_of};
 use super::stock::Own;
 use super::strided;
 use super::written::Written;
-use crate::codec::{Reader, corrupt, write_varint};
+use crate::codec::{Reader, corrupt, write_bytes, write_varint};
 use crate::mapped::lock;
 use manyhands_store::{Arena, Lease, Place, SegmentId};
 use pyo3::ffi;
@@ -675,4 +675,47 @@ pub(crate) fn places(framed: &[u8]) -> Vec<(Place, bool)> {
         ReadPart::Inline(_) => None,
     });
     places.collect()
+}
+
+/// A part of a frame that refers to nothing.
+pub(crate) enum InlinePart {
+    Bytes(Vec<u8>),
+    /// What lies there.
+    Place(Held),
+}
+
+impl InlinePart {
+    pub(crate) fn n_bytes(&self) -> u64 {
+        match self {
+            InlinePart::Bytes(bytes) => bytes.len() as u64,
+            InlinePart::Place(held) => held.place().n_bytes,
+        }
+    }
+}
+
+/// A frame whose buffers, in their order these, are in it and not elsewhere.
+pub(crate) fn inline_parts(framed: &[u8], adopted: &[Held]) -> Vec<InlinePart> {
+    let mut reader = Reader::new(framed);
+    let mut adopted = adopted.iter();
+    let mut inline = Vec::new();
+    // Bytes that no encoder wrote name nothing; whoever decodes them hears of it.
+    let parts = read_parts(&mut reader).unwrap_or_default();
+    let mut bytes = vec![MARK];
+    write_varint(&mut bytes, parts.len() as u64);
+    for part in parts {
+        bytes.push(INLINE);
+        match part {
+            ReadPart::Inline(buffer) => write_bytes(&mut bytes, buffer),
+            ReadPart::Place { place, .. } => {
+                write_varint(&mut bytes, place.n_bytes);
+                if let Some(held) = adopted.next() {
+                    inline.push(InlinePart::Bytes(std::mem::take(&mut bytes)));
+                    inline.push(InlinePart::Place(held.clone()));
+                }
+            }
+        }
+    }
+    bytes.extend_from_slice(reader.rest());
+    inline.push(InlinePart::Bytes(bytes));
+    inline
 }
