@@ -129,3 +129,23 @@ def test_workers_that_end_all_the_time_leave_right_results_or_the_right_error(po
             assert "combined" in str(error), (seed, error)
         else:
             assert error is None or "before they could take tasks" in str(error), (seed, error)
+
+
+@pytest.mark.parametrize("scheduler", ["processes", "fork"])
+def test_workers_that_stop_at_any_moment_leave_right_results_where_there_is_a_limit(scheduler):
+    """Amid a task, between two of them, while idle: they say nothing, and never end."""
+    try:
+        for seed in range(FIRST_SEED, FIRST_SEED - (-N_FAULTS // 250)):
+            error = try_one(
+                seed,
+                scheduler,
+                lambda chance: [signal.SIGSTOP] * chance.randint(1, 2),
+                timeout=1.0,
+                retries=5,
+                retry_delay=0,
+            )
+            assert error is None, (seed, error)
+    finally:
+        # Those that stopped when all was done would keep calls without a limit waiting for ever.
+        for pid in children(os.getpid()):
+            os.kill(pid, signal.SIGKILL)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from manyhands._executor_pools import Workers
+    from manyhands._faults import Faults
 
     T = TypeVar("T")
 
@@ -145,13 +146,14 @@ class Executor(concurrent.futures.Executor):
         workers = self._workers
         function = self._initialized(fn)
         root = _run._root(None, is_single=True)
+        faults = _run._faults(workers.scheduler)
         if isinstance(workers, _executor_pools.Here):
-            return Submitted._of_call_of(workers, function, args, kwargs, root)
+            return Submitted._of_call_of(workers, function, args, kwargs, root, faults)
         pool = workers.ready()
         try:
             pickle = _run._pickled(pool, function)
             manner = _run._manner(None)
-            call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root, manner)
+            call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root, manner, faults)
         except PicklingError as error:
             return Submitted._of_error(workers, error)
         if isinstance(workers, _executor_pools.Forked):
@@ -209,7 +211,9 @@ class Executor(concurrent.futures.Executor):
         workers = self._workers
         if not iterables:
             return iter(())
-        if isinstance(workers, (_executor_pools.Here, _executor_pools.Forked)):
+        # A map that goes on after failures knows nothing of trying calls again.
+        has_faults = _run._faults(workers.scheduler) is not None
+        if has_faults or isinstance(workers, (_executor_pools.Here, _executor_pools.Forked)):
             return self._map_by_submitting(fn, zip(*iterables), end_s, buffersize)
         function = self._initialized(fn)
         pool = workers.ready()
@@ -355,10 +359,11 @@ class Submitted(Future["T"]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         root: Any,
+        faults: Faults | None,
     ) -> Submitted[T]:
         """The future of a call made here and now."""
         level = workers.level or None
-        made = Future._of_call(function, args, kwargs, root, _run._manner(None), level)
+        made = Future._of_call(function, args, kwargs, root, _run._manner(None), faults, level)
         error = made.exception()
         if error is not None:
             return cls._of_error(workers, _told(workers, error))

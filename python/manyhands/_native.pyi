@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeAlias, TypeVar, final
 from typing_extensions import disjoint_base
 
 from manyhands._checkpointing import GraphNamer
+from manyhands._faults import Faults
+from manyhands._run import OnError, RetryOn
 from manyhands._seeding import Root
 from manyhands.graph import Graph
 
@@ -118,6 +120,12 @@ class Delayed:
         scheduler: str | Sequence[str] | None = ...,
         num_workers: int | Sequence[int | None] | None = ...,
         chunksize: int | None = ...,
+        seed: Any = ...,
+        on_error: OnError = ...,
+        retries: int | None = ...,
+        retry_on: RetryOn = ...,
+        retry_delay: float | None = ...,
+        timeout: float | None = ...,
     ) -> Any: ...
     def persist(
         self,
@@ -127,6 +135,12 @@ class Delayed:
         scheduler: str | Sequence[str] | None = ...,
         num_workers: int | Sequence[int | None] | None = ...,
         chunksize: int | None = ...,
+        seed: Any = ...,
+        on_error: OnError = ...,
+        retries: int | None = ...,
+        retry_on: RetryOn = ...,
+        retry_delay: float | None = ...,
+        timeout: float | None = ...,
     ) -> Delayed: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Delayed: ...
     def __getattr__(self, name: str) -> Delayed: ...
@@ -244,6 +258,7 @@ class Stream(Generic[_T]):
         num_workers: int,
         root: Root | None,
         manner: int,
+        faults: Faults | None,
         recorder: Recorder | None = None,
     ) -> Stream[_T]: ...
     def __iter__(self) -> Stream[_T]: ...
@@ -295,6 +310,7 @@ class Pending:
         scheduler: str,
         root: Root | None,
         manner: int,
+        faults: Faults | None,
     ) -> Pending: ...
     @property
     def stoppable(self) -> bool: ...
@@ -358,6 +374,7 @@ class Calls:
         scheduler: str,
         root: Root | None,
         manner: int,
+        faults: Faults | None,
     ) -> Calls: ...
     @staticmethod
     def one(
@@ -369,6 +386,7 @@ class Calls:
         scheduler: str,
         root: Root | None,
         manner: int,
+        faults: Faults | None,
     ) -> Calls: ...
     @staticmethod
     def bound(
@@ -380,6 +398,7 @@ class Calls:
         scheduler: str,
         root: Root | None,
         manner: int,
+        faults: Faults | None,
     ) -> Calls: ...
     def __len__(self) -> int: ...
     def wait(self, index: int | None, timeout: float | None) -> bool: ...
@@ -475,6 +494,7 @@ def compute(
     scheduler: str,
     root: Root | None,
     manner: int,
+    faults: Faults | None,
     namer: GraphNamer | None = None,
 ) -> tuple[Any, ...]: ...
 def cpu_count() -> int: ...
@@ -493,6 +513,7 @@ def map_all(
     scheduler: str,
     root: Root | None,
     manner: int,
+    faults: Faults | None,
     recorder: Recorder | None = None,
 ) -> list[_T]: ...
 def note_fork() -> None: ...
@@ -506,6 +527,7 @@ def persist(
     scheduler: str,
     root: Root | None,
     manner: int,
+    faults: Faults | None,
     namer: GraphNamer | None = None,
 ) -> tuple[Any, ...]: ...
 def run_graph(
@@ -518,6 +540,7 @@ def run_graph(
     root: Root | None,
     on_finished: Callable[[list[Any]], object] | None,
     manner: int,
+    faults: Faults | None,
 ) -> list[Any]: ...
 def serve_parent(socket: int, parent: int, helpers: Any) -> None: ...
 def shutdown_forked() -> None: ...

@@ -10,12 +10,15 @@ from manyhands import _native, _pools, _worker, config
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, TypeVar
+    from typing import Any, Literal, TypeAlias, TypeVar
 
+    from manyhands._faults import Faults
     from manyhands._future import Future
     from manyhands._seeding import Root
 
     T = TypeVar("T")
+    OnError: TypeAlias = Literal["raise", "return", "skip"]
+    RetryOn: TypeAlias = type[Exception] | tuple[type[Exception], ...] | None
 
 # Imported with the first submitted call: it takes concurrent.futures along.
 _Future: type[Future[Any]] | None = None
@@ -83,6 +86,24 @@ def _root(seed: Any, is_single: bool = False) -> Root | None:
     return root(*resolved)
 
 
+def _faults(
+    scheduler: str,
+    on_error: str = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
+) -> Faults | None:
+    """What holds for the tasks of a call that fail or take too long; None if nothing in particular does."""
+    is_default = retries is None and retry_on is None and retry_delay is None and timeout is None
+    if is_default and on_error == "raise" and not config.has_faults():
+        return None
+    from manyhands._faults import resolve
+
+    is_nested = _native.in_task() or _worker.is_worker
+    return resolve(scheduler, is_nested, on_error, retries, retry_on, retry_delay, timeout)
+
+
 def _manner(relay: bool | str | None) -> int:
     """How the tasks of a call are heard, and what becomes of draws without a seed, as the engine numbers it."""
     hearing, on_misuse = config.hearing(relay)
@@ -120,6 +141,11 @@ def compute(
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
     relay: bool | str | None = None,
     checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
@@ -149,6 +175,25 @@ def compute(
         Gives each task random numbers of its own, the same on every scheduler: those of the stream
         ``numpy.random.SeedSequence(seed).spawn(n)[i]``, where `i` is how many of the `n` tasks were created before it.
         `map` says how a task meets them. By default the configured seed, if there is one.
+    on_error : {"raise", "return", "skip"}
+        What becomes of a task that failed for good. ``"raise"``: the call raises the exception, and the rest is
+        cancelled. ``"return"``: the exception takes the task's place among the results. ``"skip"``: the place is left
+        out of the list, tuple, set or dict that holds it; a task that stands by itself cannot be left out, and raises.
+        With both, all other tasks run, but for those that depend on a failed one: these fail with the same exception,
+        whose note names the task it comes from; of several, that of the first among their arguments.
+    retries : int, optional
+        How often a task that raised is run again, from 0 on; by default the configured number, else 0. It has the same
+        random numbers each time.
+    retry_on : type or tuple of types, optional
+        For which exceptions; by default any `Exception`. `TimeoutError` stands for tasks that took longer than
+        `timeout`, too.
+    retry_delay : float, optional
+        How many seconds a task rests before it is run again; twice as many after each further failure, at most 60.
+        Meanwhile its worker does something else. By default the configured number, else 0.1.
+    timeout : float, optional
+        How many seconds a task may run, from when it starts. Then its worker is ended, whatever it does, and the task
+        fails with `TimeoutError`; other tasks that were waiting at this worker run elsewhere. By default the configured
+        number, else as long as it takes. For ``"processes"`` and ``"fork"`` only: nobody can stop a thread.
     relay : bool or str, optional
         Whether what the tasks print, warn of and log appears here: as it comes (True), in the order of the serial run
         (``"ordered"``), or not at all (False). By default as configured, which is True.
@@ -170,6 +215,8 @@ def compute(
     Exception
         What a task raised, with a note that names the task, and the worker's traceback as its cause. The other tasks
         are cancelled.
+    TimeoutError
+        If a task ran for longer than `timeout`.
     PicklingError
         If a function, an argument or a result cannot be sent to or from a worker process; with ``"fork"``, a result.
     WorkerDied
@@ -186,16 +233,22 @@ def compute(
     >>> total = mh.delayed(sum)([mh.delayed(pow)(i, 2) for i in range(4)])
     >>> mh.compute(total, {"twice": total * 2}, "as it is")
     (14, {'twice': 28}, 'as it is')
+
+    Failures that are part of the result:
+
+    >>> mh.compute([mh.delayed(divmod)(7, i) for i in (2, 0)], on_error="return")
+    ([(3, 1), ZeroDivisionError(...)],)
     """
     manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     try:
         if checkpoint is not None:
             from manyhands._checkpointing import compute_all
 
-            root = _root(seed)
-            return compute_all(_native.compute, checkpoint, root, args, traverse, pool, batch_size, name, manner=manner)
-        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner)
+            given = (args, traverse, pool, batch_size, name)
+            return compute_all(_native.compute, checkpoint, _root(seed), *given, manner=manner, faults=faults)
+        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner, faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -209,6 +262,11 @@ def persist(
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
     relay: bool | str | None = None,
     checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
@@ -219,6 +277,8 @@ def persist(
     ----------
     *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, relay, checkpoint, resources
         As for `compute`.
+    on_error, retries, retry_on, retry_delay, timeout
+        As for `compute`. With ``on_error="return"``, a Delayed in the place of a failed task holds the exception.
 
     Returns
     -------
@@ -234,13 +294,14 @@ def persist(
     """
     manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     try:
         if checkpoint is not None:
             from manyhands._checkpointing import compute_all
 
-            root = _root(seed)
-            return compute_all(_native.persist, checkpoint, root, args, traverse, pool, batch_size, name, manner=manner)
-        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner)
+            given = (args, traverse, pool, batch_size, name)
+            return compute_all(_native.persist, checkpoint, _root(seed), *given, manner=manner, faults=faults)
+        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner, faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -254,6 +315,11 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
     relay: bool | str | None = None,
     checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
@@ -281,6 +347,11 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         that the iterables give. The global states of `random`, `numpy.random` and torch are set from it for the time of
         the call, except with ``"threads"``, which share them. By default the configured seed, if there is one. Two
         calls with one seed draw the same numbers: give each a seed of its own where that matters.
+    on_error : {"raise", "return", "skip"}
+        What becomes of a call that failed for good. ``"raise"``: its exception is raised here, and the rest is
+        cancelled. ``"return"``: the exception takes the place of its result. ``"skip"``: its place is left out.
+    retries, retry_on, retry_delay, timeout
+        As for `compute`. With ``"synchronous"``, the calling thread itself waits before it tries again.
     relay : bool or str, optional
         Whether what the calls print, warn of and log appears here: as it comes (True), in the order of the serial run
         (``"ordered"``), or not at all (False). By default as configured, which is True.
@@ -305,7 +376,7 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     ------
     Exception
         What a call raised, with a note that names the call; the calls that have not started are cancelled.
-    PicklingError, WorkerDied, ForkError
+    TimeoutError, PicklingError, WorkerDied, ForkError
         As for `compute`.
     CheckpointError
         If the checkpoint is no checkpoint, is in use by another run, or cannot be written to, as on a full disk; or if
@@ -323,6 +394,11 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     ...     return int(rng.integers(n))
     >>> mh.map(simulate, [10, 100, 1000], seed=1)
     [0, 94, 426]
+
+    Failures that do not end everything:
+
+    >>> mh.map(int, ["1", "two", "3"], on_error="skip")
+    [1, 3]
     """
     _require_callable(function, "map")
     if not iterables:
@@ -330,20 +406,23 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     manner = _manner(relay)
     name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     root = _root(seed)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     if checkpoint is not None:
         from manyhands._checkpointing import map_all
 
         try:
-            return map_all(checkpoint, pool, function, iterables, batch_size, name, root, manner)
+            return map_all(checkpoint, pool, function, iterables, batch_size, name, root, manner, faults)
         except KeyboardInterrupt as error:
             _interrupted(error, name)
             raise
     if name == "synchronous":
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
-        return [_call_here(function, args, index, root, manner, pool) for index, args in enumerate(zip(*iterables))]
+        told = (root, manner, faults, pool)
+        results = [_call_here(function, args, index, *told) for index, args in enumerate(zip(*iterables))]
+        return results if faults is None else _kept(results)
     try:
         pickle = _pickled(pool, function)
-        return _native.map_all(pool, function, pickle, iterables, batch_size, name, root, manner)
+        return _native.map_all(pool, function, pickle, iterables, batch_size, name, root, manner, faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -359,6 +438,11 @@ def stream(
     num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
     relay: bool | str | None = None,
     checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
@@ -380,7 +464,7 @@ def stream(
     buffersize : int, optional
         How many items may be under way or waiting to be consumed, at least 1. By default it follows the speed of the
         calls.
-    scheduler, num_workers, chunksize, seed, resources
+    scheduler, num_workers, chunksize, seed, on_error, retries, retry_on, retry_delay, timeout, resources
         As for `map`.
     relay : bool or str, optional
         As for `map`. In the order of the serial run, things appear as results are consumed.
@@ -416,26 +500,18 @@ def stream(
     manner = _manner(relay)
     name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     root = _root(seed)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
+    is_ordered = bool(ordered)
     if checkpoint is not None:
         from manyhands._checkpointing import Stream
 
-        return Stream(
-            checkpoint, pool, function, iterables, batch_size, name, root, bool(ordered), buffersize, n_workers, manner
-        )
+        given = (function, iterables, batch_size, name, root, is_ordered, buffersize, n_workers, manner, faults)
+        return Stream(checkpoint, pool, *given)
     if name == "synchronous":
-        return _SerialStream(_one_by_one(function, zip(*iterables), root, manner, pool))
+        return _SerialStream(_one_by_one(function, zip(*iterables), root, manner, faults, pool))
+    pickle = _pickled(pool, function)
     return _native.Stream(
-        pool,
-        function,
-        _pickled(pool, function),
-        iterables,
-        batch_size,
-        name,
-        bool(ordered),
-        buffersize,
-        n_workers,
-        root,
-        manner,
+        pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root, manner, faults
     )
 
 
@@ -468,7 +544,7 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
     -------
     Future
         A `concurrent.futures.Future`, which can also be awaited. The call runs whether or not anybody keeps
-        it, but no longer than the program.
+        it, but no longer than the program. The configured `retries`, `retry_delay` and `timeout` hold for it.
 
     Raises
     ------
@@ -496,10 +572,11 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
     manner = _manner(None)
     name, _, _, pool = _where(None, None, None)
     root = _root(seed, is_single=True)
+    faults = _faults(name)
     if name == "synchronous":
-        return _Future._of_call(function, args, kwargs, root, manner, pool)
+        return _Future._of_call(function, args, kwargs, root, manner, faults, pool)
     pickle = _pickled(pool, function)
-    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root, manner))
+    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root, manner, faults))
 
 
 def _names_seed(function: Callable[..., Any]) -> bool:
@@ -561,16 +638,33 @@ def _one_by_one(
     arguments: Iterable[tuple[Any, ...]],
     root: Root | None,
     manner: int,
+    faults: Faults | None,
     level: int | None,
 ) -> Generator[T, None, None]:
     """A stream in this thread, with errors told as elsewhere."""
     for index, args in enumerate(arguments):
         try:
-            result = _call_here(function, args, index, root, manner, level)
+            result = _call_here(function, args, index, root, manner, faults, level)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error
-        yield result
+        if faults is None:
+            yield result
+        else:
+            yield from _kept([result])
+
+
+def _kept(results: list[T]) -> list[T]:
+    """Results without those that are left out."""
+    left_out = _left_out()
+    return [result for result in results if result is not left_out]
+
+
+def _left_out() -> object:
+    """What stands in the place of a result that is left out."""
+    from manyhands._faults import LEFT_OUT
+
+    return LEFT_OUT
 
 
 def _call_here(
@@ -579,19 +673,51 @@ def _call_here(
     index: int,
     root: Root | None,
     manner: int,
+    faults: Faults | None,
     level: int | None,
 ) -> T:
-    """One call of a map in this thread, with errors told as elsewhere."""
+    """One call of a map in this thread; what takes the place of its result where that does not come."""
+    if faults is None or faults.on_error == "raise":
+        return _try_here(function, args, index, root, manner, faults, level)
     try:
-        if manner & 3 == 3:
-            from manyhands._relay import silenced
-
-            with silenced():
-                return _call_here(function, args, index, root, manner & ~3, level)
-        if root is not None:
-            return _native.call_as_seeded_task(root, index, function, args, None, level)
-        return _native.call_as_watched_task(function, args, None, manner, level)
+        return _try_here(function, args, index, root, manner, faults, level)
     except Exception as error:
-        from manyhands._raising import describe_call, raised
+        result: T = faults.instead(error)
+        return result
 
-        raise raised(error, describe_call(function, args, None, index), None, "synchronous")  # noqa: B904
+
+def _try_here(
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    index: int,
+    root: Root | None,
+    manner: int,
+    faults: Faults | None,
+    level: int | None,
+) -> T:
+    """One call of a map in this thread, as often as it may be tried, with errors told as elsewhere."""
+    n_tries = 0
+    while True:
+        n_tries += 1
+        try:
+            if manner & 3 == 3:
+                from manyhands._relay import silenced
+
+                with silenced():
+                    return _once_here(function, args, index, root, manner, level)
+            return _once_here(function, args, index, root, manner, level)
+        except Exception as error:
+            if faults is not None and faults.tries_again(error, n_tries):
+                continue
+            from manyhands._raising import describe_call, raised
+
+            call = describe_call(function, args, None, index)
+            raise raised(error, call, None, "synchronous", n_tries)  # noqa: B904
+
+
+def _once_here(
+    function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, manner: int, level: int | None
+) -> T:
+    if root is not None:
+        return _native.call_as_seeded_task(root, index, function, args, None, level)
+    return _native.call_as_watched_task(function, args, None, manner, level)

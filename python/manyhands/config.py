@@ -41,6 +41,12 @@ relay                   True                True, ``"ordered"`` or False: whethe
 random_misuse           ``"warn"``          ``"warn"``, ``"error"``, ``"ignore"``:   MANYHANDS_RANDOM_MISUSE
                                             what becomes of tasks that draw from
                                             a global state without a seed
+retries                 0                   an integer from 0 on: how often a    MANYHANDS_RETRIES
+                                            task that raised is run again
+retry_delay             0.1 (seconds)       a number from 0 on: how long it      MANYHANDS_RETRY_DELAY
+                                            rests before, doubled each time
+timeout                 None                a number of seconds above 0: how     MANYHANDS_TIMEOUT
+                                            long a task may run
 ======================= =================== ==================================== =================================
 
 A *plan* says what calls use that tasks make: with ``scheduler=["processes", "threads"], num_workers=[2, 4]``, or
@@ -78,6 +84,7 @@ NUM_UNITS_MAX = 2**31 - 1
 #: How many levels a plan may have.
 N_LEVELS_MAX = 6
 CHUNKSIZE_MAX = 2**31 - 1
+RETRIES_MAX = 10**6
 
 _SCHEDULERS = {
     "synchronous": "synchronous",
@@ -107,6 +114,9 @@ _DEFAULTS: dict[str, Any] = {
     "seed": None,
     "relay": True,
     "random_misuse": "warn",
+    "retries": 0,
+    "retry_delay": 0.1,
+    "timeout": None,
     "resources": {},
 }
 # In the environment, where all is text.
@@ -345,6 +355,40 @@ def _seed_part(value: object) -> int | None:
     return int(integer) if integer >= 0 else None
 
 
+def _retries(value: object, name: str) -> int:
+    if value is None:
+        return 0
+    try:
+        return 0 if value == 0 and not isinstance(value, (bool, float)) else _integer(value, name, RETRIES_MAX)
+    except ValueError:
+        raise _error(
+            f"{name}={value!r} is not accepted. Accepted: an integer from 0 to {RETRIES_MAX}: how often a task that "
+            f"raised is run again."
+        ) from None
+
+
+def _retry_delay(value: object, name: str) -> float:
+    if value is None:
+        value = _DEFAULTS["retry_delay"]
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    raise _error(
+        f"{name}={value!r} is not accepted. Accepted: a number of seconds from 0 on: how long a task that raised rests "
+        f"before it is run again."
+    )
+
+
+def _timeout(value: object, name: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"):
+        return float(value)
+    raise _error(
+        f"{name}={value!r} is not accepted. Accepted: a number of seconds above 0, or None for tasks that may take as "
+        f"long as they like."
+    )
+
+
 def units_by_name(value: object, name: str) -> dict[str, int]:
     """Numbers of units by the resources' names."""
     if value is None:
@@ -405,6 +449,9 @@ _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "seed": _seed,
     "relay": _relay,
     "random_misuse": _random_misuse,
+    "retries": _retries,
+    "retry_delay": _retry_delay,
+    "timeout": _timeout,
     "resources": units_by_name,
 }
 
@@ -466,11 +513,11 @@ def _from_text(key: str, text: str) -> object:
     try:
         if key == "num_workers" and "," in text:
             return [int(part) for part in text.split(",")]
-        if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed"):
+        if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed", "retries"):
             return int(text)
         if key in ("shared_memory_enabled", "relay"):
             return _YES_OR_NO.get(text.lower(), text)
-        if key == "idle_timeout":
+        if key in ("idle_timeout", "retry_delay", "timeout"):
             return float(text)
     except ValueError:
         pass  # the check that follows says what is accepted
@@ -542,6 +589,8 @@ class _State:
         self.plan: tuple[str, int, int | None, int] | None = None
         # The same for `resolve_seed`, merged along.
         self.seed: _Seed | None = None
+        # The same for `resolve_faults`; None where nothing in particular is to happen.
+        self.faults: tuple[int, float, float | None] | None = None
         # The same for `hearing`.
         self.hearing = (0, 4)
         self.forced_keys: tuple[str, ...] = ()
@@ -614,6 +663,8 @@ class _State:
             levels = _plans.levels_of(self.find("scheduler")[0], self.find("num_workers")[0])
             n_workers = levels[0][1] or self.cpus()
             self.seed = self.find_checked("seed")[0]
+            retries, delay, timeout = (self.find(key)[0] for key in ("retries", "retry_delay", "timeout"))
+            self.faults = None if retries == 0 and timeout is None else (retries, delay, timeout)
             self.hearing = (_HEARINGS[self.find("relay")[0]], _MISUSES[self.find("random_misuse")[0]])
             merged = (levels[0][0], n_workers, self.find("chunksize")[0])
             self.plan = (*merged, _plans.of_tasks(levels, n_workers, self.cpus(), 1))
@@ -702,7 +753,8 @@ def get(key: str, default: Any = _UNSET) -> Any:
         ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``memory_limit``: bytes as an integer, a
         share as a float, infinity for none. ``worker_memory_limit``: the same, or ``"auto"``.
         ``spill_directory``: a path, or None for the usual one. ``seed``: an integer, a tuple of them, a
-        ``numpy.random.SeedSequence``, or None. ``resources``: a dict of units by name.
+        ``numpy.random.SeedSequence``, or None. ``retries``: an integer. ``retry_delay``: seconds. ``timeout``: seconds,
+        or None. ``resources``: a dict of units by name.
 
     Raises
     ------
@@ -884,6 +936,47 @@ def _require_levels(scheduler: object, num_workers: object) -> None:
 def n_cpus() -> int:
     """How many CPUs there are to be shared among workers."""
     return _state.cpus()
+
+
+def has_faults() -> bool:
+    """Whether tasks of calls without keywords about it are tried again, or may only run for so long."""
+    if _state.merged is None:
+        _state.merge()
+    return _state.faults is not None
+
+
+def resolve_faults(
+    retries: object, retry_delay: object, timeout: object, *, is_nested: bool
+) -> tuple[int, float, float | None]:
+    """How often tasks of one call are tried again, after how many seconds, and how long they may run.
+
+    Parameters
+    ----------
+    retries, retry_delay, timeout : optional
+        The keywords of the call; None where it does not give them.
+    is_nested : bool
+        Whether a task makes the call. What is configured is meant for the program's own calls: those of a task are part
+        of that task.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong value, in the call or in any source.
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> config.resolve_faults(2, None, None, is_nested=False)
+    (2, 0.1, None)
+    """
+    with _state.lock:
+        resolved = []
+        for key, given in (("retries", retries), ("retry_delay", retry_delay), ("timeout", timeout)):
+            checked = None if given is None else _CHECKS[key](given, key)
+            configured = _DEFAULTS[key] if is_nested else _state.find(key)[0]
+            is_forced = key in _state.forced_keys and not is_nested
+            resolved.append(configured if checked is None or is_forced else checked)
+    return resolved[0], resolved[1], resolved[2]
 
 
 def hearing(relay: object = None) -> tuple[int, int]:

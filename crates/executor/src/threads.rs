@@ -16,7 +16,7 @@ use crate::program::{Death, Program, ThreadHook};
 pub use lane::is_given_up;
 use lane::{Group, Lane};
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, JobSpec, Need, Supply, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{Event, JobId, JobSpec, Need, Sight, Supply, TaskId, TimeNs, WorkerId};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
@@ -92,6 +92,11 @@ impl Hands<dyn Program> for LaneHands<'_> {
 
     fn kill(&mut self, worker: WorkerId) {
         self.killed.push(worker);
+    }
+
+    fn look(&mut self, _worker: WorkerId) -> Sight {
+        // A thread that runs for too long could not be ended: jobs have no limits here.
+        Sight::Nothing
     }
 
     fn release(&mut self, program: &Arc<dyn Program>, task: TaskIndex) {
@@ -323,6 +328,8 @@ impl ThreadPool {
     }
 
     /// Submits a job. After [`ThreadPool::shutdown`] it is cancelled at once.
+    ///
+    /// A limit for how long tasks may run cannot be kept here, and is not.
     pub fn submit(&self, spec: JobSpec, program: Arc<dyn Program>) -> Job {
         self.submit_needing(spec, program, Vec::new())
     }
@@ -331,10 +338,11 @@ impl ThreadPool {
     /// it although its task may go on.
     pub fn submit_needing(
         &self,
-        spec: JobSpec,
+        mut spec: JobSpec,
         program: Arc<dyn Program>,
         needs: Vec<Need>,
     ) -> Job {
+        spec.rules.limit_ns = None;
         let mut submitted = None;
         self.shared.update(|core, hands, now_ns| {
             let inbox = Arc::new(Inbox::default());

@@ -72,6 +72,7 @@ fn faults_put_in_on_purpose_are_found() {
             sabotage,
             Sabotage::LoseTakeBack
                 | Sabotage::LoseKill
+                | Sabotage::LoseLook
                 | Sabotage::MissTicks
                 | Sabotage::MissPressure
                 | Sabotage::MissNeeds

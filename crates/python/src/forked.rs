@@ -4,6 +4,7 @@
 
 use crate::call::{Call, TaskInputs, decode_call};
 use crate::codec::Reader;
+use crate::faults::Faults;
 use crate::host::{PythonHost, is_original};
 use crate::interpreter::{InTask, Level};
 use crate::kept::Kept;
@@ -181,10 +182,16 @@ impl ForkPool {
 
 impl ForkPool {
     /// Makes ready to fork workers that inherit this.
-    pub(crate) fn forking(&self, py: Python<'_>, inherited: Inherited) -> PyResult<Arc<Forking>> {
+    pub(crate) fn forking(
+        &self,
+        py: Python<'_>,
+        inherited: Inherited,
+        faults: &Arc<Faults>,
+    ) -> PyResult<Arc<Forking>> {
         Ok(Arc::new(Forking {
             nursery: self.pool.nursery(),
             inherited: Kept::new(Arc::new(inherited)),
+            faults: Kept::new(Arc::clone(faults)),
             n_workers_max: self.n_workers_max,
             level: self.level,
             helpers: Kept::new(py.import(intern!(py, "manyhands._forked"))?.unbind().into()),
@@ -282,6 +289,7 @@ impl Caller {
 pub(crate) struct Forking {
     nursery: Nursery,
     pub(crate) inherited: Kept<Arc<Inherited>>,
+    faults: Kept<Arc<Faults>>,
     n_workers_max: usize,
     level: Level,
     /// The module with what is better said in Python.
@@ -377,7 +385,8 @@ impl Forking {
         let on_misuse = helpers.call_method1(intern!(py, "begin"), (self.level,))?;
         let on_misuse = OnMisuse::numbered(on_misuse.extract()?).unwrap_or(OnMisuse::Ignore);
         let _in_task = InTask::enter(self.level);
-        let mut host = PythonHost::inheriting(py, Arc::clone(&self.inherited), on_misuse)?;
+        let (inherited, faults) = (Arc::clone(&self.inherited), Arc::clone(&self.faults));
+        let mut host = PythonHost::inheriting(py, inherited, faults, on_misuse)?;
         end.serve(&mut host)?;
         helpers.call_method0(intern!(py, "end"))?;
         Ok(())

@@ -1,13 +1,13 @@
 //! The Python face of manyhands: `manyhands._native`. The only crate that knows Python exists.
 //!
 //! [`delayed`] and [`collect`] turn Python objects into graphs; [`call`] and [`codec`] say what one
-//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams, [`gathered`] maps that go
+//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams of [`items`], [`gathered`] maps that go
 //! on by themselves, [`pending`] single calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
 //! [`blas`] holds back the threads of libraries. [`random`] has the generators that NumPy lacks; [`seeding`] gives each
 //! task its stream, and [`misuse`] notices tasks that have none and draw. [`relay`] brings what tasks print and report to
-//! whoever waits. [`durable`] keeps results for runs to come.
+//! whoever waits. [`faults`] is what callers ask for about tasks that fail. [`durable`] keeps results for runs to come.
 
 mod blas;
 mod call;
@@ -17,6 +17,7 @@ mod collect;
 mod dask;
 mod delayed;
 mod durable;
+mod faults;
 mod forked;
 mod gathered;
 mod graphed;

@@ -10,6 +10,7 @@
 //! A job without a seed has nothing of all this.
 
 use crate::codec::{Reader, write_bytes, write_varint};
+use crate::faults::strip;
 use crate::interpreter::{InTask, Level};
 use crate::misuse;
 use pyo3::exceptions::PyKeyboardInterrupt;
@@ -147,6 +148,7 @@ pub(crate) type Seeded<'a> = Option<(&'a [u8], u64)>;
 
 /// What stands before a call, if anything does, and the call.
 pub(crate) fn split(bytes: &[u8]) -> PyResult<(Seeded<'_>, &[u8])> {
+    let (_, bytes) = strip(bytes)?;
     if bytes.first() != Some(&SEEDED) {
         return Ok((None, bytes));
     }

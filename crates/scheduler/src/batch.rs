@@ -467,10 +467,6 @@ impl Scheduler {
             }
         }
     }
-
-    fn look_again_at(&mut self, at_ns: TimeNs) {
-        self.deadline_ns = Some(self.deadline_ns.map_or(at_ns, |d| d.min(at_ns)));
-    }
 }
 
 /// Adds tasks to a worker's queue.

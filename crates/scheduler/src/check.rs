@@ -64,10 +64,12 @@ impl Scheduler {
             .flatten()
             .map(|w| w.queue.n_tasks())
             .sum();
-        if n_jobs + n_held + self.suspects.len() > 0 || self.has_work() {
+        let n_aside = self.suspects.len() + self.resting.len();
+        if n_jobs + n_held + n_aside > 0 || self.has_work() {
             return Err(format!(
-                "{n_jobs} jobs, {n_held} tasks at workers and {} suspects are left",
-                self.suspects.len()
+                "{n_jobs} jobs, {n_held} tasks at workers, {} suspects and {} that rest are left",
+                self.suspects.len(),
+                self.resting.len()
             ));
         }
         Ok(())
@@ -128,6 +130,7 @@ impl Scheduler {
             Work::Loose(loose) => {
                 let ready = loose.ready(id).flat_map(|run| run.tasks());
                 let aside = self.suspects.iter().filter(|task| task.job == id).copied();
+                let aside = aside.chain(self.resting_of(id));
                 let mut all: Vec<_> = ready.chain(aside).chain(held.iter().copied()).collect();
                 all.sort_unstable();
                 if let Some(pair) = all.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -165,7 +168,11 @@ impl Scheduler {
             if (state == State::Sent) != is_held {
                 return Err(format!("{task:?} is {state:?}, held: {is_held}"));
             }
-            n_unfinished += usize::from(state != State::Finished);
+            let is_resting = self.resting_of(id).any(|other| other == task);
+            if (state == State::Resting) != is_resting {
+                return Err(format!("{task:?} is {state:?}, resting: {is_resting}"));
+            }
+            n_unfinished += usize::from(!state.is_over());
             n_ready += usize::from(state == State::Ready && !self.suspects.contains(&task));
             check_counts(graphed, index)?;
         }
@@ -184,8 +191,7 @@ impl Scheduler {
 fn check_counts(graphed: &Graphed, index: TaskIndex) -> Result<(), String> {
     let task = &graphed.tasks[index.as_usize()];
     let n_unfinished_of = |row: &[TaskIndex]| {
-        let is_unfinished =
-            |other: &&TaskIndex| graphed.tasks[other.as_usize()].state != State::Finished;
+        let is_unfinished = |other: &&TaskIndex| !graphed.tasks[other.as_usize()].state.is_over();
         row.iter().filter(is_unfinished).count() as u32
     };
     let n_unfinished = n_unfinished_of(graphed.graph.dependencies(index));

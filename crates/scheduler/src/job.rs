@@ -4,7 +4,10 @@ use crate::graphed::Graphed;
 use crate::loose::Loose;
 use crate::run::{Limits, Taken};
 use crate::supplies::Need;
-use crate::{Commands, JobSpec, KindId, Kinds, TaskIndex, TaskRun, TimeNs, Wanted};
+use crate::{
+    Command, Commands, JobSpec, KindId, Kinds, Loss, Rules, TaskId, TaskIndex, TaskRun, TimeNs,
+    Wanted,
+};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
@@ -55,6 +58,9 @@ pub(crate) struct Job {
     pub(crate) needs: Vec<Need>,
     /// Tasks that workers died with.
     casualties: BTreeMap<u32, Casualty>,
+    pub(crate) rules: Rules,
+    /// How often tasks have failed that are not finished.
+    tries: BTreeMap<u32, u32>,
 }
 
 impl Job {
@@ -83,6 +89,8 @@ impl Job {
             n_in_flight: 0,
             needs,
             casualties: BTreeMap::new(),
+            rules: spec.rules,
+            tries: BTreeMap::new(),
         }
     }
 
@@ -181,26 +189,78 @@ impl Job {
         self.casualties.entry(index.0).or_default()
     }
 
-    /// Marks tasks finished; tells which results are to be delivered and which nobody reads any
-    /// more. Returns how many tasks have become ready.
+    /// Counts a failure of a task; how many there have been.
+    pub(crate) fn count_failure(&mut self, index: TaskIndex) -> u32 {
+        if self.rules.n_retries == 0 {
+            return 1;
+        }
+        let n_tries = self.tries.entry(index.0).or_default();
+        *n_tries = n_tries.saturating_add(1);
+        *n_tries
+    }
+
+    /// A task that failed is to be tried again, but not yet.
+    pub(crate) fn rest(&mut self, index: TaskIndex) {
+        if let Work::Graphed(graphed) = &mut self.work {
+            graphed.rest(index);
+        }
+    }
+
+    /// Marks a task failed for good, and those that depend on it as far as they wait for nothing else; tells
+    /// which results will not be delivered, and which nobody reads any more. Returns how many tasks
+    /// have become ready.
+    pub(crate) fn lose(&mut self, task: TaskId, loss: Loss, commands: &mut Commands) -> usize {
+        self.forget_mishaps(task.into());
+        commands.push(Command::Lose(task, loss));
+        match &mut self.work {
+            Work::Loose(_) => {
+                self.n_unfinished -= 1;
+                commands.push(Command::DeliverLoss(task, task.index));
+                0
+            }
+            Work::Graphed(graphed) => {
+                let progress = graphed.lose(task.job, task.index, commands);
+                self.n_unfinished -= progress.n_lost;
+                progress.n_made_ready
+            }
+            Work::Abandoned => 0,
+        }
+    }
+
+    /// What went wrong with tasks that have ended does not matter any more.
     #[inline]
-    pub(crate) fn finish(&mut self, run: TaskRun, commands: &mut Commands) -> usize {
-        self.n_unfinished -= run.n_tasks as usize;
+    fn forget_mishaps(&mut self, run: TaskRun) {
         if !self.casualties.is_empty() {
             run.indices().for_each(|index| {
                 self.casualties.remove(&index.0);
             });
         }
+        if !self.tries.is_empty() {
+            run.indices().for_each(|index| {
+                self.tries.remove(&index.0);
+            });
+        }
+    }
+
+    /// Marks tasks finished; tells which results are to be delivered and which nobody reads any
+    /// more. Returns how many tasks have become ready.
+    #[inline]
+    pub(crate) fn finish(&mut self, run: TaskRun, commands: &mut Commands) -> usize {
+        self.n_unfinished -= run.n_tasks as usize;
+        self.forget_mishaps(run);
         match &mut self.work {
             Work::Loose(_) => {
                 commands.deliver(run);
                 0
             }
             Work::Graphed(graphed) => {
-                let finished = run.indices();
-                finished
-                    .map(|index| graphed.finish(run.job, index, commands))
-                    .sum()
+                let mut n_made_ready = 0;
+                for index in run.indices() {
+                    let progress = graphed.finish(run.job, index, commands);
+                    self.n_unfinished -= progress.n_lost;
+                    n_made_ready += progress.n_made_ready;
+                }
+                n_made_ready
             }
             Work::Abandoned => 0,
         }
@@ -210,6 +270,7 @@ impl Job {
     pub(crate) fn abandon(&mut self) {
         self.work = Work::Abandoned;
         self.casualties.clear();
+        self.tries.clear();
         self.is_open = false;
         self.n_unfinished = 0;
     }

@@ -50,6 +50,12 @@ pub(crate) struct Worker {
     pub(crate) is_exclusive: bool,
     /// It is being ended.
     pub(crate) is_killed: bool,
+    /// The task that it is being ended for, as that ran for too long.
+    pub(crate) out_of_time: Option<TaskId>,
+    /// It is being looked at.
+    pub(crate) is_looked_at: bool,
+    /// What it runs is within its time until then, as far as it has been looked at.
+    pub(crate) in_time_until_ns: TimeNs,
     /// It was silent for too long and gets nothing more before it reports.
     pub(crate) is_overdue: bool,
     /// It gave tasks back for others, which are to be asked first whether they can take them.

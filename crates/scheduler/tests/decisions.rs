@@ -1,7 +1,7 @@
 //! Single decisions, spelled out: which commands follow from which event.
 
 use manyhands_scheduler::{
-    Command, Commands, Event, Graph, JobId, JobSpec, KindId, Kinds, Need, Report, Scheduler,
+    Command, Commands, Event, Graph, JobId, JobSpec, KindId, Kinds, Need, Report, Rules, Scheduler,
     Supply, TaskId, TaskIndex, Wanted, WorkerId,
 };
 use std::num::NonZeroU32;
@@ -44,7 +44,12 @@ impl Rig {
             Command::Kill(worker) => format!("{worker:?} ends"),
             Command::Deliver(run) => format!("deliver {run:?}"),
             Command::Release(run) => format!("release {run:?}"),
-            Command::Fail(task, cause) => format!("{task:?} failed: {cause:?}"),
+            Command::Fail(task, loss) => format!("{task:?} failed: {:?}", loss.cause),
+            Command::Lose(task, loss) => {
+                format!("{task:?} is lost: {:?}, {}", loss.cause, loss.n_tries)
+            }
+            Command::DeliverLoss(task, culprit) => format!("no {task:?} for {culprit:?}"),
+            Command::Look(worker) => format!("look at {worker:?}"),
             Command::JobDone(job) => format!("{job:?} done"),
         });
         texts.collect::<Vec<_>>().join("; ")
@@ -111,6 +116,7 @@ fn map(n_tasks: u32) -> JobSpec {
         kinds: Kinds::One(KindId(0)),
         batch_size: None,
         is_open: false,
+        rules: Rules::default(),
     }
 }
 

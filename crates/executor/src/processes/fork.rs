@@ -231,7 +231,7 @@ impl Nursery {
             child.bury(false);
             return;
         }
-        let at = state.add_line(Line::new(Arc::clone(&socket), child.pid(), owner));
+        let at = state.add_line(Line::new(Arc::clone(&socket), &child, owner));
         let watched = Watched::forked(child.pid());
         let mut peer = Peer::new(child, owner, socket);
         peer.pinned = pinned;

@@ -32,12 +32,13 @@ use crate::core::{Core, Entry, Hands};
 use crate::job::{Control, Failure, Inbox, Job, Owner, lock};
 use crate::program::{Death, RemoteProgram};
 use crate::relay::{self, Relay, Routes, Surroundings};
+use crate::status::{StatusPage, monotonic_ns};
 use crate::stock::{Queued, Returns, Stock};
 use child::Ways;
 use functions::{Functions, Kept};
 use hurry::Hurry;
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, JobSpec, Need, Supply, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{Event, JobId, JobSpec, Need, Sight, Supply, TaskId, TimeNs, WorkerId};
 use manyhands_store::{Place, SegmentId};
 use manyhands_wire::{Context, FrameWriter, TaskKey, TasksWriter};
 use outbox::Outbox;
@@ -110,6 +111,8 @@ pub(crate) struct State {
     starts: Starts,
     /// What workers are to be told about shared memory.
     returns: Arc<Returns>,
+    /// The pool's moment zero, by the clock that workers read.
+    epoch_ns: u64,
     /// Where goes what workers write.
     routes: Arc<Routes>,
 }
@@ -163,6 +166,8 @@ impl Starts {
 /// A worker, as far as sending to it goes.
 struct Line {
     socket: Arc<Descriptor>,
+    /// Where the worker says what it runs.
+    status: Option<Arc<StatusPage>>,
     pid: u32,
     /// The number under which it allocates shared memory; zero for none.
     owner: u32,
@@ -189,6 +194,7 @@ struct LineHands<'a> {
     lines: &'a mut Vec<Option<Line>>,
     functions: &'a mut Functions,
     stock: Option<&'a Stock>,
+    epoch_ns: u64,
     routes: &'a Routes,
     finished: Vec<Entry<dyn RemoteProgram>>,
 }
@@ -206,6 +212,11 @@ impl Hands<dyn RemoteProgram> for LineHands<'_> {
         };
         if let Some(context) = &entry.context {
             line.refresh_context(context, worker);
+        }
+        if entry.has_limit
+            && let Some(status) = &line.status
+        {
+            status.ask_since();
         }
         for &task in tasks {
             let function = entry.program.function(task);
@@ -240,6 +251,17 @@ impl Hands<dyn RemoteProgram> for LineHands<'_> {
         }
     }
 
+    fn look(&mut self, worker: WorkerId) -> Sight {
+        let line = self.lines.get(worker.0 as usize).and_then(Option::as_ref);
+        let Some(status) = line.and_then(|line| line.status.as_ref()) else {
+            return Sight::Hidden;
+        };
+        status.get_since().map_or(Sight::Nothing, |(task, at_ns)| {
+            let since_ns = at_ns.saturating_sub(self.epoch_ns);
+            Sight::Running(reactor::task_id(task), since_ns)
+        })
+    }
+
     fn release(&mut self, program: &Arc<dyn RemoteProgram>, task: TaskIndex) {
         program.release(task);
     }
@@ -260,10 +282,11 @@ fn key(task: TaskId) -> TaskKey {
 }
 
 impl Line {
-    fn new(socket: Arc<Descriptor>, pid: u32, owner: u32) -> Line {
+    fn new(socket: Arc<Descriptor>, child: &child::Child, owner: u32) -> Line {
         Line {
             socket,
-            pid,
+            status: child.status.clone(),
+            pid: child.pid(),
             owner,
             is_ready: false,
             is_held: false,
@@ -354,6 +377,7 @@ impl State {
             lines: &mut self.lines,
             functions: &mut self.functions,
             stock: self.options.stock.as_deref(),
+            epoch_ns: self.epoch_ns,
             routes: &self.routes,
             finished: Vec::new(),
         };
@@ -543,6 +567,7 @@ impl ProcessPool {
                 is_held: false,
                 starts: Starts::default(),
                 returns,
+                epoch_ns: monotonic_ns(),
                 routes: Arc::clone(&routes),
             }),
             changed: Condvar::new(),
