@@ -77,6 +77,45 @@ def of_tasks(levels: Levels, n_workers: int, n_cpus: int, n_beside: int) -> int:
     return pack(levels[1:], max(1, n_cpus // n_workers), n_beside)
 
 
+def checked(scheduler: object, num_workers: object) -> tuple[Any, Any]:
+    """Two keywords of a call, each None where it is not given.
+
+    Raises
+    ------
+    ConfigError
+        For a value that is not accepted.
+    """
+    names = None if scheduler is None else config._scheduler(scheduler, "scheduler")
+    numbers = config._num_workers(num_workers, "num_workers")
+    require_levels(names, numbers)
+    return names, numbers
+
+
+def require_levels(scheduler: object, num_workers: object) -> None:
+    """There are no more numbers than schedulers where both are given together."""
+    if scheduler is not None and isinstance(num_workers, tuple):
+        n_levels = len(scheduler) if isinstance(scheduler, tuple) else 1
+        if len(num_workers) > n_levels:
+            raise config._error(
+                f"num_workers={list(num_workers)} has {len(num_workers)} levels, and scheduler={scheduler!r} has "
+                f"{n_levels}. Give a scheduler for each level, such as scheduler=['processes', 'threads']."
+            )
+
+
+def outermost(scheduler: object, num_workers: object) -> tuple[str, int, int]:
+    """The scheduler, the number of workers and the level of the tasks of a call that is no task's, by its keywords."""
+    names, numbers = checked(scheduler, num_workers)
+    forced, state = config.forced(), config._state
+    with state.lock:
+        if names is None or "scheduler" in forced:
+            names = state.find("scheduler")[0]
+        if numbers is None or "num_workers" in forced:
+            numbers = state.find("num_workers")[0]
+    levels = levels_of(names, numbers)
+    name, n_workers = levels[0][0], levels[0][1] or config.n_cpus()
+    return name, n_workers, of_tasks(levels, n_workers, config.n_cpus(), 1)
+
+
 def nested(
     level: int, scheduler: object, num_workers: object, chunksize: object
 ) -> tuple[str, int, int, int | None, int] | None:
@@ -96,7 +135,7 @@ def nested(
     levels, n_cpus, n_beside = unpack(level)
     size = config.resolve_plan(None, None, chunksize)[2]
     forced = config.forced()
-    names, numbers = config.checked(scheduler, num_workers)
+    names, numbers = checked(scheduler, num_workers)
     if names is not None and "scheduler" not in forced:
         # What is configured, or said further up, is for other calls.
         levels = levels_of(names, None)

@@ -10,11 +10,15 @@ from manyhands import _native, _worker, config
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 #: The resource whose units are devices, of which each worker process sees its own.
 DEVICES = "gpu"
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 _DEVICE_FILES = "nvidia"
+
+#: The most units of a resource.
+NUM_UNITS_MAX = 2**31 - 1
 
 # The place of each resource in the engine; they are never taken away.
 _places: dict[str, int] = {}
@@ -49,7 +53,7 @@ class resources:
     """
 
     def __init__(self, **amounts: int) -> None:
-        self._amounts = config.units_by_name(amounts, "resources")
+        self._amounts = units_by_name(amounts, "resources")
         self._outer: list[dict[str, int] | None] = []
 
     def __enter__(self) -> None:
@@ -65,6 +69,30 @@ class resources:
         return f"resources({', '.join(f'{name}={amount}' for name, amount in self._amounts.items())})"
 
 
+def units_by_name(value: object, name: str) -> dict[str, int]:
+    """Numbers of units by the resources' names."""
+    if value is None:
+        return {}
+    given: Any = value
+    if isinstance(value, str):
+        parts = [part.partition("=") for part in value.split(",")]
+        given = {key.strip(): int(text) if text.strip().isdigit() else text for key, _, text in parts}
+    if hasattr(given, "items"):
+        found = dict(given.items())
+        if all(isinstance(key, str) and key and _is_units(amount) for key, amount in found.items()):
+            return {key: int(amount) for key, amount in found.items()}
+    raise config._error(
+        f"{name}={value!r} is not accepted. Accepted: whole numbers of units, from 0 on, by name, such as "
+        f'{{"gpu": 1}} (in the environment: gpu=1,licence=2).'
+    )
+
+
+def _is_units(value: object) -> bool:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return False
+    return bool(0 <= value.__index__() <= NUM_UNITS_MAX)
+
+
 def in_block() -> dict[str, int] | None:
     """What the innermost block of this thread says."""
     return getattr(_blocks, "amounts", None)
@@ -78,7 +106,7 @@ def needed(given: Mapping[str, int] | None, scheduler: str) -> dict[str, int]:
     ConfigError
         For what is not accepted, and for what can never be had.
     """
-    amounts = in_block() if given is None else config.units_by_name(given, "resources")
+    amounts = in_block() if given is None else units_by_name(given, "resources")
     amounts = {name: amount for name, amount in (amounts or {}).items() if amount}
     if not amounts:
         return amounts

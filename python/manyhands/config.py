@@ -80,7 +80,6 @@ if TYPE_CHECKING:
 __all__ = ["describe", "get", "refresh", "resolve", "set", "to_dict"]
 
 NUM_WORKERS_MAX = 10_000
-NUM_UNITS_MAX = 2**31 - 1
 #: How many levels a plan may have.
 N_LEVELS_MAX = 6
 CHUNKSIZE_MAX = 2**31 - 1
@@ -389,28 +388,10 @@ def _timeout(value: object, name: str) -> float | None:
     )
 
 
-def units_by_name(value: object, name: str) -> dict[str, int]:
-    """Numbers of units by the resources' names."""
-    if value is None:
-        return {}
-    given: Any = value
-    if isinstance(value, str):
-        parts = [part.partition("=") for part in value.split(",")]
-        given = {key.strip(): int(text) if text.strip().isdigit() else text for key, _, text in parts}
-    if hasattr(given, "items"):
-        found = dict(given.items())
-        if all(isinstance(key, str) and key and _is_units(amount) for key, amount in found.items()):
-            return {key: int(amount) for key, amount in found.items()}
-    raise _error(
-        f"{name}={value!r} is not accepted. Accepted: whole numbers of units, from 0 on, by name, such as "
-        f'{{"gpu": 1}} (in the environment: gpu=1,licence=2).'
-    )
+def _resources(value: object, name: str) -> dict[str, int]:
+    from manyhands._resources import units_by_name
 
-
-def _is_units(value: object) -> bool:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        return False
-    return bool(0 <= value.__index__() <= NUM_UNITS_MAX)
+    return units_by_name(value, name)
 
 
 def _relay(value: object, name: str) -> bool | str:
@@ -452,7 +433,7 @@ _CHECKS: dict[str, Callable[[object, str], Any]] = {
     "retries": _retries,
     "retry_delay": _retry_delay,
     "timeout": _timeout,
-    "resources": units_by_name,
+    "resources": _resources,
 }
 
 
@@ -722,7 +703,9 @@ class set:
             key = _key(name, "")
             checked = _DEFAULTS[key] if value is None and key == "scheduler" else _CHECKS[key](value, str(name))
             settings[key] = checked
-        _require_levels(settings.get("scheduler"), settings.get("num_workers"))
+        from manyhands import _plans
+
+        _plans.require_levels(settings.get("scheduler"), settings.get("num_workers"))
         self._statement = _state.add_statement(self, settings)
         self._blocks: list[_Layer] = []
 
@@ -895,42 +878,8 @@ def resolve_plan(scheduler: object, num_workers: object, chunksize: object) -> t
     if scheduler is not None or num_workers is not None:
         from manyhands import _plans
 
-        names, numbers = checked(scheduler, num_workers)
-        forced = _state.forced_keys
-        with _state.lock:
-            if names is None or "scheduler" in forced:
-                names = _state.find("scheduler")[0]
-            if numbers is None or "num_workers" in forced:
-                numbers = _state.find("num_workers")[0]
-        levels = _plans.levels_of(names, numbers)
-        name, n_workers = levels[0][0], levels[0][1] or _state.cpus()
-        level = _plans.of_tasks(levels, n_workers, _state.cpus(), 1)
+        name, n_workers, level = _plans.outermost(scheduler, num_workers)
     return name, n_workers, size, level
-
-
-def checked(scheduler: object, num_workers: object) -> tuple[Any, Any]:
-    """Two keywords of a call, each None where it is not given.
-
-    Raises
-    ------
-    ConfigError
-        For a value that is not accepted.
-    """
-    names = None if scheduler is None else _scheduler(scheduler, "scheduler")
-    numbers = _num_workers(num_workers, "num_workers")
-    _require_levels(names, numbers)
-    return names, numbers
-
-
-def _require_levels(scheduler: object, num_workers: object) -> None:
-    """There are no more numbers than schedulers where both are given together."""
-    if scheduler is not None and isinstance(num_workers, tuple):
-        n_levels = len(scheduler) if isinstance(scheduler, tuple) else 1
-        if len(num_workers) > n_levels:
-            raise _error(
-                f"num_workers={list(num_workers)} has {len(num_workers)} levels, and scheduler={scheduler!r} has "
-                f"{n_levels}. Give a scheduler for each level, such as scheduler=['processes', 'threads']."
-            )
 
 
 def n_cpus() -> int:
