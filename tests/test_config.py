@@ -10,6 +10,7 @@ import warnings
 import pytest
 
 from manyhands import config
+from manyhands._faults import settled
 from manyhands.errors import ConfigError
 
 
@@ -258,22 +259,22 @@ def test_wrong_settings_for_tasks_that_fail(key, values, accepted):
 
 
 def test_settings_for_tasks_that_fail(monkeypatch, tmp_path):
-    assert config.resolve_faults(None, None, None, is_nested=False) == (0, 0.1, None)
+    assert settled(None, None, None, is_nested=False) == (0, 0.1, None)
     monkeypatch.setenv("MANYHANDS_RETRIES", "3")
     monkeypatch.setenv("MANYHANDS_TIMEOUT", "2.5")
     user_file(tmp_path, "retry_delay = 1\n")
     config.refresh()
     assert config.has_faults()
-    assert config.resolve_faults(None, None, None, is_nested=False) == (3, 1.0, 2.5)
-    assert config.resolve_faults(0, 0, 7, is_nested=False) == (0, 0.0, 7.0)
+    assert settled(None, None, None, is_nested=False) == (3, 1.0, 2.5)
+    assert settled(0, 0, 7, is_nested=False) == (0, 0.0, 7.0)
     # Calls that tasks make are part of these.
-    assert config.resolve_faults(None, None, None, is_nested=True) == (0, 0.1, None)
-    assert config.resolve_faults(1, None, None, is_nested=True) == (1, 0.1, None)
+    assert settled(None, None, None, is_nested=True) == (0, 0.1, None)
+    assert settled(1, None, None, is_nested=True) == (1, 0.1, None)
     with config.set(retries=None, timeout=None):
         assert not config.has_faults()
     monkeypatch.setenv("MANYHANDS_FORCE", "1")
     config.refresh()
-    assert config.resolve_faults(0, 0, 7, is_nested=False) == (3, 1.0, 2.5)
+    assert settled(0, 0, 7, is_nested=False) == (3, 1.0, 2.5)
 
 
 @pytest.mark.parametrize("value, seconds", [(5, 5.0), (0.5, 0.5), ("never", None), (None, None)])

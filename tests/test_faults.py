@@ -122,10 +122,14 @@ def test_a_worker_that_ends_at_any_moment_changes_no_result(portion):
 
 @pytest.mark.parametrize("portion", range(N_PORTIONS // 2, N_PORTIONS))
 def test_workers_that_end_all_the_time_leave_right_results_or_the_right_error(portion):
-    """A task whose worker died twice is not tried again."""
+    """A task whose worker died twice is not tried again; nor is a worker started after some that never were ready."""
     for seed in seeds(portion):
         error = try_one(seed, scheduler_for(seed), lambda chance: chance.choices(DEADLY, k=chance.randint(2, 6)))
-        assert error is None or (isinstance(error, mh.WorkerDied) and "combined" in str(error)), (seed, error)
+        if isinstance(error, mh.WorkerDied):
+            assert "combined" in str(error), (seed, error)
+        elif error is not None:
+            # On a machine so busy that workers take long to start, three crashes may meet three of these.
+            assert "worker processes in a row ended before they could take tasks" in str(error), (seed, error)
 
 
 @pytest.mark.parametrize("scheduler", ["processes", "fork"])

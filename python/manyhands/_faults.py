@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["LEFT_OUT", "Faults", "is_meant", "resolve"]
+__all__ = ["LEFT_OUT", "Faults", "is_meant", "resolve", "settled"]
 
 #: Stands for the result of a call that is left out.
 LEFT_OUT: Any = object()
@@ -73,6 +73,39 @@ def is_meant(packed: bytes, error: BaseException) -> bool:
     return isinstance(error, loads(packed))
 
 
+def settled(
+    retries: object, retry_delay: object, timeout: object, *, is_nested: bool
+) -> tuple[int, float, float | None]:
+    """How often tasks of one call are tried again, after how many seconds, and how long they may run.
+
+    Parameters
+    ----------
+    retries, retry_delay, timeout : optional
+        The keywords of the call; None where it does not give them.
+    is_nested : bool
+        Whether a task makes the call. What is configured is meant for the program's own calls: those of a task are part
+        of that task.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong value, in the call or in any source.
+
+    Examples
+    --------
+    >>> settled(2, None, None, is_nested=False)
+    (2, 0.1, None)
+    """
+    state, values = config._state, []
+    with state.lock:
+        for key, given in (("retries", retries), ("retry_delay", retry_delay), ("timeout", timeout)):
+            checked = None if given is None else config._CHECKS[key](given, key)
+            configured = config._DEFAULTS[key] if is_nested else state.find(key)[0]
+            is_forced = key in state.forced_keys and not is_nested
+            values.append(configured if checked is None or is_forced else checked)
+    return values[0], values[1], values[2]
+
+
 def resolve(
     scheduler: str,
     is_nested: bool,
@@ -104,7 +137,7 @@ def resolve(
             f'"return" (the exception takes the place of the result), "skip" (the place is left out).'
         )
     classes = _classes(retry_on)
-    n_retries, delay, limit = config.resolve_faults(retries, retry_delay, timeout, is_nested=is_nested)
+    n_retries, delay, limit = settled(retries, retry_delay, timeout, is_nested=is_nested)
     if limit is not None and scheduler in ("threads", "synchronous"):
         raise _no_limit(limit, scheduler, is_nested)
     if on_error == "raise" and n_retries == 0 and limit is None:

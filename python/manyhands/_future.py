@@ -101,8 +101,8 @@ class Future(concurrent.futures.Future["T"]):
                     continue
                 from manyhands._raising import raised
 
-                call = _native.describe_call(function, args, kwargs)
-                future.set_exception(raised(error, call, None, "synchronous", n_tries))
+                described = _native.describe_call(function, args, kwargs)
+                future.set_exception(raised(error, described, None, "synchronous", n_tries))
             else:
                 future.set_result(result)
             break

@@ -192,22 +192,6 @@ def _shared_memory_threshold(value: object, name: str) -> int:
     return _integer(value, name, 2**62)
 
 
-_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-    "k": 2**10,
-    "m": 2**20,
-    "g": 2**30,
-    "t": 2**40,
-}
 # A mistaken share, or a number without its unit, should not put everything on disk.
 _MEMORY_LIMIT_MIN = 1024
 
@@ -216,7 +200,12 @@ def _memory_limit(value: object, name: str) -> int | float:
     """Bytes as an integer, a share as a float; infinity for no limit."""
     if value is None:
         value = _DEFAULTS["memory_limit"]
-    amount = _amount(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        from manyhands._amounts import amount_of
+
+        amount = amount_of(value)
+    else:
+        amount = value
     if isinstance(amount, float) and (0 < amount <= 1 or amount == float("inf")):
         return amount
     if isinstance(amount, int) and not isinstance(amount, bool) and _MEMORY_LIMIT_MIN <= amount <= 2**62:
@@ -236,25 +225,6 @@ def _worker_memory_limit(value: object, name: str) -> int | float | str:
         return _memory_limit(value, name)
     except ValueError as error:
         raise _error(str(error).replace("Accepted: ", 'Accepted: "auto", ')) from None
-
-
-def _amount(text: str) -> object:
-    """The number of bytes, or the share, that a text stands for; the text itself if it stands for none."""
-    words = text.strip().lower()
-    if words == "unlimited":
-        return float("inf")
-    number = words.rstrip("%abcdefghijklmnopqrstuvwxyz ")
-    unit = words[len(number) :].strip()
-    try:
-        if unit == "%":
-            return float(number) / 100
-        if not unit and "." in number:
-            return float(number)
-        n_bytes = float(number) * _UNITS[unit]
-        # Large integers are exact, not rounded to what a float can hold.
-        return int(number) * _UNITS[unit] if number.isdigit() else int(n_bytes)
-    except (KeyError, OverflowError, ValueError):
-        return text
 
 
 def _spill_directory(value: object, name: str) -> str | None:
@@ -520,7 +490,7 @@ class _State:
         self.merged: tuple[str, int, int | None] | None = None
         # The same for `resolve_seed`, merged along.
         self.seed: _Seed | None = None
-        # The same for `resolve_faults`; None where nothing in particular is to happen.
+        # The same for calls without keywords about failures; None where nothing in particular is to happen.
         self.faults: tuple[int, float, float | None] | None = None
         # The same for `hearing`.
         self.hearing = (0, 4)
@@ -825,40 +795,6 @@ def has_faults() -> bool:
     if _state.merged is None:
         _state.merge()
     return _state.faults is not None
-
-
-def resolve_faults(
-    retries: object, retry_delay: object, timeout: object, *, is_nested: bool
-) -> tuple[int, float, float | None]:
-    """How often tasks of one call are tried again, after how many seconds, and how long they may run.
-
-    Parameters
-    ----------
-    retries, retry_delay, timeout : optional
-        The keywords of the call; None where it does not give them.
-    is_nested : bool
-        Whether a task makes the call. What is configured is meant for the program's own calls: those of a task are part
-        of that task.
-
-    Raises
-    ------
-    ConfigError
-        For a wrong value, in the call or in any source.
-
-    Examples
-    --------
-    >>> from manyhands import config
-    >>> config.resolve_faults(2, None, None, is_nested=False)
-    (2, 0.1, None)
-    """
-    with _state.lock:
-        resolved = []
-        for key, given in (("retries", retries), ("retry_delay", retry_delay), ("timeout", timeout)):
-            checked = None if given is None else _CHECKS[key](given, key)
-            configured = _DEFAULTS[key] if is_nested else _state.find(key)[0]
-            is_forced = key in _state.forced_keys and not is_nested
-            resolved.append(configured if checked is None or is_forced else checked)
-    return resolved[0], resolved[1], resolved[2]
 
 
 def hearing(relay: object = None) -> tuple[int, int]:

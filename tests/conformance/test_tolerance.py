@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import functools
+import logging
 import os
 import random
 import signal
+import sys
 import threading
 import traceback
 
@@ -476,3 +479,106 @@ def test_a_configured_limit_is_for_the_programs_own_calls(where):
     assert mh.map(nested, [{}], **keywords) == [[1, 2]]
     with pytest.raises(mh.ConfigError, match="inside of that task"):
         mh.map(nested, [{"timeout": 5}], **keywords)
+
+
+# Together with what tasks say, and with checkpoints
+
+
+def speak_and_fail_at_first(folder, x):
+    """Fail twice if `x` is odd, and say so each time."""
+    folder = f"{folder}/{x}"
+    os.makedirs(folder, exist_ok=True)
+    n_runs = len(os.listdir(folder))
+    print("task", x, "run", n_runs)
+    print("error", x, n_runs, file=sys.stderr)
+    logging.getLogger("study").warning("logged %d %d", x, n_runs)
+    fail_at_first(2 * (x % 2), folder)
+    return x
+
+
+@pytest.mark.parametrize("verb", ["map", "compute"])
+def test_in_order_every_try_is_heard_in_its_tasks_place(verb, tmp_path, capsys):
+    class Printer(logging.Handler):
+        def emit(self, record):
+            print(record.getMessage(), file=sys.stderr)
+
+    printer = Printer()
+    logging.getLogger("study").addHandler(printer)
+    try:
+        if verb == "map":
+            call = functools.partial(speak_and_fail_at_first, str(tmp_path))
+            assert mh.map(call, range(6), relay="ordered", retries=3, retry_delay=0, chunksize=1) == list(range(6))
+        else:
+            # One after the other, so that there is one order only.
+            last = 0
+            for x in range(6):
+                last = mh.delayed(lambda before, x: speak_and_fail_at_first(str(tmp_path), x))(last, x)
+            assert mh.compute(last, relay="ordered", retries=3, retry_delay=0) == (5,)
+    finally:
+        logging.getLogger("study").removeHandler(printer)
+    said = [(x, run) for x in range(6) for run in range(3 if x % 2 else 1)]
+    out, error = capsys.readouterr()
+    assert out == "".join(f"task {x} run {run}\n" for x, run in said)
+    assert error == "".join(f"error {x} {run}\nlogged {x} {run}\n" for x, run in said)
+
+
+def test_in_order_a_task_that_fails_for_good_is_heard_too(tmp_path, capsys):
+    call = functools.partial(speak_and_fail_at_first, str(tmp_path))
+    got = mh.map(call, range(4), relay="ordered", retries=1, retry_delay=0, on_error="return", chunksize=1)
+    assert [type(result) for result in got] == [int, Refused, int, Refused]
+    said = [(x, run) for x in range(4) for run in range(2 if x % 2 else 1)]
+    assert capsys.readouterr().out == "".join(f"task {x} run {run}\n" for x, run in said)
+
+
+def note_or_fail(folder, x):
+    """Leave a line; fail for multiples of 3 until things are mended."""
+    with open(f"{folder}/log", "a") as file:
+        file.write(f"{x}\n")
+    if x % 3 == 0 and not os.path.exists(f"{folder}/mended"):
+        raise Refused(x)
+    return x
+
+
+def all_of(verb, folder, items, **keywords):
+    call = functools.partial(note_or_fail, str(folder))
+    if verb == "map":
+        return mh.map(call, items, **keywords)
+    if verb == "stream":
+        return list(mh.stream(call, items, **keywords))
+    if verb == "unordered":
+        return sorted(mh.stream(call, items, ordered=False, **keywords))
+    (results,) = mh.compute([mh.delayed(note_or_fail)(str(folder), x) for x in items], **keywords)
+    return results
+
+
+@pytest.mark.parametrize("verb", ["map", "stream", "unordered", "compute"])
+def test_a_checkpoint_keeps_all_but_what_failed(verb, tmp_path):
+    path = tmp_path / "study.mh"
+    ask = functools.partial(all_of, verb, tmp_path, checkpoint=path)
+    assert ask(range(0, 10, 2), on_error="skip") == [2, 4, 8]
+    # What was there, what is new, and what fails anew, side by side.
+    assert ask(range(10), on_error="skip") == [1, 2, 4, 5, 7, 8]
+    study = mh.checkpoint.open(path)
+    assert sorted(task.error for task in study.failures) == [("Refused", str(x)) for x in (0, 3, 6, 9)]
+    (tmp_path / "mended").touch()
+    assert ask(range(10), on_error="skip") == list(range(10))
+    runs = collections.Counter(map(int, (tmp_path / "log").read_text().split()))
+    assert runs == {x: {0: 3, 6: 3, 3: 2, 9: 2}.get(x, 1) for x in range(10)}
+
+
+def test_a_checkpoint_knows_of_exceptions_that_are_results(tmp_path):
+    path = tmp_path / "study.mh"
+    results = all_of("map", tmp_path, range(4), checkpoint=path, on_error="return")
+    assert [type(result) for result in results] == [Refused, int, int, Refused]
+    assert len(mh.checkpoint.open(path).failures) == 2
+    (tmp_path / "mended").touch()
+    assert all_of("map", tmp_path, range(4), checkpoint=path, on_error="return") == list(range(4))
+
+
+def test_only_the_last_try_counts_for_a_checkpoint(tmp_path):
+    path = tmp_path / "study.mh"
+    assert mh.map(fail_at_first, [2], [str(tmp_path)], checkpoint=path, retries=2, retry_delay=0) == [3]
+    study = mh.checkpoint.open(path)
+    assert not study.failures
+    assert [task.result() for task in study] == [3]
+    assert mh.map(fail_at_first, [2], [str(tmp_path)], checkpoint=path, retries=2, retry_delay=0) == [3]

@@ -248,6 +248,7 @@ fn mark() -> impl Strategy<Value = Mark> {
     prop_oneof![
         any::<u32>().prop_map(Mark::Route),
         key().prop_map(Mark::Ended),
+        key().prop_map(Mark::Tried),
         any::<u32>().prop_map(Mark::Report),
     ]
 }
