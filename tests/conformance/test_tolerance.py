@@ -332,7 +332,9 @@ def test_it_draws_the_same_numbers_again(tmp_path):
             mh.compute(calls, **keywords),
         )
 
-    undisturbed, disturbed = drawn("calm", 0), drawn("rough", 2)
+    # In threads a seed does not reach the global states, which is told.
+    with mh.config.set(random_misuse="ignore"):
+        undisturbed, disturbed = drawn("calm", 0), drawn("rough", 2)
     if mh.config.get("scheduler") == "threads":
         # The global states are shared there.
         undisturbed, disturbed = (
