@@ -665,7 +665,9 @@ def test_a_damaged_file_is_reported_and_what_is_whole_is_used(path, tmp_path, sa
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert mh.map(scaled, range(200), checkpoint=copy, **HERE) == [2 * k for k in range(200)]
-        assert [warning.category for warning in caught] == ([mh.CheckpointWarning] if copy == path else [])
+        # Others may come from anywhere, such as that of a file of another test's that is collected now.
+        ours = [warning for warning in caught if issubclass(warning.category, mh.CheckpointWarning)]
+        assert len(ours) == (1 if copy == path else 0)
         assert said().startswith(f"{len(study)} of 200 results were there")
 
 
