@@ -12,12 +12,11 @@ from concurrent.futures import CancelledError
 from random import Random
 
 import pytest
+from faces import FACES, run_with
 from scripts import PATIENCE_S, check, children, is_alive, run, until
 
 import manyhands as mh
 from manyhands import _pools
-
-FACES = ["map", "compute", "stream", "submit"]
 
 
 @pytest.fixture(autouse=True)
@@ -29,17 +28,6 @@ def two_processes():
 def workers():
     """The worker processes there are."""
     return sorted(_pools._processes.worker_pids()) if _pools._processes is not None else []
-
-
-def run_with(face, function, items):
-    """The results of a function for each item, by one of the four ways to get them."""
-    if face == "map":
-        return mh.map(function, items)
-    if face == "compute":
-        return mh.compute([mh.delayed(function)(item) for item in items])[0]
-    if face == "stream":
-        return list(mh.stream(function, items))
-    return [future.result() for future in [mh.submit(function, item) for item in items]]
 
 
 def appended(path):

@@ -7,29 +7,18 @@ import time
 from pathlib import Path
 
 import pytest
+from faces import FACES, run_with
 from scripts import PATIENCE_S, is_alive, run, until
 
 import manyhands as mh
 
 MIB = 1 << 20
-FACES = ["map", "compute", "stream", "submit"]
 
 
 @pytest.fixture(params=["processes", "fork"])
 def scheduler(request):
     with mh.config.set(scheduler=request.param, num_workers=2, worker_memory_limit="150 MiB"):
         yield request.param
-
-
-def run_with(face, function, items):
-    """The results of a function for each item, by one of the four ways to get them."""
-    if face == "map":
-        return mh.map(function, items)
-    if face == "compute":
-        return mh.compute([mh.delayed(function)(item) for item in items])[0]
-    if face == "stream":
-        return list(mh.stream(function, items))
-    return [future.result() for future in [mh.submit(function, item) for item in items]]
 
 
 def take(n_mib):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from _thread import RLock
+from abc import ABC, abstractmethod
 from weakref import WeakSet
 
 from manyhands import _pools, config
@@ -25,7 +26,7 @@ _FIRST_PAUSE_S = 5e-5
 _LAST_PAUSE_S = 5e-3
 
 
-class Workers:
+class Workers(ABC):
     """What the calls of one executor run on. Its workers are made with its first call."""
 
     scheduler = ""
@@ -38,21 +39,21 @@ class Workers:
         self._lock = RLock()
         _all.add(self)
 
+    @abstractmethod
     def ready(self) -> Any:
         """The pool for the next call."""
-        raise NotImplementedError
 
     def is_at_rest(self) -> bool:
         """Whether nothing is under way."""
         return True
 
-    def cancel_waiting(self) -> None:
+    def cancel_waiting(self) -> None:  # noqa: B027 - nothing to do for most
         """Cancel what has not started."""
 
-    def interrupt(self) -> None:
+    def interrupt(self) -> None:  # noqa: B027 - nothing to do for most
         """End what is under way, as far as it can be ended."""
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027 - nothing to do for most
         """End the workers now; the next call finds new ones."""
 
     def hand_on(self) -> None:
@@ -79,6 +80,9 @@ class Here(Workers):
     """None: calls are made by whoever submits them."""
 
     scheduler = "synchronous"
+
+    def ready(self) -> None:
+        """Nothing."""
 
 
 class Threads(Workers):

@@ -233,28 +233,12 @@ class _Finder:
             sys.meta_path.remove(self)
         from importlib.util import find_spec
 
+        from manyhands._late import LateLoader
+
         spec = find_spec(name)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
+            spec.loader = LateLoader(spec.loader, lambda _: _watch_logging())  # type: ignore[assignment]
         return spec
-
-
-class _Loader:
-    """The loader of `logging`, until it has been loaded."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: Any) -> Any:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: Any) -> None:
-        module.__spec__.loader = module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        _watch_logging()
 
 
 # In the parent

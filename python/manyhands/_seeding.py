@@ -457,29 +457,17 @@ class _Late:
             spec: Any = None if find_spec is None else find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None and _innermost is not None:
-                    spec.loader = _LateLoader(spec.loader)
+                    from manyhands._late import LateLoader
+
+                    spec.loader = LateLoader(spec.loader, _imported)
                 return spec
         return None
 
 
-class _LateLoader:
-    """The loader of such a module, until the module has been executed."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: Any) -> Any:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: Any) -> None:
-        module.__spec__.loader = module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        name = _LATE[module.__name__]
-        if _innermost is not None and _owner.get("thread") == get_ident():
-            _catch_up(name, _innermost)
+def _imported(module: Any) -> None:
+    name = _LATE[module.__name__]
+    if _innermost is not None and _owner.get("thread") == get_ident():
+        _catch_up(name, _innermost)
 
 
 def _catch_up(name: str, innermost: _Task) -> None:

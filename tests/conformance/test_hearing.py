@@ -196,7 +196,7 @@ def test_a_warning_that_is_an_error_is_the_tasks():
 
 def test_what_a_task_catches_does_not_arrive(where):
     if where.scheduler == "threads":
-        pytest.skip("threads share what catch_warnings changes")
+        pytest.skip("warnings.catch_warnings is for programs with one thread: it changes what all threads share")
 
     def quiet(x):
         with warnings.catch_warnings(record=True) as caught:
