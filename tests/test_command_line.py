@@ -315,3 +315,9 @@ def test_the_bench_prints_one_table(command):
         assert name in columns
     assert len(rows) == 5
     assert all(len(row) == len(columns) for row in rows)
+
+
+def test_every_setting_is_explained():
+    from manyhands import _run_program
+
+    assert sorted(_run_program._HELP) == sorted(mh.config._DEFAULTS)

@@ -598,3 +598,68 @@ def test_interrupting_a_program_that_waits(tmp_path):
         client.close()
     """
     check(run(tmp_path, source), "interrupted\n")
+
+
+def test_a_call_whose_arguments_cannot_be_read_leaves_nothing_to_the_next(tmp_path):
+    """The failure that came as its other argument is nobody else's."""
+    with Client(n_workers=1, processes=True) as client:
+        failed = client.submit(divmod, 1, 0)
+        unreadable = client.submit(Unreadable)
+        assert client.submit(lambda *args: args, failed, unreadable).exception() is not None
+        assert client.submit(abs, -3).result() == 3
+
+
+class Unreadable:
+    """Unpickled in the program alone."""
+
+    def __reduce__(self):
+        return read_elsewhere, (os.getpid(),)
+
+
+def read_elsewhere(pid):
+    raise ValueError("not to be read")
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_a_released_future_still_feeds_a_call_that_waits(processes, tmp_path):
+    mark = tmp_path / "mark"
+
+    def wait():
+        until(mark.exists, "the mark is there")
+        return 1
+
+    with Client(n_workers=2, processes=processes) as client:
+        ready = client.submit(divmod, 7, 2)
+        ready.result()
+        total = client.submit(lambda a, b: (a, b), ready, client.submit(wait))
+        ready.release()
+        mark.touch()
+        assert total.result() == ((3, 1), 1)
+
+
+def test_a_client_that_was_watched_is_let_go_of():
+    client = Client(n_workers=1, processes=False)
+    future = client.submit(abs, -1)
+    assert [one.result() for one in as_completed([future])] == [1]
+    gone = weakref.ref(client)
+    del client, future
+    gc.collect()
+    until(lambda: gc.collect() is not None and gone() is None, "the client is gone")
+
+
+def test_keys_of_calls_that_could_not_be_sent_are_free_again():
+    with Client(n_workers=1, processes=True) as client:
+        lock = threading.Lock()
+        with pytest.raises(mh.PicklingError) as caught:
+            client.map(lambda x: lock, [1, 2], key="k")
+        assert client.map(abs, [-1, -2], key="k")[0].result() == 1
+        del caught
+
+
+def test_closing_cancels_what_compute_is_at(tmp_path):
+    client = Client(n_workers=1, processes=False)
+    mark = tmp_path / "mark"
+    future = client.compute(mh.delayed(until)(mark.exists, "the mark is there"))
+    client.close()
+    assert future.status == "cancelled"
+    mark.touch()

@@ -289,6 +289,8 @@ class Calls:
         function: Callable[..., Any],
         iterables: tuple[Iterable[Any], ...],
         root: Root | None,
+        *,
+        is_alone: bool,
         keeps_order: bool = True,
     ) -> None:
         self.session = session
@@ -299,8 +301,9 @@ class Calls:
         self._n_iterables = len(iterables)
         self._streams = Streams(root)
         session.report.is_seeded = root is not None
-        # Whether an object that comes again has not changed meanwhile: nobody else's code runs in between.
-        self._is_quiet = all(type(one) in (list, tuple, range, repeat) for one in iterables)
+        # Whether an object that comes again has not changed meanwhile: no other code of the program's runs in between,
+        # be it that of the tasks or of whoever consumes the results.
+        self._is_quiet = is_alone and all(type(one) in (list, tuple, range, repeat) for one in iterables)
         self._last: tuple[Any, ...] | None = None
         self._last_digest = b""
         # In their order: whether each result is stored, and the result. Only those, where order is of no account.
@@ -386,7 +389,8 @@ def map_all(
 ) -> list[Any]:
     """`map` with a checkpoint."""
     with Session(checkpoint) as session:
-        calls = Calls(session, function, iterables, root)
+        is_alone = pool is not None and not isinstance(pool, _native.ThreadPool)
+        calls = Calls(session, function, iterables, root, is_alone=is_alone)
         if pool is None:
             computed = [_call(session, function, k, one, root, manner) for k, one in enumerate(calls.missing())]
             session.recorder.sync()
@@ -443,7 +447,7 @@ class Stream:
         # One at most, which waits for stored results that come before it.
         self._computed: list[Any] = []
         try:
-            self._calls = Calls(self._session, function, iterables, root, keeps_order=is_ordered)
+            self._calls = Calls(self._session, function, iterables, root, is_alone=False, keeps_order=is_ordered)
             self._results: Any
             if pool is None:
                 self._results = _one_by_one(self._calls, function, root, manner)

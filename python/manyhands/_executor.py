@@ -28,8 +28,8 @@ class Executor(concurrent.futures.Executor):
     """Workers with the interface of `concurrent.futures.Executor`, on any scheduler.
 
     Takes the place of ``ThreadPoolExecutor`` and ``ProcessPoolExecutor``. On processes, no ``__main__`` guard is
-    needed, functions need not be importable, and a call that ends its worker takes no other with it: it alone fails,
-    after a second try, and the executor goes on.
+    needed, functions need not be importable, and a call of `submit` that ends its worker takes no other with it:
+    it alone fails, after a second try, and the executor goes on. One of `map` ends that map, and no other call.
 
     Parameters
     ----------

@@ -5,6 +5,8 @@ In a module of its own, which imports little: workers get guarded functions by p
 
 from __future__ import annotations
 
+from weakref import ref
+
 from manyhands import _worker
 
 TYPE_CHECKING = False
@@ -13,8 +15,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-#: In a worker: failures that came as arguments of the task that is about to run.
-_arrived: list[Caught] = []
+#: In a worker: failures that came as arguments of the task that is about to run. Those of a task whose arguments could
+#: not be read to the end, which never ran, are gone by the time of the next.
+_arrived: list[ref[Caught]] = []
 
 
 class Guarded:
@@ -44,9 +47,10 @@ class Guarded:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _arrived:
-            earlier = _arrived[0]
+            earlier = [caught for caught in (arrived() for arrived in _arrived) if caught is not None]
             _arrived.clear()
-            return earlier
+            if earlier:
+                return earlier[0]
         for n_left in range(self.retries, -1, -1):
             try:
                 return self.__wrapped__(*args, **kwargs)
@@ -59,7 +63,7 @@ class Guarded:
 class Caught:
     """What a call has raised: the exception, or in another process than the call's its bytes."""
 
-    __slots__ = ("error", "frames", "packed")
+    __slots__ = ("__weakref__", "error", "frames", "packed")
 
     def __init__(self, error: BaseException) -> None:
         self.error: BaseException | None = error
@@ -102,7 +106,7 @@ def _caught_elsewhere(packed: bytes, frames: list[tuple[str, int, str]]) -> Caug
     caught.packed = packed
     caught.frames = frames
     if _worker.is_worker:
-        _arrived.append(caught)
+        _arrived.append(ref(caught))
     return caught
 
 

@@ -220,7 +220,7 @@ class Future(_native.Promise):
         Parameters
         ----------
         fn : callable
-            Called in a thread of the client's, or at once if the call has ended. What it raises is printed.
+            Called in a thread of the client's, where what it raises is printed; here and at once if the call has ended.
         """
         if self._is_over():
             fn(self)
@@ -249,7 +249,8 @@ class Future(_native.Promise):
         with self._client.lock:
             self._is_released = True
             batch = self._batch
-            if self._is_over() and not self._callbacks:
+            # What a call still waits to be given goes with that call.
+            if self._is_over() and not self._callbacks and not self._client.is_needed(self):
                 self._value = _NOTHING
                 if batch is not None:
                     batch.native.forget(self._index)
@@ -480,6 +481,11 @@ class Engine:
                 return
         self._launch(future)
 
+    def is_needed(self, promise: Future) -> bool:
+        """Whether a call that has not been submitted yet needs the result of another; with the lock."""
+        templates = (future._template for future in self.waiting)
+        return any(promise is one for template in templates if template is not None for one in template.promises)
+
     def _launch_later(self, future: Future) -> None:
         """Submit a call whose submitter has gone on: what goes wrong is the call's."""
         try:
@@ -698,9 +704,9 @@ class Engine:
             batch.is_watched = True
             if self._completions is None:
                 self._completions = _native.Completions()
-                thread = threading.Thread(
-                    target=self._run, args=(self._completions,), name="manyhands-client", daemon=True
-                )
+                # It must not keep the client, whose end ends it.
+                told = (self._completions, weakref.ref(self))
+                thread = threading.Thread(target=_tell_ends, args=told, name="manyhands-client", daemon=True)
                 thread.start()
             self._n_watched += 1
             token = self._n_watched
@@ -708,18 +714,11 @@ class Engine:
             completions = self._completions
         batch.native.notify(completions, token)
 
-    def _run(self, completions: _native.Completions) -> None:
-        while True:
-            token = completions.next()
-            if token is None:
-                return
-            batch = self._watched.get(token)
-            if batch is not None:
-                self._tell_of(batch, token)
-            # A loop variable would keep it alive until the next news.
-            del batch
-
-    def _tell_of(self, batch: Batch, token: int) -> None:
+    def tell_of(self, token: int) -> None:
+        """Call the callbacks of calls that have ended."""
+        batch = self._watched.get(token)
+        if batch is None:
+            return
         done = batch.native.done_from(batch.n_told)
         batch.n_told += len(done)
         if batch.native.failure() is not None:
@@ -732,3 +731,14 @@ class Engine:
             if future is not None and future._batch is batch:
                 future._tell()
             del future
+
+
+def _tell_ends(completions: _native.Completions, engine_of: weakref.ref[Engine]) -> None:
+    """Have callbacks called as calls end; the whole life of a thread."""
+    while (token := completions.next()) is not None:
+        engine = engine_of()
+        if engine is None:
+            return
+        engine.tell_of(token)
+        # A local variable would keep it alive until the next news.
+        del engine

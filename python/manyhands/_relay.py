@@ -203,6 +203,7 @@ _threads = _local()
 _lock = RLock()
 _n_users = 0
 _call_handlers: Any = None
+_is_in_place = False
 
 
 class _Nowhere(list):  # type: ignore[type-arg]
@@ -272,7 +273,7 @@ class _ProxyBuffer:
 
 
 def _install() -> None:
-    global _n_users, _call_handlers
+    global _n_users, _call_handlers, _is_in_place
     with _lock:
         _n_users += 1
         for number, name in enumerate(("stdout", "stderr"), 1):
@@ -281,25 +282,33 @@ def _install() -> None:
                 setattr(sys, name, _Proxy(number, stream))
         import logging
 
-        if _call_handlers is None:
+        if not _is_in_place:
+            _is_in_place = True
             _call_handlers = logging.Logger.callHandlers
             logging.Logger.callHandlers = _keep_record  # type: ignore[method-assign,assignment]
 
 
 def _uninstall() -> None:
-    global _n_users, _call_handlers
+    global _n_users
     with _lock:
-        _n_users -= 1
-        if _n_users > 0:
-            return
+        # A child may leave blocks that its parent has entered.
+        _n_users = max(_n_users - 1, 0)
+        if _n_users == 0:
+            _take_off()
+
+
+def _take_off() -> None:
+    global _is_in_place
+    if _is_in_place:
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
             if type(stream) is _Proxy:
                 setattr(sys, name, stream._original)
         logging = sys.modules["logging"]
         if logging.Logger.callHandlers is _keep_record:
+            # A thread may be inside of ours: what it goes on to stays.
             logging.Logger.callHandlers = _call_handlers
-            _call_handlers = None
+            _is_in_place = False
 
 
 def _keep_record(logger: Any, record: Any) -> None:
@@ -399,6 +408,8 @@ class silenced:
 def _after_fork() -> None:
     global _lock, _n_users
     _lock = RLock()
+    _n_users = 0
+    _take_off()
     _threads.said = None
 
 

@@ -45,6 +45,9 @@ _HELP = {
     "shared_memory_threshold": "from how many bytes on it does",
     "memory_limit": 'how much memory results that wait may take: "4 GiB", "60%%", unlimited',
     "spill_directory": "an existing folder: where they go beyond that",
+    "worker_memory_limit": 'how much memory workers may take themselves, in all: "4 GiB", "60%%", auto, unlimited',
+    "relay": "what tasks print appears: yes, no, or ordered as in the serial run",
+    "random_misuse": "draws from a global state without a seed: warn, error or ignore",
     "seed": "what random numbers begin with, an integer",
 }
 

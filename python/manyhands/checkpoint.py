@@ -98,7 +98,7 @@ class Task:
 
         if self.error is not None:
             raise CheckpointError(f"{self!r} has no result: it has failed")
-        found = self._checkpoint._reader.result(self._number)
+        found = self._checkpoint._open().result(self._number)
         if found is None:
             raise CheckpointError(f"the result of {self!r} in {self._checkpoint.path!r} is damaged")
         return found[0]

@@ -312,8 +312,8 @@ def _relay(value: object, name: str) -> bool | str:
     if isinstance(value, bool) or value == "ordered":
         return value
     raise _error(
-        f'{name}={value!r} is not accepted. Accepted: True (what tasks print appears as it comes), "ordered" (in the '
-        f"order of the serial run) or False (it does not appear)."
+        f'{name}={value!r} is not accepted. Accepted: True or "live" (what tasks print appears as it comes), "ordered" '
+        f"(in the order of the serial run) or False (it does not appear)."
     )
 
 
@@ -631,7 +631,8 @@ def get(key: str, default: Any = _UNSET) -> Any:
         ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``memory_limit``: bytes as an integer, a
         share as a float, infinity for none. ``worker_memory_limit``: the same, or ``"auto"``.
         ``spill_directory``: a path, or None for the usual one. ``seed``: an integer, a tuple of them, a
-        ``numpy.random.SeedSequence``, or None.
+        ``numpy.random.SeedSequence``, or None. ``relay``: True (for which ``"live"`` may be given), ``"ordered"`` or
+        False. ``random_misuse``: ``"warn"``, ``"error"`` or ``"ignore"``.
 
     Raises
     ------

@@ -405,11 +405,18 @@ class Client:
         if root is not None:
             for number, future in enumerate(futures):
                 future._root, future._number = root, number
-        if has_futures or (root is not None and len(new) < len(futures)):
+        try:
+            if has_futures or (root is not None and len(new) < len(futures)):
+                for future in new:
+                    engine.start(future)
+            elif new:
+                engine.start_many(new)
+        except BaseException:
+            # Nobody may find those by their keys that will never end.
             for future in new:
-                engine.start(future)
-        elif new:
-            engine.start_many(new)
+                if future._key is not None and future._batch is None and future not in engine.waiting:
+                    self._by_key.pop(future._key, None)
+            raise
         return futures
 
     def _futures_of(
@@ -549,8 +556,10 @@ class Client:
         parts = list(collections) if several else [collections]
         lazy = [part for part in parts if _is_lazy(part)]
         futures = [self._of_value(None) for _ in lazy]
-        for future in futures:
-            future._state = "pending"
+        with self._engine.lock:
+            for future in futures:
+                future._state = "pending"
+                self._engine.waiting.add(future)
         results = iter(futures)
         outcome = [next(results) if _is_lazy(part) else part for part in parts]
         if lazy:
@@ -570,6 +579,9 @@ class Client:
             error = raised
         with self._engine.lock:
             for number, future in enumerate(futures):
+                self._engine.waiting.discard(future)
+                if future._state != "pending":  # cancelled
+                    continue
                 if error is None:
                     future._end("finished", values[number])
                 else:

@@ -470,6 +470,9 @@ impl Main<'_> {
         if let Some(status) = self.status {
             status.set(NO_TASK);
         }
+        // What a thread reports that a task has left behind is nobody's.
+        let running = &self.shared.running;
+        running.store(reporter::pack(NO_TASK), Ordering::Relaxed);
         wait_for_items(self.shared, self.host);
         self.flushed_ns = self.pace.skip();
     }

@@ -182,8 +182,17 @@ impl Calls {
 
     /// Tells the caller what the calls have said.
     fn hear(&self, py: Python<'_>) -> PyResult<()> {
-        let said = std::mem::take(&mut lock(&self.state).said);
-        self.run.hear(py, said)
+        let (said, is_over, failure) = {
+            let mut state = lock(&self.state);
+            let said = std::mem::take(&mut state.said);
+            let is_over = state.failure.is_some() || state.log.len() == state.is_done.len();
+            (said, is_over, state.failure.clone())
+        };
+        self.run.hear(py, said)?;
+        if is_over {
+            self.run.tell_rest(py, failure.as_ref())?;
+        }
+        Ok(())
     }
 
     /// Takes note of the news; whether a call, or all, need not be waited for any longer.

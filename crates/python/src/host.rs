@@ -200,6 +200,7 @@ impl PythonHost {
         inherited: Arc<Inherited>,
         on_misuse: OnMisuse,
     ) -> PyResult<PythonHost> {
+        misuse::watch(on_misuse);
         Ok(PythonHost {
             functions: Vec::new(),
             context: Vec::new(),
@@ -500,6 +501,7 @@ impl Host for PythonHost {
             match on_misuse {
                 Ok(number) => {
                     self.on_misuse = OnMisuse::numbered(number).unwrap_or(OnMisuse::Ignore);
+                    misuse::watch(self.on_misuse);
                     self.astray = None;
                 }
                 Err(error) => self.astray = Some(error),

@@ -323,6 +323,7 @@ impl Flow {
                 return Err(run.exception(py, failure, &self.scheduler));
             }
             if self.is_complete && run.n_sent() == self.n_returned {
+                run.tell_rest(py, None)?;
                 return self.source_error.take().map_or(Ok(None), Err);
             }
             let news = run.wait(py, SIGNAL_PAUSE, false)?;

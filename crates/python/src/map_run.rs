@@ -876,6 +876,12 @@ impl MapRun {
         self.teller.hear(py, said, &function)
     }
 
+    /// Tells what is left of what tasks have said, once all of them have ended.
+    pub(crate) fn tell_rest(&self, py: Python<'_>, failure: Option<&Failure>) -> PyResult<()> {
+        let function = |py: Python<'_>, _| self.function.clone_ref(py);
+        self.teller.end(py, failure, &function)
+    }
+
     fn end(&self, py: Python<'_>, failure: Option<&Failure>) -> PyResult<()> {
         if let Side::Local(program) = &self.side {
             let failed = match failure {
@@ -884,8 +890,7 @@ impl MapRun {
             };
             program.listening.end(py, failure.is_none(), failed)?;
         }
-        let function = |py: Python<'_>, _| self.function.clone_ref(py);
-        self.teller.end(py, failure, &function)
+        self.tell_rest(py, failure)
     }
 }
 

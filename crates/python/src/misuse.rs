@@ -100,8 +100,11 @@ static FOUND: Mutex<[Found; 2]> = Mutex::new(
 
 /// How many modules there were at the last look.
 static N_MODULES: AtomicUsize = AtomicUsize::new(0);
-/// How often the caller of a job has begun and ended to run code of its own while tasks may be running.
+/// Whether tasks of this worker are to be watched at all.
+static IS_WATCHED: AtomicBool = AtomicBool::new(false);
+/// How often callers of jobs have begun to run code of their own while tasks may be running, and how many are at it.
 static CALLER_STEPS: AtomicU64 = AtomicU64::new(0);
+static N_CALLERS: AtomicUsize = AtomicUsize::new(0);
 /// How much further a state is looked for, in rounds of the generator: twenty million draws, which takes some
 /// hundredths of a second; and while that has been in vain lately, ten thousand.
 const ROUNDS_MOST: u32 = 1 << 15;
@@ -138,8 +141,8 @@ impl Place {
         if key.is_null() {
             return 0;
         }
-        // SAFETY: both were found to lie inside of an object that `FOUND` keeps alive, and are aligned. Whoever draws
-        // in another thread changes them meanwhile; then some value is read.
+        // SAFETY: both were found to lie inside of an object that `FOUND` keeps alive, and are aligned. Compiled code
+        // that draws in another thread may change them meanwhile: each is read once, as a whole, as it is or was.
         let (first, position) = unsafe {
             let position = self.position.load(Ordering::Relaxed);
             (key.read_volatile(), position.read_volatile())
@@ -155,9 +158,11 @@ impl Place {
             return None;
         }
         let mut words = [0; MT_WORDS];
-        // SAFETY: as above, for all words of the key.
+        // SAFETY: as above, for each of the words of the key.
         let position = unsafe {
-            std::ptr::copy_nonoverlapping(key, words.as_mut_ptr(), MT_WORDS);
+            for (at, word) in words.iter_mut().enumerate() {
+                *word = key.add(at).read_volatile();
+            }
             self.position.load(Ordering::Relaxed).read_volatile()
         };
         Some(Box::new((words, position)))
@@ -177,6 +182,14 @@ fn glance(py: Python<'_>) -> Glance {
 }
 
 /// A task without a seed begins in this thread.
+#[inline]
+pub(crate) fn begin_in_worker(py: Python<'_>) {
+    if IS_WATCHED.load(Ordering::Relaxed) {
+        begin(py);
+    }
+}
+
+/// The same where it is known that it is watched.
 #[inline]
 pub(crate) fn begin(py: Python<'_>) {
     if N_MODULES.load(Ordering::Relaxed) != n_modules(py) {
@@ -210,6 +223,11 @@ fn begin_torch(py: Python<'_>) {
     let begun = Instant::now();
     let is_due = lock(&NEXT_OF_TORCH).is_none_or(|next| begun >= next);
     let state = is_due.then(|| state_of_torch(py)).flatten();
+    if is_due {
+        // Also where nobody looks at what the task has done, as after a failure.
+        let ended = Instant::now();
+        *lock(&NEXT_OF_TORCH) = Some(ended + TORCH_TIMES * (ended - begun));
+    }
     TORCH_BEFORE.set(state.map(|state| (state, begun)));
 }
 
@@ -239,6 +257,11 @@ fn has_drawn_from_torch(py: Python<'_>) -> bool {
     found
 }
 
+/// What is to become of tasks of this worker that draw.
+pub(crate) fn watch(on_misuse: OnMisuse) {
+    IS_WATCHED.store(on_misuse != OnMisuse::Ignore, Ordering::Relaxed);
+}
+
 /// No task without a seed runs in this thread.
 pub(crate) fn skip() {
     BEFORE.set(None);
@@ -258,7 +281,7 @@ pub(crate) fn end(py: Python<'_>) -> u8 {
     };
     let now = glance(py);
     // The caller may have drawn meanwhile, who is free to do so.
-    if now.caller_steps != before.caller_steps || now.caller_steps % 2 == 1 {
+    if now.caller_steps != before.caller_steps || N_CALLERS.load(Ordering::Relaxed) > 0 {
         return 0;
     }
     let mut drawn = from_torch;
@@ -266,22 +289,12 @@ pub(crate) fn end(py: Python<'_>) -> u8 {
         return drawn;
     }
     for (at, kind) in KINDS.into_iter().enumerate() {
-        if before.words[at] == 0 {
-            drawn |= u8::from(now.n_modules != before.n_modules && is_fresh_and_drawn(py, at))
-                * kind.bit();
-        } else if now.words[at] != before.words[at] && is_drawn(at) {
+        // What has come with the task may have had its state set by it: nobody knows where it began.
+        if before.words[at] != 0 && now.words[at] != before.words[at] && is_drawn(at) {
             drawn |= kind.bit();
         }
     }
     drawn
-}
-
-/// Whether a generator has come with the task that has just ended, which has drawn from it. A new one has none of its
-/// words used.
-fn is_fresh_and_drawn(py: Python<'_>, at: usize) -> bool {
-    look(py);
-    let state = PLACES[at].state();
-    state.is_some_and(|state| state.1 as usize != MT_WORDS)
 }
 
 /// Whether a state that has changed is what comes of drawing. Otherwise somebody has set it, on purpose.
@@ -315,6 +328,7 @@ pub(crate) struct CallersTurn(());
 
 impl CallersTurn {
     pub(crate) fn begin() -> CallersTurn {
+        N_CALLERS.fetch_add(1, Ordering::Relaxed);
         CALLER_STEPS.fetch_add(1, Ordering::Relaxed);
         CallersTurn(())
     }
@@ -322,7 +336,9 @@ impl CallersTurn {
 
 impl Drop for CallersTurn {
     fn drop(&mut self) {
-        CALLER_STEPS.fetch_add(1, Ordering::Relaxed);
+        // A process forked meanwhile has been told that there is none.
+        let less = |n: usize| n.checked_sub(1);
+        let _ = N_CALLERS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 }
 
@@ -336,6 +352,7 @@ pub(crate) fn forget() {
         found.seen = None;
     }
     N_MODULES.store(0, Ordering::Relaxed);
+    N_CALLERS.store(0, Ordering::Relaxed);
     skip();
 }
 

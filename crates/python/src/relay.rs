@@ -213,6 +213,8 @@ impl Teller {
                 Said::Wrote { task, .. } | Said::Report { task, .. } => Some(*task),
             };
             match (task, said) {
+                // What has been told: of a task that is run once more, as its result was lost with its worker.
+                (Some(task), _) if is_ordered && self.rank(task) < order.next => {}
                 (Some(task), said) if is_ordered => {
                     let heard = order.heard.entry(self.rank(task)).or_default();
                     heard.task = task.0;

@@ -138,7 +138,7 @@ pub(crate) fn put_back(py: Python<'_>) -> PyResult<()> {
         let module = py.import(intern!(py, "manyhands._seeding"))?;
         module.call_method0(intern!(py, "put_back_in_worker"))?;
     }
-    misuse::begin(py);
+    misuse::begin_in_worker(py);
     Ok(())
 }
 

@@ -207,7 +207,9 @@ impl Guard {
         self.oom_kills.get_or_insert_with(Kills::now).refresh();
         let mut found = Vec::new();
         for (at, peer) in peers.iter_mut().enumerate() {
-            let Some(peer) = peer else { continue };
+            let Some(peer) = peer.as_mut().filter(|peer| peer.is_ready) else {
+                continue;
+            };
             let pid = peer.child.pid();
             peer.watched.look(pid);
             found.push(Found {
@@ -293,13 +295,15 @@ fn choose(found: &[Found], n_bytes_least: u64) -> Option<Found> {
 
 /// Ends a worker: at once if it has a task, in good order otherwise.
 fn end(shared: &Shared, peer: &mut Peer, victim: Found, stop: MemoryStop) {
-    peer.watched.ends_since = Some(Instant::now());
     if victim.is_idle {
         let mut state = lock(&shared.state);
         let now_ns = shared.now_ns();
         // It may have been given something since.
-        state.retire_if_idle(victim.at, now_ns);
+        if state.retire_if_idle(victim.at, now_ns) {
+            peer.watched.ends_since = Some(Instant::now());
+        }
     } else {
+        peer.watched.ends_since = Some(Instant::now());
         peer.child.dump_stack();
         peer.watched.stop = Some(Box::new(stop));
         peer.child.kill();

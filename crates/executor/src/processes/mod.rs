@@ -461,8 +461,8 @@ impl State {
         }
     }
 
-    /// Asks a worker to end, if it is idle.
-    fn retire_if_idle(&mut self, at: usize, now_ns: TimeNs) {
+    /// Asks a worker to end, if it is idle; whether it has been.
+    fn retire_if_idle(&mut self, at: usize, now_ns: TimeNs) -> bool {
         let worker = WorkerId(at as u32);
         let is_idle = self.core.scheduler.is_idle(worker);
         if let Some(line) = &mut self.lines[at]
@@ -471,14 +471,15 @@ impl State {
             && (is_idle || line.is_held)
         {
             line.retire();
-            if std::mem::take(&mut line.is_held) {
-                return;
+            if !std::mem::take(&mut line.is_held) {
+                self.act(|core, hands| {
+                    let death = Death::default();
+                    core.on_worker_lost(worker, None, death, now_ns, hands);
+                });
             }
-            self.act(|core, hands| {
-                let death = Death::default();
-                core.on_worker_lost(worker, None, death, now_ns, hands);
-            });
+            return true;
         }
+        false
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Peer {
     descriptors: Descriptors,
     /// The number under which it allocates shared memory; zero for none.
     owner: u32,
-    is_ready: bool,
+    pub(super) is_ready: bool,
     is_gone: bool,
     /// Of a forked worker: what it sees of the memory of others stays as it is until it is gone.
     pub(super) pinned: Option<Pinned>,
