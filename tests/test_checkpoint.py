@@ -893,20 +893,3 @@ def test_killed_workers_cost_nothing_that_was_stored(tmp_path):
                 os.kill(worker, signal.SIGKILL)
         assert program.wait().stdout == want
     assert mh.checkpoint.open(path).check() == []
-
-
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
-def test_an_object_that_changes_between_calls_is_another_argument(path, scheduler):
-    """By the consumer of a stream, or by the calls themselves."""
-    items = [1]
-    for _ in mh.stream(sum, [items] * 5, checkpoint=path, scheduler=scheduler, num_workers=1, buffersize=1):
-        items[0] += 1
-    assert mh.map(sum, [[k] for k in range(1, 6)], checkpoint=path, **HERE) == [1, 2, 3, 4, 5]
-
-
-def test_results_of_a_closed_checkpoint_say_so(path):
-    mh.map(abs, [-1], checkpoint=path, scheduler="synchronous")
-    with mh.checkpoint.open(path) as study:
-        (task,) = study.tasks
-    with pytest.raises(ValueError, match="has been closed"):
-        task.result()

@@ -69,3 +69,20 @@ def test_results_are_kept_by_whoever_asked_for_them(path, where):
     assert [values for values, _ in results] == [[1, 1], [2, 2]]
     assert mh.map(inner, [1, 2], checkpoint=path) == results
     assert len(mh.checkpoint.open(f"{path}.2")) == 2
+
+
+def test_an_object_that_changes_between_calls_is_another_argument(path):
+    """By the consumer of a stream: what is kept must be what was asked for."""
+    items = [1]
+    for _ in mh.stream(sum, [items] * 5, checkpoint=path, buffersize=1):
+        items[0] += 1
+    kept = mh.map(sum, [[k] for k in range(1, 6)], checkpoint=path, scheduler="synchronous")
+    assert kept == [1, 2, 3, 4, 5]
+
+
+def test_results_of_a_closed_checkpoint_say_so(path):
+    mh.map(abs, [-1], checkpoint=path)
+    with mh.checkpoint.open(path) as study:
+        (task,) = study.tasks
+    with pytest.raises(ValueError, match="has been closed"):
+        task.result()
