@@ -12,7 +12,7 @@ import pytest
 from scripts import PATIENCE_S
 
 import manyhands as mh
-from manyhands import _doctor, config
+from manyhands import _doctor, _settings, config
 
 SECTIONS = [
     "Interpreter",
@@ -320,4 +320,4 @@ def test_the_bench_prints_one_table(command):
 def test_every_setting_is_explained():
     from manyhands import _run_program
 
-    assert sorted(_run_program._HELP) == sorted(mh.config._DEFAULTS)
+    assert sorted(_run_program._HELP) == sorted(_settings.DEFAULTS)

@@ -10,6 +10,7 @@ import warnings
 import pytest
 
 from manyhands import config
+from manyhands._faults import settled
 from manyhands.errors import ConfigError
 
 
@@ -52,6 +53,10 @@ def test_the_defaults():
         "seed": None,
         "relay": True,
         "random_misuse": "warn",
+        "retries": 0,
+        "retry_delay": 0.1,
+        "timeout": None,
+        "resources": {},
     }
     assert config.get("num_workers", 3) == 3
     assert config.get("idle_timeout", default=1) == 1
@@ -236,6 +241,41 @@ def test_wrong_values_are_refused_everywhere(settings, parts):
 def test_wrong_idle_timeouts(value):
     with pytest.raises(ConfigError, match='a number of seconds above 0, or "never"'):
         config.set(idle_timeout=value)
+
+
+@pytest.mark.parametrize(
+    "key, values, accepted",
+    [
+        ("retries", [-1, 1.0, True, "2", 10**7, []], "an integer from 0 to 1000000"),
+        ("retry_delay", [-0.1, "1", True, float("inf"), float("nan"), []], "a number of seconds from 0 on"),
+        ("timeout", [0, -1, "1", True, float("inf"), float("nan"), []], "a number of seconds above 0"),
+    ],
+)
+def test_wrong_settings_for_tasks_that_fail(key, values, accepted):
+    for value in values:
+        with pytest.raises(ConfigError, match=f"{key}=") as caught:
+            config.set({key: value})
+        assert accepted in str(caught.value)
+    assert not config.has_faults()
+
+
+def test_settings_for_tasks_that_fail(monkeypatch, tmp_path):
+    assert settled(None, None, None, is_nested=False) == (0, 0.1, None)
+    monkeypatch.setenv("MANYHANDS_RETRIES", "3")
+    monkeypatch.setenv("MANYHANDS_TIMEOUT", "2.5")
+    user_file(tmp_path, "retry_delay = 1\n")
+    config.refresh()
+    assert config.has_faults()
+    assert settled(None, None, None, is_nested=False) == (3, 1.0, 2.5)
+    assert settled(0, 0, 7, is_nested=False) == (0, 0.0, 7.0)
+    # Calls that tasks make are part of these.
+    assert settled(None, None, None, is_nested=True) == (0, 0.1, None)
+    assert settled(1, None, None, is_nested=True) == (1, 0.1, None)
+    with config.set(retries=None, timeout=None):
+        assert not config.has_faults()
+    monkeypatch.setenv("MANYHANDS_FORCE", "1")
+    config.refresh()
+    assert settled(0, 0, 7, is_nested=False) == (3, 1.0, 2.5)
 
 
 @pytest.mark.parametrize("value, seconds", [(5, 5.0), (0.5, 0.5), ("never", None), (None, None)])
@@ -483,6 +523,10 @@ def test_who_runs_the_program_has_the_last_word(monkeypatch, tmp_path):
         ("MANYHANDS_IDLE_TIMEOUT", "0"),
         ("MANYHANDS_IDLE_TIMEOUT", "nan"),
         ("MANYHANDS_FORCE", "maybe"),
+        ("MANYHANDS_RETRIES", "-1"),
+        ("MANYHANDS_RETRIES", "often"),
+        ("MANYHANDS_RETRY_DELAY", "-1"),
+        ("MANYHANDS_TIMEOUT", "0"),
     ],
 )
 def test_wrong_variables_are_named(monkeypatch, variable, text):
@@ -559,4 +603,4 @@ def test_it_imports_next_to_nothing(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert run.stdout.strip() == "['manyhands.config']"
+    assert run.stdout.strip() == "['manyhands._native', 'manyhands._plans', 'manyhands.config']"

@@ -14,6 +14,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 #: Each example's options here, and something that it prints.
 RUNS = {
     "first_steps.py": ([], "[1, 3, 4]"),
+    "nested.py": ([], "fold 3: best penalty"),
     "tour.py": (["--quick"], "processes"),
 }
 

@@ -122,10 +122,31 @@ def test_a_worker_that_ends_at_any_moment_changes_no_result(portion):
 
 @pytest.mark.parametrize("portion", range(N_PORTIONS // 2, N_PORTIONS))
 def test_workers_that_end_all_the_time_leave_right_results_or_the_right_error(portion):
-    """A task whose worker died twice is not tried again; nor are workers, where several in a row never begin."""
+    """A task whose worker died twice is not tried again; nor is a worker started after some that never were ready."""
     for seed in seeds(portion):
         error = try_one(seed, scheduler_for(seed), lambda chance: chance.choices(DEADLY, k=chance.randint(2, 6)))
         if isinstance(error, mh.WorkerDied):
             assert "combined" in str(error), (seed, error)
-        else:
-            assert error is None or "before they could take tasks" in str(error), (seed, error)
+        elif error is not None:
+            # On a machine so busy that workers take long to start, three crashes may meet three of these.
+            assert "worker processes in a row ended before they could take tasks" in str(error), (seed, error)
+
+
+@pytest.mark.parametrize("scheduler", ["processes", "fork"])
+def test_workers_that_stop_at_any_moment_leave_right_results_where_there_is_a_limit(scheduler):
+    """Amid a task, between two of them, while idle: they say nothing, and never end."""
+    try:
+        for seed in range(FIRST_SEED, FIRST_SEED - (-N_FAULTS // 250)):
+            error = try_one(
+                seed,
+                scheduler,
+                lambda chance: [signal.SIGSTOP] * chance.randint(1, 2),
+                timeout=1.0,
+                retries=5,
+                retry_delay=0,
+            )
+            assert error is None, (seed, error)
+    finally:
+        # Those that stopped when all was done would keep calls without a limit waiting for ever.
+        for pid in children(os.getpid()):
+            os.kill(pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ from faces import FACES, run_with
 from scripts import PATIENCE_S, check, children, is_alive, run, until
 
 import manyhands as mh
-from manyhands import _pools
+from manyhands import _pools, config
 
 
 @pytest.fixture(autouse=True)
@@ -443,7 +443,8 @@ def test_libraries_are_held_back_as_the_number_of_workers_asks(monkeypatch):
     """In workers that were there before, and in those started since; what the person has set is left alone."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
-    monkeypatch.setattr(_pools, "cpu_count", lambda: 12)
+    config.refresh()
+    monkeypatch.setattr(config._state, "n_cpus", 12)
 
     def limits(_):
         time.sleep(0.01)
@@ -457,26 +458,6 @@ def test_libraries_are_held_back_as_the_number_of_workers_asks(monkeypatch):
             assert (omp, mkl) == (str(12 // n_workers), "3")
             seen.setdefault(pid, set()).add(omp)
     assert max(map(len, seen.values())) > 1, "no worker has lived through a change"
-    mh.shutdown()
-
-
-def test_libraries_that_are_loaded_are_held_back_too(monkeypatch):
-    """To at most what they would use by themselves, which is no more than there are CPUs."""
-    for name in _pools._THREAD_LIMITS:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(_pools, "cpu_count", lambda: 4)
-    n_cpus = mh.cpu_count()
-
-    def n_threads(_):
-        import numpy  # noqa: F401
-        from threadpoolctl import threadpool_info
-
-        return os.getpid(), [library["num_threads"] for library in threadpool_info()]
-
-    mh.shutdown()
-    for n_workers in (4, 2, 1, 2):
-        for _, found in mh.map(n_threads, range(4), num_workers=n_workers):
-            assert set(found) <= {4 // n_workers, min(4 // n_workers, n_cpus)}
     mh.shutdown()
 
 
@@ -633,7 +614,7 @@ def test_tasks_may_use_multiprocessing():
 FORKS = """
     import os, sys, time
     import manyhands as mh
-    from manyhands import _pools
+    from manyhands import _pools, config
 
     mh.config.set(scheduler=sys.argv[1], num_workers=2)
     assert mh.map(abs, range(-9, 0)) == list(range(9, 0, -1))

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from manyhands import checkpoint, random, shared
     from manyhands import dask as dask
     from manyhands import distributed as distributed
+    from manyhands._blas import blas_threads
     from manyhands._executor import Executor
     from manyhands._future import Future
+    from manyhands._resources import resources
     from manyhands.errors import (
         CheckpointError,
         CheckpointWarning,
@@ -64,6 +66,7 @@ __all__ = [
     "UndeclaredRandomWarning",
     "WorkerDied",
     "WorkerOutOfMemory",
+    "blas_threads",
     "checkpoint",
     "compute",
     "config",
@@ -72,6 +75,7 @@ __all__ = [
     "map",
     "persist",
     "random",
+    "resources",
     "shared",
     "shutdown",
     "stream",
@@ -96,6 +100,8 @@ _LAZY = {
     "UndeclaredRandomWarning": "manyhands.errors",
     "WorkerDied": "manyhands.errors",
     "WorkerOutOfMemory": "manyhands.errors",
+    "blas_threads": "manyhands._blas",
+    "resources": "manyhands._resources",
 }
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from manyhands._faults import Faults
     from manyhands._seeding import Root
 
 # What `Recorder.find` says of a task; as crates/python/src/durable/recorder.rs numbers it.
@@ -386,21 +387,28 @@ def map_all(
     scheduler: str,
     root: Root | None,
     manner: int,
+    faults: Faults | None,
 ) -> list[Any]:
     """`map` with a checkpoint."""
     with Session(checkpoint) as session:
-        is_alone = pool is not None and not isinstance(pool, _native.ThreadPool)
+        is_alone = scheduler not in ("synchronous", "threads")
         calls = Calls(session, function, iterables, root, is_alone=is_alone)
-        if pool is None:
-            computed = [_call(session, function, k, one, root, manner) for k, one in enumerate(calls.missing())]
+        if scheduler == "synchronous":
+            told = (root, manner, faults, pool)
+            computed = [_call(session, function, k, one, *told) for k, one in enumerate(calls.missing())]
             session.recorder.sync()
         else:
             pickled = _run._pickled(pool, function)
-            computed = _native.map_all(
-                pool, function, pickled, calls.iterables(), batch_size, scheduler, root, manner, session.recorder
-            )
+            given = (calls.iterables(), batch_size, scheduler, root, manner, _marking(faults))
+            computed = _native.map_all(pool, function, pickled, *given, session.recorder)
         rest = iter(computed)
-        return [value if is_stored else next(rest) for is_stored, value in calls.outcomes]
+        results = [value if is_stored else next(rest) for is_stored, value in calls.outcomes]
+        return results if faults is None else _run._kept(results)
+
+
+def _marking(faults: Faults | None) -> Faults | None:
+    # Results that are left out have their places among those that are stored.
+    return None if faults is None else faults.marking()
 
 
 def _call(
@@ -410,15 +418,19 @@ def _call(
     one: tuple[int, tuple[Any, ...]],
     root: Root | None,
     manner: int,
+    faults: Faults | None,
+    level: int | None,
 ) -> Any:
     """One call in this thread, whose result is stored."""
     place, args = one
     began = time.perf_counter()
     try:
-        result = _run._call_here(function, args, place, root, manner)
+        result = _run._try_here(function, args, place, root, manner, faults, level)
     except Exception as error:
         session.recorder.put_failure(number, type(error).__qualname__, str(error))
-        raise
+        if faults is None or faults.on_error == "raise":
+            raise
+        return faults.instead(error)
     session.recorder.put(number, result, time.perf_counter() - began)
     return result
 
@@ -439,6 +451,7 @@ class Stream:
         buffersize: int | None,
         n_workers: int,
         manner: int,
+        faults: Faults | None,
     ) -> None:
         self._session = Session(checkpoint)
         self._lock = RLock()
@@ -446,11 +459,13 @@ class Stream:
         self._is_closed = False
         # One at most, which waits for stored results that come before it.
         self._computed: list[Any] = []
+        # What stands in places that are to be left out.
+        self._left_out = object() if faults is None else _run._left_out()
         try:
             self._calls = Calls(self._session, function, iterables, root, is_alone=False, keeps_order=is_ordered)
             self._results: Any
-            if pool is None:
-                self._results = _one_by_one(self._calls, function, root, manner)
+            if scheduler == "synchronous":
+                self._results = _one_by_one(self._calls, function, root, manner, faults, pool)
             else:
                 pickled = _run._pickled(pool, function)
                 self._results = _native.Stream(
@@ -465,6 +480,7 @@ class Stream:
                     n_workers,
                     root,
                     manner,
+                    _marking(faults),
                     self._session.recorder,
                 )
         except BaseException:
@@ -503,7 +519,10 @@ class Stream:
                 # Its place, if places are kept.
                 if outcomes:
                     outcomes.popleft()
-                return computed.pop()
+                result = computed.pop()
+                if result is self._left_out:
+                    continue
+                return result
             self._fetch()
 
     def _fetch(self) -> None:
@@ -550,11 +569,18 @@ class Stream:
             self._end(is_quiet=True)
 
 
-def _one_by_one(calls: Calls, function: Callable[..., Any], root: Root | None, manner: int) -> Iterator[Any]:
+def _one_by_one(
+    calls: Calls,
+    function: Callable[..., Any],
+    root: Root | None,
+    manner: int,
+    faults: Faults | None,
+    level: int | None,
+) -> Iterator[Any]:
     """A stream's results that are computed in this thread."""
     for number, one in enumerate(calls.missing()):
         try:
-            result = _call(calls.session, function, number, one, root, manner)
+            result = _call(calls.session, function, number, one, root, manner, faults, level)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error
@@ -639,11 +665,16 @@ class GraphNamer:
 
 
 def compute_all(
-    run: Callable[..., tuple[Any, ...]], checkpoint: Any, root: Root | None, *args: Any, manner: int
+    run: Callable[..., tuple[Any, ...]],
+    checkpoint: Any,
+    root: Root | None,
+    *args: Any,
+    manner: int,
+    faults: Faults | None,
 ) -> tuple[Any, ...]:
     """`compute` or `persist` with a checkpoint."""
     with Session(checkpoint) as session:
-        return run(*args, root, manner, GraphNamer(session, root))
+        return run(*args, root, manner, faults, GraphNamer(session, root))
 
 
 def load(data: bytes, buffers: list[Any] | None, is_by_value: bool) -> Any:

@@ -34,20 +34,11 @@ _PACKAGES = (
     "pyarrow",
     "scikit-learn",
     "torch",
-    "threadpoolctl",
     "joblib",
     "dask",
     "distributed",
     "ray",
 )
-_THREAD_LIBRARIES = {
-    "openblas": "OpenBLAS",
-    "mkl_rt": "MKL",
-    "blis": "BLIS",
-    "gomp": "OpenMP (GNU)",
-    "iomp5": "OpenMP (Intel)",
-    "libomp": "OpenMP (LLVM)",
-}
 
 
 @dataclass
@@ -232,45 +223,24 @@ def libraries(report: Report) -> Section:
             pass
         except Exception as error:
             report.problems.append(f"import {name} fails: {type(error).__name__}: {error}")
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        _libraries_by_name(section)
-        report.advice.append(
-            "threadpoolctl is not installed, so libraries that a worker has loaded keep the number of threads that "
-            "they began with. pip install threadpoolctl"
-        )
-    else:
-        for found in threadpool_info():
-            named = f"{found['internal_api']} {found.get('version') or ''}".strip()
-            section.add(named, f"{found['num_threads']} threads here, {os.path.basename(found['filepath'])}")
+    from manyhands import _blas
+
+    for found in _blas.libraries():
+        section.add(found.name, f"{found.n_threads} threads here, {os.path.basename(found.path)}")
     if not section.rows:
         section.add("loaded", "none")
     try:
         n_workers = config.resolve()[1]
     except ConfigError:  # told with the configuration
         return section
-    for name, number in _pools.thread_limits(n_workers).items():
+    values, free, *_ = _pools.thread_limits(config.resolve_plan(None, None, None)[3])
+    for name, number in ((name, values[name]) for name in free):
         if name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             section.add(f"{name} in each of {n_workers} workers", number)
-    for name in _pools._THREAD_LIMITS:
+    for name in _pools.THREAD_VARIABLES:
         if name in os.environ:
             section.add(f"{name} in the environment", f"{os.environ[name]} (left alone)")
     return section
-
-
-def _libraries_by_name(section: Section) -> None:
-    """Name what is loaded; how many threads it has it does not say."""
-    try:
-        with open("/proc/self/maps") as file:
-            paths = {line.split(maxsplit=5)[5].strip() for line in file if line.count("/")}
-    except OSError:
-        return
-    for path in sorted(paths):
-        name = os.path.basename(path)
-        for part, library in _THREAD_LIBRARIES.items():
-            if part in name:
-                section.add(library, name)
 
 
 def gpus(report: Report) -> Section:

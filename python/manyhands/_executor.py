@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from manyhands._executor_pools import Workers
+    from manyhands._faults import Faults
 
     T = TypeVar("T")
 
@@ -73,14 +74,21 @@ class Executor(concurrent.futures.Executor):
                 raise ValueError(f"max_workers must be greater than 0, which {max_workers} is not")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, which {initializer!r:.80} is not")
-        if scheduler is None and (_native.in_task() or _worker.is_worker):
-            scheduler = "synchronous"  # all workers are busy with tasks such as this one
-        name, n_workers, _ = config.resolve(scheduler, max_workers, None)
+        level = _native.task_level()
+        if level is None and not _worker.is_worker:
+            name, n_workers, _, level = config.resolve_plan(scheduler, max_workers, None)
+        else:
+            from manyhands import _plans
+
+            nested = _plans.nested(level or _worker.level, scheduler, max_workers, None)
+            # Below the plan: all workers are busy with tasks such as this one.
+            name, n_workers, _, _, level = nested or ("synchronous", max_workers or 1, 1, None, 0)
         _finish_with_the_program()
         _executor_pools.sweep()
         self._initializing = None if initializer is None else _Initializing(initializer, tuple(initargs))
         self._max_workers = n_workers
         self._workers = _executor_pools.KINDS[name](n_workers, are_kept=initializer is None)
+        self._workers.level = level
         self._is_shut_down = False
         #: Maps that will ask for more items as their results are consumed.
         self._buffered: weakref.WeakSet[_native.Gathered] = weakref.WeakSet()
@@ -138,13 +146,14 @@ class Executor(concurrent.futures.Executor):
         workers = self._workers
         function = self._initialized(fn)
         root = _run._root(None, is_single=True)
+        faults = _run._faults(workers.scheduler)
         if isinstance(workers, _executor_pools.Here):
-            return Submitted._of_call_of(workers, function, args, kwargs, root)
+            return Submitted._of_call_of(workers, function, args, kwargs, root, faults)
         pool = workers.ready()
         try:
             pickle = _run._pickled(pool, function)
             manner = _run._manner(None)
-            call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root, manner)
+            call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root, manner, faults)
         except PicklingError as error:
             return Submitted._of_error(workers, error)
         if isinstance(workers, _executor_pools.Forked):
@@ -202,7 +211,9 @@ class Executor(concurrent.futures.Executor):
         workers = self._workers
         if not iterables:
             return iter(())
-        if isinstance(workers, (_executor_pools.Here, _executor_pools.Forked)):
+        # A map that goes on after failures knows nothing of trying calls again.
+        has_faults = _run._faults(workers.scheduler) is not None
+        if has_faults or isinstance(workers, (_executor_pools.Here, _executor_pools.Forked)):
             return self._map_by_submitting(fn, zip(*iterables), end_s, buffersize)
         function = self._initialized(fn)
         pool = workers.ready()
@@ -348,9 +359,11 @@ class Submitted(Future["T"]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         root: Any,
+        faults: Faults | None,
     ) -> Submitted[T]:
         """The future of a call made here and now."""
-        made = Future._of_call(function, args, kwargs, root, _run._manner(None))
+        level = workers.level or None
+        made = Future._of_call(function, args, kwargs, root, _run._manner(None), faults, level)
         error = made.exception()
         if error is not None:
             return cls._of_error(workers, _told(workers, error))

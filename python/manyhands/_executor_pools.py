@@ -34,6 +34,8 @@ class Workers(ABC):
     def __init__(self, n_workers: int, *, are_kept: bool) -> None:
         self.n_workers = n_workers
         self.are_kept = are_kept
+        #: What tasks are to know of where they are; see `manyhands._plans`.
+        self.level = 0
         #: Why there can be no more calls.
         self.broken: str | None = None
         self._lock = RLock()
@@ -98,7 +100,7 @@ class Threads(Workers):
                 pool = self._pool
                 if pool is None:
                     _pools.register()
-                    pool = self._pool = ThreadPool(self.n_workers)
+                    pool = self._pool = ThreadPool(self.n_workers).at_level(self.level)
         return pool
 
     def is_at_rest(self) -> bool:
@@ -132,12 +134,12 @@ class _Processes:
         self.n_reloads = _pools.n_reloads()
         self.idle_timeout: float | None = config.get("idle_timeout")
         self.n_workers = n_workers
-        self.context: tuple[Any, ...] | None = None
+        self.context = _pools.Context()
         self.settings: object = None
         self.pool = _pools.start_processes(n_workers, self.idle_timeout)
 
-    def tell(self) -> None:
-        """Have the workers know of the present settings, import path and folder."""
+    def tell(self, level: int) -> ProcessPool:
+        """Have the workers know of the present settings, import path and folder, and of their tasks' level."""
         settings = config.generation()
         if settings is not self.settings:
             self.settings = settings
@@ -146,13 +148,12 @@ class _Processes:
             if idle_timeout != self.idle_timeout:
                 self.pool.set_idle_timeout(idle_timeout)
             self.idle_timeout = idle_timeout
-        self.context = _pools.tell_context(self.pool, self.n_workers, self.context)
+        return self.context.of(self.pool, level)
 
     def resize(self, n_workers: int) -> None:
         """Have so many workers."""
         if n_workers != self.n_workers:
             self.n_workers = n_workers
-            self.pool.set_environment(list(_pools.thread_limits(n_workers).items()))
             self.pool.resize(n_workers)
 
 
@@ -166,8 +167,7 @@ class Processes(Workers):
         processes = self._processes
         if processes is None or processes.n_reloads != _pools.n_reloads():
             processes = self._renewed()
-        processes.tell()
-        return processes.pool
+        return processes.tell(self.level)
 
     def _renewed(self) -> _Processes:
         with self._lock:
@@ -237,7 +237,7 @@ class Forked(Workers):
     def ready(self) -> _native.ForkPool:
         from manyhands import _forked
 
-        return _forked.pool(self.n_workers, self._rota)
+        return _forked.pool(self.n_workers, self.level, self._rota)
 
     def add(self, call: _native.Pending) -> None:
         """Keep count of a call under way."""

@@ -85,7 +85,7 @@ def unpack(data: bytes) -> BaseException:
     return exc
 
 
-def annotate(exc: BaseException, task: str, key: str | None, scheduler: str) -> None:
+def annotate(exc: BaseException, task: str, key: str | None, scheduler: str, n_tries: int = 1) -> None:
     """Add a note to a task's exception that names the task; the same note is added once.
 
     Parameters
@@ -98,11 +98,14 @@ def annotate(exc: BaseException, task: str, key: str | None, scheduler: str) -> 
         The task's key.
     scheduler : str
         The scheduler that ran it.
+    n_tries : int
+        How often the task was tried.
     """
     if isinstance(exc, TypeError) and "missing" in str(exc) and "'rng'" in str(exc):
         _add_note(exc, "Give the call a seed, such as seed=1, and each task receives a generator as rng.")
     where = f"scheduler {scheduler!r}" if key is None else f"key {key!r}, scheduler {scheduler!r}"
-    note = f"Raised by the task {task} ({where})."
+    tried = "" if n_tries == 1 else f" It was tried {n_tries} times; this is from the last."
+    note = f"Raised by the task {task} ({where}).{tried}"
     if not _add_note(exc, note):
         return
     if not _NOTES_ARE_PRINTED and isinstance(exc.__cause__, RemoteTraceback):

@@ -164,6 +164,9 @@ _found: tuple[int, list[Callable[[], object]]] = (0, [])
 
 def limit_threads() -> None:
     """Allow the numeric libraries that are loaded one thread each."""
+    from manyhands._native import _blas_pin
+
+    _blas_pin()
     for limit in find_limits():
         limit()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def pool(num_workers: int, rota: Rota | None = None) -> ForkPool:
+def pool(num_workers: int, level: int, rota: Rota | None = None) -> ForkPool:
     """A pool of workers to be forked from this process as it will be when the tasks are known.
 
     Submitted calls take turns by the rota: those of one executor by its own.
@@ -32,7 +32,7 @@ def pool(num_workers: int, rota: Rota | None = None) -> ForkPool:
     _fork_safety.check()
     _pools.register()
     _pools.share()
-    return ForkPool(num_workers, _rota if rota is None else rota)
+    return ForkPool(num_workers, _rota if rota is None else rota, level)
 
 
 # Whose turn it is among the calls that were submitted by this process.
@@ -86,9 +86,13 @@ def after_fork_in_parent(before: Any) -> None:
 # Called by the engine in the new process
 
 
-def begin() -> int:
-    """Become a worker; what becomes of tasks that draw random numbers without a seed, as the engine numbers it."""
+def begin(level: int) -> int:
+    """Become a worker, whose tasks are to know of this level.
+
+    Returns what becomes of tasks that draw random numbers without a seed, as the engine numbers it.
+    """
     _worker.is_worker = True
+    _worker.level = level
     _forget_imports()
     _drop_exit_handlers()
     _renew_streams()

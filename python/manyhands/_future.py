@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any, TypeVar
 
+    from manyhands._faults import Faults
     from manyhands._seeding import Root
 
     T = TypeVar("T")
@@ -67,31 +68,45 @@ class Future(concurrent.futures.Future["T"]):
 
     @classmethod
     def _of_call(
-        cls, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | None, manner: int
+        cls,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        root: Root | None,
+        manner: int,
+        faults: Faults | None,
+        level: int | None = None,
     ) -> Future[T]:
-        """A future of a call made here and now."""
+        """A future of a call made here and now, by a task of this level."""
         future: Future[T] = cls()
         future.set_running_or_notify_cancel()
-        try:
-            if root is not None:
-                call = partial(_native.call_as_seeded_task, root, 0, function, args, kwargs)
-            else:
-                call = partial(_native.call_as_watched_task, function, args, kwargs, manner)
-            if manner & 3 == 3:
-                from manyhands._relay import silenced
-
-                with silenced():
-                    result = call()
-            else:
-                result = call()
-        except KeyboardInterrupt:  # of the person at the keyboard, who waits here
-            raise
-        except BaseException as error:
-            from manyhands._raising import raised
-
-            future.set_exception(raised(error, _native.describe_call(function, args, kwargs), None, "synchronous"))
+        if root is not None:
+            call = partial(_native.call_as_seeded_task, root, 0, function, args, kwargs, level)
         else:
-            future.set_result(result)
+            call = partial(_native.call_as_watched_task, function, args, kwargs, manner, level)
+        n_tries = 0
+        while True:
+            n_tries += 1
+            try:
+                if manner & 3 == 3:
+                    from manyhands._relay import silenced
+
+                    with silenced():
+                        result = call()
+                else:
+                    result = call()
+            except KeyboardInterrupt:  # of the person at the keyboard, who waits here
+                raise
+            except BaseException as error:
+                if faults is not None and isinstance(error, Exception) and faults.tries_again(error, n_tries):
+                    continue
+                from manyhands._raising import raised
+
+                described = _native.describe_call(function, args, kwargs)
+                future.set_exception(raised(error, described, None, "synchronous", n_tries))
+            else:
+                future.set_result(result)
+            break
         return future
 
     # What concurrent.futures knows of, kept true on demand
@@ -263,6 +278,8 @@ class Future(concurrent.futures.Future["T"]):
 
     def cancel(self) -> bool:
         """Cancel the call. A running call is stopped where that is possible: in processes, by ending its worker.
+
+        The worker is given a moment, 0.1 s, to come to the end by itself: a new one takes longer to start.
 
         Returns
         -------

@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeAlias, TypeVar, final
 from typing_extensions import disjoint_base
 
 from manyhands._checkpointing import GraphNamer
+from manyhands._faults import Faults
+from manyhands._run import OnError, RetryOn
 from manyhands._seeding import Root
 from manyhands.graph import Graph
 
@@ -35,6 +37,11 @@ __all__ = [
     "Template",
     "ThreadPool",
     "_begin_sharing",
+    "_blas_choose",
+    "_blas_get",
+    "_blas_pin",
+    "_blas_register",
+    "_blas_set_base",
     "_cpu_limits",
     "_delayed",
     "_describe",
@@ -83,6 +90,7 @@ __all__ = [
     "salvage_checkpoint",
     "serve_parent",
     "shutdown_forked",
+    "task_level",
 ]
 
 __version__: str
@@ -109,18 +117,30 @@ class Delayed:
         *,
         traverse: bool = ...,
         optimize_graph: bool = ...,
-        scheduler: str | None = ...,
-        num_workers: int | None = ...,
+        scheduler: str | Sequence[str] | None = ...,
+        num_workers: int | Sequence[int | None] | None = ...,
         chunksize: int | None = ...,
+        seed: Any = ...,
+        on_error: OnError = ...,
+        retries: int | None = ...,
+        retry_on: RetryOn = ...,
+        retry_delay: float | None = ...,
+        timeout: float | None = ...,
     ) -> Any: ...
     def persist(
         self,
         *,
         traverse: bool = ...,
         optimize_graph: bool = ...,
-        scheduler: str | None = ...,
-        num_workers: int | None = ...,
+        scheduler: str | Sequence[str] | None = ...,
+        num_workers: int | Sequence[int | None] | None = ...,
         chunksize: int | None = ...,
+        seed: Any = ...,
+        on_error: OnError = ...,
+        retries: int | None = ...,
+        retry_on: RetryOn = ...,
+        retry_delay: float | None = ...,
+        timeout: float | None = ...,
     ) -> Delayed: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Delayed: ...
     def __getattr__(self, name: str) -> Delayed: ...
@@ -186,6 +206,8 @@ class DelayedLeaf(Delayed):
 @final
 class ThreadPool:
     def __new__(cls, num_workers: int) -> ThreadPool: ...
+    def at_level(self, level: int, needs: list[tuple[int, int]] = ...) -> ThreadPool: ...
+    def set_supplies(self, n_units: list[tuple[int, bool]]) -> None: ...
     def cancel_waiting(self) -> None: ...
     def is_at_rest(self) -> bool: ...
     def kill_workers(self) -> None: ...
@@ -206,15 +228,16 @@ class ProcessPool:
     def is_empty(self) -> bool: ...
     def kill_workers(self) -> None: ...
     def resize(self, num_workers: int) -> None: ...
-    def set_context(self, context: bytes) -> None: ...
     def set_environment(self, environment: list[tuple[str, str]]) -> None: ...
     def set_idle_timeout(self, idle_timeout: float | None) -> None: ...
     def shutdown(self) -> None: ...
+    def set_supplies(self, n_units: list[tuple[int, bool]]) -> None: ...
+    def with_context(self, context: bytes, needs: list[tuple[int, int]] = ...) -> ProcessPool: ...
     def worker_pids(self) -> list[int]: ...
 
 @final
 class ForkPool:
-    def __new__(cls, num_workers: int, rota: Rota) -> ForkPool: ...
+    def __new__(cls, num_workers: int, rota: Rota, level: int = 0) -> ForkPool: ...
 
 @final
 class Rota:
@@ -235,6 +258,7 @@ class Stream(Generic[_T]):
         num_workers: int,
         root: Root | None,
         manner: int,
+        faults: Faults | None,
         recorder: Recorder | None = None,
     ) -> Stream[_T]: ...
     def __iter__(self) -> Stream[_T]: ...
@@ -286,6 +310,7 @@ class Pending:
         scheduler: str,
         root: Root | None,
         manner: int,
+        faults: Faults | None,
     ) -> Pending: ...
     @property
     def stoppable(self) -> bool: ...
@@ -349,6 +374,7 @@ class Calls:
         scheduler: str,
         root: Root | None,
         manner: int,
+        faults: Faults | None,
     ) -> Calls: ...
     @staticmethod
     def one(
@@ -360,6 +386,7 @@ class Calls:
         scheduler: str,
         root: Root | None,
         manner: int,
+        faults: Faults | None,
     ) -> Calls: ...
     @staticmethod
     def bound(
@@ -371,6 +398,7 @@ class Calls:
         scheduler: str,
         root: Root | None,
         manner: int,
+        faults: Faults | None,
     ) -> Calls: ...
     def __len__(self) -> int: ...
     def wait(self, index: int | None, timeout: float | None) -> bool: ...
@@ -441,20 +469,32 @@ class MRG32k3a:
 def after_fork() -> None: ...
 def begin_exit() -> None: ...
 def call_as_seeded_task(
-    root: Root, number: int, function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    root: Root,
+    number: int,
+    function: Callable[..., _T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    level: int | None = None,
 ) -> _T: ...
-def call_as_task(function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> _T: ...
+def call_as_task(
+    function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None, level: int | None = None
+) -> _T: ...
 def call_as_watched_task(
-    function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None, manner: int
+    function: Callable[..., _T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    manner: int,
+    level: int | None = None,
 ) -> _T: ...
 def compute(
     args: tuple[Any, ...],
     traverse: bool,
-    pool: _Pool | None,
+    pool: _Pool | int | None,
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
     manner: int,
+    faults: Faults | None,
     namer: GraphNamer | None = None,
 ) -> tuple[Any, ...]: ...
 def cpu_count() -> int: ...
@@ -473,6 +513,7 @@ def map_all(
     scheduler: str,
     root: Root | None,
     manner: int,
+    faults: Faults | None,
     recorder: Recorder | None = None,
 ) -> list[_T]: ...
 def note_fork() -> None: ...
@@ -481,26 +522,34 @@ def reports_have_places() -> bool: ...
 def persist(
     args: tuple[Any, ...],
     traverse: bool,
-    pool: _Pool | None,
+    pool: _Pool | int | None,
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
     manner: int,
+    faults: Faults | None,
     namer: GraphNamer | None = None,
 ) -> tuple[Any, ...]: ...
 def run_graph(
     graph: dict[Any, Any],
     keys: list[Any],
     known: Any,
-    pool: _Pool | None,
+    pool: _Pool | int | None,
     chunksize: int | None,
     scheduler: str,
     root: Root | None,
     on_finished: Callable[[list[Any]], object] | None,
     manner: int,
+    faults: Faults | None,
 ) -> list[Any]: ...
 def serve_parent(socket: int, parent: int, helpers: Any) -> None: ...
 def shutdown_forked() -> None: ...
+def task_level() -> int | None: ...
+def _blas_choose(n_threads: int) -> None: ...
+def _blas_get(set: int, get: int, is_wide: bool) -> int: ...
+def _blas_pin() -> None: ...
+def _blas_register(set: int, get: int, is_wide: bool, is_per_thread: bool, is_free: bool, own: int) -> None: ...
+def _blas_set_base(n_threads: int) -> None: ...
 def _begin_sharing() -> object: ...
 def _probe_watched() -> int: ...
 def _probe_checkpoint_as(data: bytes, version: int) -> bytes: ...

@@ -374,8 +374,12 @@ def _local_modules() -> list[bytes]:
 
 def _by_value_registered() -> bool:
     """Whether the user asked cloudpickle to store some module by value, which plain pickle knows nothing of."""
-    cloudpickle = sys.modules.get("cloudpickle")
-    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
+    if "cloudpickle" not in sys.modules:
+        return False
+    # Another thread may be in the middle of importing it: this waits.
+    import cloudpickle
+
+    return bool(cloudpickle.list_registry_pickle_by_value())
 
 
 # How many threads have a module of this process registered with cloudpickle just now.

@@ -11,17 +11,17 @@ import sys
 from _thread import RLock, _local
 from _weakref import ref
 
-from manyhands import _reloads, config
+from manyhands import _reloads, _worker, config
 from manyhands._native import (
     ForkPool,
     ProcessPool,
     ThreadPool,
+    _is_of_pool,
     _set_sharing,
     _set_spilling,
     _set_worker_limit,
     after_fork,
     begin_exit,
-    cpu_count,
     in_task,
     shutdown_forked,
 )
@@ -37,7 +37,9 @@ _n_processes = 0
 _idle_timeout: float | None = None
 # Stands for the settings that the pool has been told of.
 _settings: object = None
-_context: tuple[Any, ...] | None = None
+# The pool of threads as those hold it whose calls' tasks know of this level.
+_threads_there: ThreadPool | None = None
+_threads_level = 0
 # From how many bytes on buffers travel through shared memory, if they do.
 _sharing: int | None = None
 # How much results may take, and where they go beyond that, as the engine was told.
@@ -58,11 +60,12 @@ class _Nested:
     They are its alone: if tasks waited for tasks behind them in one pool, its threads could all be waiting.
     """
 
-    __slots__ = ("__weakref__", "n_threads", "pool")
+    __slots__ = ("__weakref__", "level", "n_threads", "pool")
 
-    def __init__(self, pool: ThreadPool, n_threads: int) -> None:
+    def __init__(self, pool: ThreadPool, n_threads: int, level: int) -> None:
         self.pool: ThreadPool | None = pool
         self.n_threads = n_threads
+        self.level = level
 
 
 # What `own` of this is, each thread has for itself.
@@ -73,8 +76,8 @@ _all_nested: set[ref[_Nested]] = set()
 _inherited: list[object] = []
 
 # Workers share the CPUs; libraries that would start a thread per CPU in each of them are held back, unless the person
-# who runs the program has decided otherwise.
-_THREAD_LIMITS = (
+# who runs the program has decided otherwise. This is what they read when they are loaded.
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -83,29 +86,49 @@ _THREAD_LIMITS = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
+# Counts the changes of what `blas_threads` has chosen.
+blas_generation = 0
 
 
-def pool(scheduler: str, num_workers: int) -> ThreadPool | ProcessPool | ForkPool:
-    """The pool for a scheduler, with so many workers."""
+def pool(
+    scheduler: str, num_workers: int, level: int, needs: dict[str, int] | None = None
+) -> ThreadPool | ProcessPool | ForkPool:
+    """The pool for a scheduler, with so many workers, for calls whose tasks are to know of this level.
+
+    What is needed is None where resources have never been spoken of, so that nothing is to be said of them.
+    """
     if scheduler == "processes":
-        return processes(num_workers)
+        return processes(num_workers, level, needs)
     if scheduler == "fork":
         from manyhands import _forked
 
-        return _forked.pool(num_workers)
-    return nested_threads(num_workers) if in_task() else threads(num_workers)
+        return _forked.pool(num_workers, level)
+    if in_task():
+        return nested_threads(num_workers, level)
+    pool = threads(num_workers, level)
+    if needs:
+        from manyhands import _resources
+
+        amounts, supplies = _resources.for_pool(needs, by_worker=False)
+        pool.set_supplies(supplies)
+        return pool.at_level(level, amounts)
+    return pool
 
 
-def threads(num_workers: int) -> ThreadPool:
+def threads(num_workers: int, level: int) -> ThreadPool:
     """The pool of threads."""
-    global _n_threads
+    global _n_threads, _threads_there, _threads_level
     pool = _threads
     if pool is None:
         pool = _new_threads(num_workers)
     if num_workers != _n_threads:
         pool.resize(num_workers)
         _n_threads = num_workers
-    return pool
+    there = _threads_there
+    if there is None or level != _threads_level:
+        there = _threads_there = pool.at_level(level)
+        _threads_level = level
+    return there
 
 
 def _new_threads(num_workers: int) -> ThreadPool:
@@ -123,22 +146,24 @@ def _new_threads(num_workers: int) -> ThreadPool:
         return _threads
 
 
-def nested_threads(num_workers: int) -> ThreadPool:
+def nested_threads(num_workers: int, level: int) -> ThreadPool:
     """A pool of threads for the task that the calling thread is running."""
     own: _Nested | None = getattr(_nested, "own", None)
     if own is None or own.pool is None:
         register()
-        pool = ThreadPool(num_workers)
-        own = _nested.own = _Nested(pool, num_workers)
+        pool = ThreadPool(num_workers).at_level(level)
+        own = _nested.own = _Nested(pool, num_workers, level)
         _all_nested.add(ref(own, _all_nested.discard))
         return pool
     if num_workers != own.n_threads:
         own.pool.resize(num_workers)
         own.n_threads = num_workers
+    if level != own.level:
+        own.pool, own.level = own.pool.at_level(level), level
     return own.pool
 
 
-def processes(num_workers: int) -> ProcessPool:
+def processes(num_workers: int, level: int, needs: dict[str, int] | None = None) -> ProcessPool:
     """The pool of processes, told of the present import path and working directory."""
     global _n_processes, _idle_timeout, _settings
     n_reloads()
@@ -154,11 +179,9 @@ def processes(num_workers: int) -> ProcessPool:
             pool.set_idle_timeout(idle_timeout)
         _idle_timeout = idle_timeout
     if num_workers != _n_processes:
-        pool.set_environment(list(thread_limits(num_workers).items()))
         pool.resize(num_workers)
         _n_processes = num_workers
-    _tell_context(pool, num_workers)
-    return pool
+    return _context.of(pool, level, needs)
 
 
 def n_reloads() -> int:
@@ -192,13 +215,14 @@ def share() -> None:
 
 def _new_processes(num_workers: int) -> ProcessPool:
     """The pool of processes, made by whichever thread comes first."""
-    global _processes, _n_processes, _idle_timeout
+    global _processes, _n_processes, _idle_timeout, _context
     with _lock:
         if _processes is None:
             register()
             _idle_timeout = config.get("idle_timeout")
             _n_processes = num_workers
             _processes = start_processes(num_workers, _idle_timeout)
+            _context = Context()
         return _processes
 
 
@@ -207,7 +231,8 @@ def _retire_processes() -> None:
     global _processes, _context
     with _lock:
         pool = _processes
-        _processes = _context = None
+        _processes = None
+        _context = Context()
         _retired[:] = [old for old in _retired if not old.is_empty()]
         if pool is not None:
             pool.set_idle_timeout(0.0)
@@ -223,8 +248,7 @@ def start_processes(num_workers: int, idle_timeout: float | None) -> ProcessPool
 
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGINT])
     try:
-        limits = list(thread_limits(num_workers).items())
-        return ProcessPool(_command(), limits, num_workers, idle_timeout)
+        return ProcessPool(_command(), [], num_workers, idle_timeout)
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
@@ -236,6 +260,9 @@ def forget_command() -> None:
 
 def interrupted(scheduler: str) -> None:
     """After Ctrl-C: no worker of this kind goes on computing, whoever it computes for; the next job finds new ones."""
+    if _is_of_pool():
+        # What is over is the call that this thread's task belongs to: others' workers go on.
+        return
     if scheduler == "fork":
         shutdown_forked()
     pool = {"processes": _processes, "threads": _threads}.get(scheduler)
@@ -255,10 +282,11 @@ def shutdown() -> None:
     [1, 2]
     >>> mh.shutdown()
     """
-    global _threads, _processes, _context
+    global _threads, _processes, _threads_there, _context
     with _lock:
         threads, processes = _threads, _processes
-        _threads = _processes = _context = None
+        _threads = _processes = _threads_there = None
+        _context = Context()
     shutdown_forked()
     executors = sys.modules.get("manyhands._executor_pools")
     if executors is not None:
@@ -322,41 +350,89 @@ def _interpreter_options() -> list[str]:
     return options
 
 
-def thread_limits(num_workers: int) -> dict[str, str]:
-    n_each = max(1, cpu_count() // num_workers)
-    return {name: str(n_each) for name in _THREAD_LIMITS if name not in os.environ}
+def thread_limits(level: int) -> tuple[dict[str, str], tuple[str, ...], int, bool]:
+    """How workers keep libraries from starting more threads than tasks of this level may use CPUs.
+
+    Returns
+    -------
+    tuple
+        Values of variables; those of them that the person who runs the program has not set; the number of threads; and
+        whether it is what `blas_threads` has chosen, for all libraries.
+    """
+    from manyhands import _plans
+
+    blas = sys.modules.get("manyhands._blas")
+    chosen: int = blas.chosen() if blas is not None else 0
+    n_threads = chosen or _plans.n_cpus_of(level)
+    persons = {name: os.environ[name] for name in THREAD_VARIABLES if is_the_persons(name)}
+    free = tuple(name for name in THREAD_VARIABLES if name not in persons)
+    values = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
+    return (values if chosen else {**values, **persons}), free, n_threads, bool(chosen)
 
 
-def _tell_context(pool: ProcessPool, num_workers: int) -> None:
-    global _context
-    _context = tell_context(pool, num_workers, _context)
+def is_the_persons(name: str) -> bool:
+    """Whether the person who runs the program has set this variable, rather than the parent of this worker, or we."""
+    blas = sys.modules.get("manyhands._blas")
+    if blas is not None and name in blas.variables_before:
+        return blas.variables_before[name] is not None and name not in _worker.free_variables
+    return name in os.environ and name not in _worker.free_variables
 
 
-def tell_context(pool: ProcessPool, num_workers: int, told: tuple[Any, ...] | None) -> tuple[Any, ...]:
-    """Have a pool know what its tasks run with, unless that is what it has been told."""
-    from manyhands import _reports
+class Context:
+    """What the tasks of a pool of processes run with, as the pool was last told."""
 
-    try:
-        directory: str | None = os.getcwd()
-    except OSError:  # it has been removed
-        directory = None
-    # Objects of multiprocessing's managers can be passed on to processes that know this.
-    managers = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
-    authkey = None if managers is None else bytes(managers.current_process().authkey)
-    # Read where `catch_warnings` puts others in their place.
-    warnings = sys.modules.get("warnings")
-    filters = None if warnings is None else tuple(warnings.filters)
-    heard = (filters, _reports.levels(), config.hearing()[1] >> 2)
-    context = (tuple(sys.path), directory, tuple(sys.argv), num_workers, _sharing, authkey, heard)
-    if context != told:
+    __slots__ = ("_told",)
+
+    def __init__(self) -> None:
+        # One object, so that threads never see one part of it without the other.
+        self._told: tuple[tuple[Any, ...], ProcessPool] | None = None
+
+    def of(self, pool: ProcessPool, level: int, needs: dict[str, int] | None = None) -> ProcessPool:
+        """The pool for calls whose tasks find things as they are now, know of this level, and need so much."""
+        from manyhands import _reports
+
+        try:
+            directory: str | None = os.getcwd()
+        except OSError:  # it has been removed
+            directory = None
+        # Objects of multiprocessing's managers can be passed on to processes that know this.
+        managers = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
+        authkey = None if managers is None else bytes(managers.current_process().authkey)
+        amounts: list[tuple[int, int]] = []
+        devices = None
+        if needs is not None:
+            from manyhands import _resources
+
+            amounts, supplies = _resources.for_pool(needs, by_worker=True)
+            pool.set_supplies(supplies)
+            devices = _resources.devices_of_workers(needs)
+        # Read where `catch_warnings` puts others in their place.
+        warnings = sys.modules.get("warnings")
+        filters = None if warnings is None else tuple(warnings.filters)
+        heard = (filters, _reports.levels(), config.hearing()[1] >> 2)
+        asked = (str(devices), tuple(amounts))
+        found = (tuple(sys.path), directory, tuple(sys.argv), _sharing, authkey, heard)
+        context = (found, level, blas_generation, asked)
+        told = self._told
+        if told is not None and told[0] == context:
+            return told[1]
         import _pickle as pickle
 
         path = [str(entry) for entry in sys.path]
         argv = [str(argument) for argument in sys.argv]
-        limits = thread_limits(num_workers)
+        limits = thread_limits(level)
         told_filters = None if filters is None else _reports.told_filters(filters)
-        pool.set_context(pickle.dumps((path, directory, argv, limits, _sharing, authkey, (told_filters, *heard[1:]))))
-    return context
+        told_of = (told_filters, *heard[1:])
+        said = (path, directory, argv, limits, _sharing, authkey, told_of, level, devices)
+        there = pool.with_context(pickle.dumps(said), amounts)
+        # For workers started from now on, whose start may take a library along.
+        pool.set_environment(list(limits[0].items()))
+        self._told = (context, there)
+        return there
+
+
+# That of the tasks of the pool of processes.
+_context = Context()
 
 
 def register() -> None:
@@ -389,13 +465,15 @@ def leave_alone(inherited: object) -> None:
 
 def _forget() -> None:
     """In a forked child: leave the parent's pools alone."""
-    global _threads, _processes, _context, _lock, _nested
+    global _threads, _processes, _lock, _nested, _threads_there, _context
     _lock = RLock()
     _inherited.extend(_retired)
     _retired.clear()
     after_fork()
-    _inherited.extend(pool for pool in (_threads, _processes) if pool is not None)
+    held = (_threads, _processes, _threads_there)
+    _inherited.extend((_context, *(pool for pool in held if pool is not None)))
     _inherited.extend((_nested, [found() for found in _all_nested]))
     _nested = _local()
     _all_nested.clear()
-    _threads = _processes = _context = None
+    _threads = _processes = _threads_there = None
+    _context = Context()

@@ -520,7 +520,7 @@ class Engine:
             pickle = _run._pickled(pool, function)
             assert pickle is not None
             native = _native.Calls.bound(
-                pool, function, pickle, template, inputs, self.scheduler, root, _run._manner(None)
+                pool, function, pickle, template, inputs, self.scheduler, root, _run._manner(None), None
             )
         else:
             if template is not None:
@@ -532,7 +532,9 @@ class Engine:
                 self._call_here(future, args, kwargs, root)
                 return
             pickle = _run._pickled(pool, function)
-            native = _native.Calls.one(pool, function, pickle, args, kwargs, self.scheduler, root, _run._manner(None))
+            native = _native.Calls.one(
+                pool, function, pickle, args, kwargs, self.scheduler, root, _run._manner(None), None
+            )
         with self.lock:
             if future._state == "pending":
                 self.batches.add(Batch(self, native, [future]))
@@ -598,7 +600,7 @@ class Engine:
         pickle = _run._pickled(pool, function)
         columns = tuple(zip(*[future._args for future in futures]))
         root, manner = futures[0]._root, _run._manner(None)
-        native = _native.Calls.many(pool, function, pickle, columns, None, self.scheduler, root, manner)
+        native = _native.Calls.many(pool, function, pickle, columns, None, self.scheduler, root, manner, None)
         with self.lock:
             self.batches.add(Batch(self, native, futures))
 

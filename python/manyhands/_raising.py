@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def raised(exc: BaseException, task: str, key: str | None, scheduler: str) -> BaseException:
+def raised(exc: BaseException, task: str, key: str | None, scheduler: str, n_tries: int = 1) -> BaseException:
     """The exception of a task that ran in this process, with a note that names the task."""
     from manyhands._failures import annotate
 
-    annotate(exc, task, key, scheduler)
+    annotate(exc, task, key, scheduler, n_tries)
     return exc
 
 
-def raised_in_worker(packed: bytes, task: str, key: str | None, scheduler: str) -> BaseException:
+def raised_in_worker(packed: bytes, task: str, key: str | None, scheduler: str, n_tries: int = 1) -> BaseException:
     """The exception of a task that ran in a worker, rebuilt."""
     from manyhands._failures import annotate, unpack
 
@@ -31,7 +31,31 @@ def raised_in_worker(packed: bytes, task: str, key: str | None, scheduler: str) 
         message = f"The task {task} failed in a worker, and its exception did not arrive whole: {text[:2000]}"
         exc = TaskError(message, text=text)
         exc.__cause__ = error
-    annotate(exc, task, key, scheduler)
+    annotate(exc, task, key, scheduler, n_tries)
+    return exc
+
+
+def out_of_time(task: str, key: str | None, scheduler: str, limit: float, n_tries: int) -> BaseException:
+    """The error for a task that ran for longer than it may."""
+    from manyhands._failures import annotate
+
+    named = "" if key is None else f" (key {key!r})"
+    error = TimeoutError(
+        f"The task {task}{named} ran for longer than its limit, timeout={limit:g} s, and its worker process was ended."
+    )
+    annotate(error, task, key, scheduler, n_tries)
+    return error
+
+
+def not_left_out(exc: BaseException) -> BaseException:
+    """The error of a task that was to be left out and cannot be."""
+    from manyhands._failures import _add_note
+
+    _add_note(
+        exc,
+        'With on_error="skip", failed tasks are left out of the list, tuple, set or dict that holds them. This one '
+        'stands by itself, or in a place that cannot be empty: on_error="return" puts the exception there.',
+    )
     return exc
 
 

@@ -327,10 +327,15 @@ class Recorder:
     ----------
     is_ordered : bool
         Whether it is to appear in the order of the serial run, rather than not at all.
+    n_tries_max : int
+        How often a task is tried at most.
     """
 
-    def __init__(self, is_ordered: bool) -> None:
+    def __init__(self, is_ordered: bool, n_tries_max: int) -> None:
         self._is_ordered = is_ordered
+        self._n_tries_max = n_tries_max
+        # By place in the serial run, how often a task has been tried, and what it said.
+        self._tried: dict[int, tuple[int, list[Any]]] = {}
         self._lock = RLock()
         self._whole: dict[int, list[Any]] = {}
         self._next = 0
@@ -343,14 +348,19 @@ class Recorder:
         _threads.running = (rank, outer, getattr(_threads, "running", None))
         _threads.said = [] if self._is_ordered else _NOWHERE
 
-    def end(self) -> None:
-        """It has ended."""
+    def end(self, may_follow: bool) -> None:
+        """It has ended; or failed in a way that it is tried again after, as often as it may be."""
         said = _threads.said
         rank, _threads.said, _threads.running = _threads.running
         if not self._is_ordered:
             return
         with self._lock:
             if not self._is_finished:
+                n_tries, earlier = self._tried.pop(rank, (0, []))
+                said = earlier + said
+                if may_follow and n_tries + 1 < self._n_tries_max:
+                    self._tried[rank] = (n_tries + 1, said)
+                    return
                 self._whole[rank] = said
                 while self._next in self._whole:
                     self._tell(self._whole.pop(self._next))
@@ -362,9 +372,10 @@ class Recorder:
             if self._is_finished:
                 return
             self._is_finished = True
-            left = sorted(self._whole.items())
+            left = self._whole | {rank: said for rank, (_, said) in self._tried.items()}
             self._whole.clear()
-            for rank, said in left:
+            self._tried.clear()
+            for rank, said in sorted(left.items()):
                 if is_done or (failed is not None and rank <= failed):
                     self._tell(said)
         _uninstall()

@@ -9,13 +9,16 @@ from manyhands import _native, _pools, _worker, config
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
-    from typing import Any, TypeVar
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from typing import Any, Literal, TypeAlias, TypeVar
 
+    from manyhands._faults import Faults
     from manyhands._future import Future
     from manyhands._seeding import Root
 
     T = TypeVar("T")
+    OnError: TypeAlias = Literal["raise", "return", "skip"]
+    RetryOn: TypeAlias = type[Exception] | tuple[type[Exception], ...] | None
 
 # Imported with the first submitted call: it takes concurrent.futures along.
 _Future: type[Future[Any]] | None = None
@@ -27,20 +30,44 @@ def is_nested() -> bool:
 
 
 def _where(
-    scheduler: str | None, num_workers: int | None, chunksize: int | None
-) -> tuple[str, int, int | None, _native.ThreadPool | _native.ProcessPool | _native.ForkPool | None]:
-    """Where a call runs: the scheduler's name, the number of workers, the forced batch size, the pool."""
-    if scheduler is None and is_nested():
-        # All workers are busy with tasks such as the one that calls; more would only get in their way.
-        scheduler = "synchronous"
-        config.resolve(None, num_workers, chunksize)
-        return scheduler, 1, None, None
-    name, n_workers, batch_size = config.resolve(scheduler, num_workers, chunksize)
-    if name == "synchronous":
-        return name, n_workers, batch_size, None
+    scheduler: str | Sequence[str] | None,
+    num_workers: int | Sequence[int | None] | None,
+    chunksize: int | None,
+    resources: Mapping[str, int] | None = None,
+) -> tuple[str, int, int | None, Any]:
+    """Where a call runs: the scheduler's name, the number of workers, the forced batch size, the pool.
+
+    For calls in this thread, a number stands for the pool if there is something that their tasks are to know: their
+    level.
+    """
+    level = _native.task_level()
+    needs = None
+    if level is not None or _worker.is_worker:
+        from manyhands import _plans
+
+        if resources is not None:
+            from manyhands import _resources
+
+            _resources.refuse_nested(resources)
+        nested = _plans.nested(level or _worker.level, scheduler, num_workers, chunksize)
+        if nested is None:
+            # All workers are busy with tasks such as the one that calls; more would only get in their way.
+            return "synchronous", 1, None, None
+        name, n_workers, n_all, batch_size, level = nested
+        if name == "synchronous":
+            return name, 1, batch_size, level
+    else:
+        name, n_workers, batch_size, level = config.resolve_plan(scheduler, num_workers, chunksize)
+        n_all = n_workers
+        if resources is not None or "manyhands._resources" in sys.modules:
+            from manyhands import _resources
+
+            needs = _resources.needed(resources, name)
+        if name == "synchronous":
+            return name, n_workers, batch_size, level
     # What was printed so far appears before what tasks print.
     _worker.flush_streams()
-    return name, n_workers, batch_size, _pools.pool(name, n_workers)
+    return name, n_workers, batch_size, _pools.pool(name, n_all, level, needs)
 
 
 def _root(seed: Any, is_single: bool = False) -> Root | None:
@@ -57,6 +84,24 @@ def _root(seed: Any, is_single: bool = False) -> Root | None:
     from manyhands._seeding import root
 
     return root(*resolved)
+
+
+def _faults(
+    scheduler: str,
+    on_error: str = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
+) -> Faults | None:
+    """What holds for the tasks of a call that fail or take too long; None if nothing in particular does."""
+    is_default = retries is None and retry_on is None and retry_delay is None and timeout is None
+    if is_default and on_error == "raise" and not config.has_faults():
+        return None
+    from manyhands._faults import resolve
+
+    is_nested = _native.in_task() or _worker.is_worker
+    return resolve(scheduler, is_nested, on_error, retries, retry_on, retry_delay, timeout)
 
 
 def _manner(relay: bool | str | None) -> int:
@@ -92,12 +137,18 @@ def compute(
     *args: Any,
     traverse: bool = True,
     optimize_graph: bool = True,
-    scheduler: str | None = None,
-    num_workers: int | None = None,
+    scheduler: str | Sequence[str] | None = None,
+    num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
     relay: bool | str | None = None,
     checkpoint: Any = None,
+    resources: Mapping[str, int] | None = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects, all together, and return their results.
 
@@ -112,22 +163,47 @@ def compute(
         Whether to look for Delayed objects inside of collections.
     optimize_graph : bool
         Accepted for programs written for Dask; changes nothing.
-    scheduler : str, optional
-        ``"processes"``, ``"threads"``, ``"fork"`` or ``"synchronous"``; by default the configured one.
-    num_workers : int, optional
-        How many workers; by default the configured number, else `cpu_count()`.
+    scheduler : str or sequence of str, optional
+        ``"processes"``, ``"threads"``, ``"fork"`` or ``"synchronous"``; by default the configured one. Several are a
+        plan: the second is for calls that tasks make, and so on; below the plan, calls run one after the other.
+    num_workers : int or sequence of int, optional
+        How many workers, for each level of the plan; by default the configured number, else `cpu_count()` divided by
+        the workers of the levels above.
     chunksize : int, optional
         Exactly so many tasks at a time to each worker. Never needed: batches follow the measured time of the tasks.
     seed : int, sequence of int, or numpy.random.SeedSequence, optional
         Gives each task random numbers of its own, the same on every scheduler: those of the stream
         ``numpy.random.SeedSequence(seed).spawn(n)[i]``, where `i` is how many of the `n` tasks were created before it.
         `map` says how a task meets them. By default the configured seed, if there is one.
+    on_error : {"raise", "return", "skip"}
+        What becomes of a task that failed for good. ``"raise"``: the call raises the exception, and the rest is
+        cancelled. ``"return"``: the exception takes the task's place among the results. ``"skip"``: the place is left
+        out of the list, tuple, set or dict that holds it; a task that stands by itself cannot be left out, and raises.
+        With both, all other tasks run, but for those that depend on a failed one: these fail with the same exception,
+        whose note names the task it comes from; of several, that of the first among their arguments.
+    retries : int, optional
+        How often a task that raised is run again, from 0 on; by default the configured number, else 0. It has the same
+        random numbers each time.
+    retry_on : type or tuple of types, optional
+        For which exceptions; by default any `Exception`. `TimeoutError` stands for tasks that took longer than
+        `timeout`, too.
+    retry_delay : float, optional
+        How many seconds a task rests before it is run again; twice as many after each further failure, at most 60.
+        Meanwhile its worker does something else. By default the configured number, else 0.1.
+    timeout : float, optional
+        How many seconds a task may run, from when it starts. Then its worker is ended, whatever it does, and the task
+        fails with `TimeoutError`; other tasks that were waiting at this worker run elsewhere. By default the configured
+        number, else as long as it takes. For ``"processes"`` and ``"fork"`` only: nobody can stop a thread.
     relay : bool or str, optional
         Whether what the tasks print, warn of and log appears here: as it comes (True), in the order of the serial run
         (``"ordered"``), or not at all (False). By default as configured, which is True.
     checkpoint : str or path, optional
         A file in which the result of each task is kept, as for `map`: also those of tasks that others need. A task is
         known by its function, its arguments, and the tasks that its inputs come from.
+    resources : mapping of str to int, optional
+        What each task needs while it runs, such as ``{"gpu": 1}``: no more of them run at once than there is enough
+        for, as the setting `resources` says. Not with ``"fork"``. In a worker process that GPUs are asked of,
+        CUDA_VISIBLE_DEVICES names its own.
 
     Returns
     -------
@@ -139,6 +215,8 @@ def compute(
     Exception
         What a task raised, with a note that names the task, and the worker's traceback as its cause. The other tasks
         are cancelled.
+    TimeoutError
+        If a task ran for longer than `timeout`.
     PicklingError
         If a function, an argument or a result cannot be sent to or from a worker process; with ``"fork"``, a result.
     WorkerDied
@@ -155,16 +233,22 @@ def compute(
     >>> total = mh.delayed(sum)([mh.delayed(pow)(i, 2) for i in range(4)])
     >>> mh.compute(total, {"twice": total * 2}, "as it is")
     (14, {'twice': 28}, 'as it is')
+
+    Failures that are part of the result:
+
+    >>> mh.compute([mh.delayed(divmod)(7, i) for i in (2, 0)], on_error="return")
+    ([(3, 1), ZeroDivisionError(...)],)
     """
     manner = _manner(relay)
-    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     try:
         if checkpoint is not None:
             from manyhands._checkpointing import compute_all
 
-            root = _root(seed)
-            return compute_all(_native.compute, checkpoint, root, args, traverse, pool, batch_size, name, manner=manner)
-        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner)
+            given = (args, traverse, pool, batch_size, name)
+            return compute_all(_native.compute, checkpoint, _root(seed), *given, manner=manner, faults=faults)
+        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner, faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -174,19 +258,27 @@ def persist(
     *args: Any,
     traverse: bool = True,
     optimize_graph: bool = True,
-    scheduler: str | None = None,
-    num_workers: int | None = None,
+    scheduler: str | Sequence[str] | None = None,
+    num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
     relay: bool | str | None = None,
     checkpoint: Any = None,
+    resources: Mapping[str, int] | None = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
 
     Parameters
     ----------
-    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, relay, checkpoint
+    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, relay, checkpoint, resources
         As for `compute`.
+    on_error, retries, retry_on, retry_delay, timeout
+        As for `compute`. With ``on_error="return"``, a Delayed in the place of a failed task holds the exception.
 
     Returns
     -------
@@ -201,14 +293,15 @@ def persist(
     10
     """
     manner = _manner(relay)
-    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     try:
         if checkpoint is not None:
             from manyhands._checkpointing import compute_all
 
-            root = _root(seed)
-            return compute_all(_native.persist, checkpoint, root, args, traverse, pool, batch_size, name, manner=manner)
-        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner)
+            given = (args, traverse, pool, batch_size, name)
+            return compute_all(_native.persist, checkpoint, _root(seed), *given, manner=manner, faults=faults)
+        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner, faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -218,12 +311,18 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     function: Callable[..., T],
     /,
     *iterables: Iterable[Any],
-    scheduler: str | None = None,
-    num_workers: int | None = None,
+    scheduler: str | Sequence[str] | None = None,
+    num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
     relay: bool | str | None = None,
     checkpoint: Any = None,
+    resources: Mapping[str, int] | None = None,
 ) -> list[T]:
     """Call a function with each item of an iterable, in parallel, and return the results in order.
 
@@ -233,10 +332,12 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         Called with one item of each iterable.
     *iterables : iterable
         Lists, ranges, generators, anything that can be iterated over; the shortest decides.
-    scheduler : str, optional
-        ``"processes"``, ``"threads"``, ``"fork"`` or ``"synchronous"``; by default the configured one.
-    num_workers : int, optional
-        How many workers; by default the configured number, else `cpu_count()`.
+    scheduler : str or sequence of str, optional
+        ``"processes"``, ``"threads"``, ``"fork"`` or ``"synchronous"``; by default the configured one. Several are a
+        plan: the second is for calls that tasks make, and so on; below the plan, calls run one after the other.
+    num_workers : int or sequence of int, optional
+        How many workers, for each level of the plan; by default the configured number, else `cpu_count()` divided by
+        the workers of the levels above.
     chunksize : int, optional
         Exactly so many calls at a time to each worker. Never needed: batches follow the measured time of the calls.
     seed : int, sequence of int, or numpy.random.SeedSequence, optional
@@ -246,6 +347,11 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         that the iterables give. The global states of `random`, `numpy.random` and torch are set from it for the time of
         the call, except with ``"threads"``, which share them. By default the configured seed, if there is one. Two
         calls with one seed draw the same numbers: give each a seed of its own where that matters.
+    on_error : {"raise", "return", "skip"}
+        What becomes of a call that failed for good. ``"raise"``: its exception is raised here, and the rest is
+        cancelled. ``"return"``: the exception takes the place of its result. ``"skip"``: its place is left out.
+    retries, retry_on, retry_delay, timeout
+        As for `compute`. With ``"synchronous"``, the calling thread itself waits before it tries again.
     relay : bool or str, optional
         Whether what the calls print, warn of and log appears here: as it comes (True), in the order of the serial run
         (``"ordered"``), or not at all (False). By default as configured, which is True.
@@ -256,6 +362,10 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         and the logger ``manyhands.checkpoint`` says so. Draw random numbers from a seed with it: others are kept as
         they fell, and would fall otherwise in another run. `manyhands.checkpoint.open` looks into the file, also
         meanwhile. By default nothing is kept.
+    resources : mapping of str to int, optional
+        What each call needs while it runs, such as ``{"gpu": 1}``: no more of them run at once than there is enough
+        for, as the setting `resources` says. Not with ``"fork"``. In a worker process that GPUs are asked of,
+        CUDA_VISIBLE_DEVICES names its own.
 
     Returns
     -------
@@ -266,7 +376,7 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     ------
     Exception
         What a call raised, with a note that names the call; the calls that have not started are cancelled.
-    PicklingError, WorkerDied, ForkError
+    TimeoutError, PicklingError, WorkerDied, ForkError
         As for `compute`.
     CheckpointError
         If the checkpoint is no checkpoint, is in use by another run, or cannot be written to, as on a full disk; or if
@@ -284,27 +394,35 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     ...     return int(rng.integers(n))
     >>> mh.map(simulate, [10, 100, 1000], seed=1)
     [0, 94, 426]
+
+    Failures that do not end everything:
+
+    >>> mh.map(int, ["1", "two", "3"], on_error="skip")
+    [1, 3]
     """
     _require_callable(function, "map")
     if not iterables:
         raise TypeError("map() needs at least one iterable of arguments after the function")
     manner = _manner(relay)
-    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     root = _root(seed)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     if checkpoint is not None:
         from manyhands._checkpointing import map_all
 
         try:
-            return map_all(checkpoint, pool, function, iterables, batch_size, name, root, manner)
+            return map_all(checkpoint, pool, function, iterables, batch_size, name, root, manner, faults)
         except KeyboardInterrupt as error:
             _interrupted(error, name)
             raise
-    if pool is None:
+    if name == "synchronous":
         # No generator, which would make a RuntimeError of a StopIteration that a call raises.
-        return [_call_here(function, args, index, root, manner) for index, args in enumerate(zip(*iterables))]
+        told = (root, manner, faults, pool)
+        results = [_call_here(function, args, index, *told) for index, args in enumerate(zip(*iterables))]
+        return results if faults is None else _kept(results)
     try:
         pickle = _pickled(pool, function)
-        return _native.map_all(pool, function, pickle, iterables, batch_size, name, root, manner)
+        return _native.map_all(pool, function, pickle, iterables, batch_size, name, root, manner, faults)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -316,12 +434,18 @@ def stream(
     *iterables: Iterable[Any],
     ordered: bool = True,
     buffersize: int | None = None,
-    scheduler: str | None = None,
-    num_workers: int | None = None,
+    scheduler: str | Sequence[str] | None = None,
+    num_workers: int | Sequence[int | None] | None = None,
     chunksize: int | None = None,
     seed: Any = None,
+    on_error: OnError = "raise",
+    retries: int | None = None,
+    retry_on: RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
     relay: bool | str | None = None,
     checkpoint: Any = None,
+    resources: Mapping[str, int] | None = None,
 ) -> Iterator[T]:
     """Call a function with each item of an iterable, in parallel, and give the results one by one.
 
@@ -340,7 +464,7 @@ def stream(
     buffersize : int, optional
         How many items may be under way or waiting to be consumed, at least 1. By default it follows the speed of the
         calls.
-    scheduler, num_workers, chunksize, seed
+    scheduler, num_workers, chunksize, seed, on_error, retries, retry_on, retry_delay, timeout, resources
         As for `map`.
     relay : bool or str, optional
         As for `map`. In the order of the serial run, things appear as results are consumed.
@@ -374,28 +498,20 @@ def stream(
     if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int) or buffersize < 1):
         raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
     manner = _manner(relay)
-    name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize)
+    name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
     root = _root(seed)
+    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
+    is_ordered = bool(ordered)
     if checkpoint is not None:
         from manyhands._checkpointing import Stream
 
-        return Stream(
-            checkpoint, pool, function, iterables, batch_size, name, root, bool(ordered), buffersize, n_workers, manner
-        )
-    if pool is None:
-        return _SerialStream(_one_by_one(function, zip(*iterables), root, manner))
+        given = (function, iterables, batch_size, name, root, is_ordered, buffersize, n_workers, manner, faults)
+        return Stream(checkpoint, pool, *given)
+    if name == "synchronous":
+        return _SerialStream(_one_by_one(function, zip(*iterables), root, manner, faults, pool))
+    pickle = _pickled(pool, function)
     return _native.Stream(
-        pool,
-        function,
-        _pickled(pool, function),
-        iterables,
-        batch_size,
-        name,
-        bool(ordered),
-        buffersize,
-        n_workers,
-        root,
-        manner,
+        pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root, manner, faults
     )
 
 
@@ -428,7 +544,7 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
     -------
     Future
         A `concurrent.futures.Future`, which can also be awaited. The call runs whether or not anybody keeps
-        it, but no longer than the program.
+        it, but no longer than the program. The configured `retries`, `retry_delay` and `timeout` hold for it.
 
     Raises
     ------
@@ -456,10 +572,11 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
     manner = _manner(None)
     name, _, _, pool = _where(None, None, None)
     root = _root(seed, is_single=True)
-    if pool is None:
-        return _Future._of_call(function, args, kwargs, root, manner)
+    faults = _faults(name)
+    if name == "synchronous":
+        return _Future._of_call(function, args, kwargs, root, manner, faults, pool)
     pickle = _pickled(pool, function)
-    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root, manner))
+    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root, manner, faults))
 
 
 def _names_seed(function: Callable[..., Any]) -> bool:
@@ -473,9 +590,7 @@ def _names_seed(function: Callable[..., Any]) -> bool:
     return "seed" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
-def _pickled(
-    pool: _native.ThreadPool | _native.ProcessPool | _native.ForkPool, function: Callable[..., Any]
-) -> _native.PickledFunction | None:
+def _pickled(pool: Any, function: Callable[..., Any]) -> _native.PickledFunction | None:
     """The function for its way to worker processes; threads and forked workers have it."""
     return _native.PickledFunction(function) if isinstance(pool, _native.ProcessPool) else None
 
@@ -519,30 +634,90 @@ class _SerialStream:
 
 
 def _one_by_one(
-    function: Callable[..., T], arguments: Iterable[tuple[Any, ...]], root: Root | None, manner: int
+    function: Callable[..., T],
+    arguments: Iterable[tuple[Any, ...]],
+    root: Root | None,
+    manner: int,
+    faults: Faults | None,
+    level: int | None,
 ) -> Generator[T, None, None]:
     """A stream in this thread, with errors told as elsewhere."""
     for index, args in enumerate(arguments):
         try:
-            result = _call_here(function, args, index, root, manner)
+            result = _call_here(function, args, index, root, manner, faults, level)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error
-        yield result
+        if faults is None:
+            yield result
+        else:
+            yield from _kept([result])
 
 
-def _call_here(function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, manner: int) -> T:
-    """One call of a map in this thread, with errors told as elsewhere."""
+def _kept(results: list[T]) -> list[T]:
+    """Results without those that are left out."""
+    left_out = _left_out()
+    return [result for result in results if result is not left_out]
+
+
+def _left_out() -> object:
+    """What stands in the place of a result that is left out."""
+    from manyhands._faults import LEFT_OUT
+
+    return LEFT_OUT
+
+
+def _call_here(
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    index: int,
+    root: Root | None,
+    manner: int,
+    faults: Faults | None,
+    level: int | None,
+) -> T:
+    """One call of a map in this thread; what takes the place of its result where that does not come."""
+    if faults is None or faults.on_error == "raise":
+        return _try_here(function, args, index, root, manner, faults, level)
     try:
-        if manner & 3 == 3:
-            from manyhands._relay import silenced
-
-            with silenced():
-                return _call_here(function, args, index, root, manner & ~3)
-        if root is not None:
-            return _native.call_as_seeded_task(root, index, function, args, None)
-        return _native.call_as_watched_task(function, args, None, manner)
+        return _try_here(function, args, index, root, manner, faults, level)
     except Exception as error:
-        from manyhands._raising import describe_call, raised
+        result: T = faults.instead(error)
+        return result
 
-        raise raised(error, describe_call(function, args, None, index), None, "synchronous")  # noqa: B904
+
+def _try_here(
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    index: int,
+    root: Root | None,
+    manner: int,
+    faults: Faults | None,
+    level: int | None,
+) -> T:
+    """One call of a map in this thread, as often as it may be tried, with errors told as elsewhere."""
+    n_tries = 0
+    while True:
+        n_tries += 1
+        try:
+            if manner & 3 == 3:
+                from manyhands._relay import silenced
+
+                with silenced():
+                    return _once_here(function, args, index, root, manner, level)
+            return _once_here(function, args, index, root, manner, level)
+        except Exception as error:
+            if faults is not None and faults.tries_again(error, n_tries):
+                continue
+            from manyhands._raising import describe_call, raised
+
+            call = describe_call(function, args, None, index)
+            raise raised(error, call, None, "synchronous", n_tries)  # noqa: B904
+
+
+def _once_here(
+    function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, manner: int, level: int | None
+) -> T:
+    if root is not None:
+        return _native.call_as_seeded_task(root, index, function, args, None, level)
+    return _native.call_as_watched_task(function, args, None, manner, level)

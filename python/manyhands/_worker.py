@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 #: Whether this process is a worker.
 is_worker = False
+#: What the tasks of a worker are to know of where they are; see `manyhands._plans`. 0 if this is none.
+level = 0
+#: The variables about numbers of threads that are not the person's who runs the program, but the parent's.
+free_variables: tuple[str, ...] = ()
+_thread_limits: tuple[dict[str, str], int, bool] | None = None
 # Processes forked from a worker have its handlers, too.
 _is_watching = False
 
@@ -147,13 +152,14 @@ def report_crashes(file: int | None = None, dump_signal: int | None = None) -> N
 # Called by the engine
 
 
-def set_context(context: bytes) -> int:
+def set_context(context: bytes, number: int) -> int:
     """Take over what tasks run with.
 
     That is the parent's import path, working directory and arguments, limits for libraries that start threads, from
     what size on buffers travel through shared memory, what multiprocessing's managers want to be told, filters of
-    warnings, levels of loggers, and what becomes of tasks that draw random numbers without a seed. The last is
-    returned, as the engine numbers it.
+    warnings, levels of loggers, what becomes of tasks that draw random numbers without a seed, where calls of the tasks
+    are to run, and which devices are shared among workers: of these, this worker, with its number, sees its own. What
+    becomes of tasks that draw is returned, as the engine numbers it.
 
     Raises
     ------
@@ -164,7 +170,9 @@ def set_context(context: bytes) -> int:
 
     from manyhands import _native, _reports
 
-    path, directory, argv, thread_limits, sharing, authkey, (filters, levels, misuse) = pickle.loads(context)
+    global level
+    path, directory, argv, limits, sharing, authkey, heard, level, devices = pickle.loads(context)
+    filters, levels, misuse = heard
     _native._set_sharing(sharing)
     sys.path[:] = path
     sys.argv[:] = argv
@@ -172,7 +180,11 @@ def set_context(context: bytes) -> int:
         import multiprocessing
 
         multiprocessing.current_process().authkey = authkey
-    _limit_threads(thread_limits)
+    _limit_threads(*limits)
+    if devices is not None:
+        from manyhands import _resources
+
+        _resources.see_devices(devices, number)
     if directory is not None:
         try:
             os.chdir(directory)
@@ -185,26 +197,27 @@ def set_context(context: bytes) -> int:
     return int(misuse)
 
 
-_thread_limits: dict[str, str] | None = None
-
-
-def _limit_threads(limits: dict[str, str]) -> None:
-    """Have libraries use so many threads from now on: those not loaded yet, and others where that can be done."""
-    global _thread_limits
-    before: dict[str, str | None] = {name: os.environ.get(name) for name in limits}
-    if _thread_limits is not None:
-        before = {**_thread_limits}  # what a task has set since is its own affair
-    _thread_limits = limits
-    if limits == before:
+def _limit_threads(values: dict[str, str], free: tuple[str, ...], n_threads: int, is_chosen: bool) -> None:
+    """Have libraries use so many threads from now on, those that are loaded and others."""
+    global _thread_limits, free_variables
+    limits = (values, n_threads, is_chosen)
+    if limits == _thread_limits:  # what a task has set since is its own affair
         return
-    os.environ.update(limits)
-    if "numpy" in sys.modules and limits:
-        try:
-            from threadpoolctl import threadpool_limits
-        except ImportError:  # then what is loaded keeps its threads
-            return
-        apis = {"blas": "OPENBLAS_NUM_THREADS", "openmp": "OMP_NUM_THREADS"}
-        threadpool_limits({api: int(limits[name]) for api, name in apis.items() if name in limits})
+    _thread_limits, free_variables = limits, free
+    os.environ.update(values)
+    if "numpy" in sys.modules or "torch" in sys.modules:
+        from manyhands import _blas
+
+        _blas.find()
+    from manyhands._native import _blas_choose, _blas_set_base
+
+    _blas_set_base(n_threads)
+    _blas_choose(n_threads if is_chosen else 0)
+
+
+def chosen_threads() -> int:
+    """How many threads the parent's `blas_threads` has chosen; 0 if it has not."""
+    return _thread_limits[1] if _thread_limits is not None and _thread_limits[2] else 0
 
 
 def load_function(

@@ -4,9 +4,10 @@
 key                     default             accepted                             environment
 ======================= =================== ==================================== =================================
 scheduler               ``"processes"``     ``"synchronous"``, ``"threads"``,    MANYHANDS_SCHEDULER
-                                            ``"processes"``, ``"fork"``
-num_workers             what `cpu_count`    an integer from 1 to 10 000          MANYHANDS_NUM_WORKERS
-                        gives
+                                            ``"processes"``, ``"fork"``; several
+                                            of them are a plan, see below
+num_workers             what `cpu_count`    an integer from 1 to 10 000; several MANYHANDS_NUM_WORKERS
+                        gives               of them for the levels of a plan
 chunksize               measured            an integer of at least 1             MANYHANDS_CHUNKSIZE
 idle_timeout            300 (seconds)       a positive number, or ``"never"``    MANYHANDS_IDLE_TIMEOUT
 shared_memory.enabled   True                True or False: whether large buffers MANYHANDS_SHARED_MEMORY_ENABLED
@@ -23,6 +24,10 @@ worker_memory_limit     ``"auto"``          how much workers may take for       
                                             could have, ``"unlimited"``;
                                             ``"auto"`` leaves a tenth of that
                                             free, or 4 GiB if that is less
+resources               the GPUs found      numbers of units by name:            MANYHANDS_RESOURCES
+                                            {"gpu": 2, "licence": 3}, or
+                                            ``"gpu=2,licence=3"``: how much
+                                            there is of what tasks ask for
 spill_directory         the system's for    an existing folder: where they go    MANYHANDS_SPILL_DIRECTORY
                         temporary files     beyond that
 seed                    None                an integer from 0 on, several of     MANYHANDS_SEED
@@ -33,11 +38,22 @@ relay                   True                True, ``"ordered"``, False: whether 
                                             what tasks print, warn of and log
                                             appears, as it comes or in the order
                                             of the serial run
-random_misuse           ``"warn"``          ``"warn"``, ``"error"`` or           MANYHANDS_RANDOM_MISUSE
-                                            ``"ignore"``: what becomes of tasks
-                                            that draw from a global state
-                                            without a seed
+random_misuse           ``"warn"``          ``"warn"``, ``"error"``, ``"ignore"``:   MANYHANDS_RANDOM_MISUSE
+                                            what becomes of tasks that draw from
+                                            a global state without a seed
+retries                 0                   an integer from 0 on: how often a    MANYHANDS_RETRIES
+                                            task that raised is run again
+retry_delay             0.1 (seconds)       a number from 0 on: how long it      MANYHANDS_RETRY_DELAY
+                                            rests before, doubled each time
+timeout                 None                a number of seconds above 0: how     MANYHANDS_TIMEOUT
+                                            long a task may run
 ======================= =================== ==================================== =================================
+
+A *plan* says what calls use that tasks make: with ``scheduler=["processes", "threads"], num_workers=[2, 4]``, or
+``MANYHANDS_SCHEDULER=processes,threads MANYHANDS_NUM_WORKERS=2,4``, there are two worker processes, and what their
+tasks call runs in four threads in each. Below the plan, calls run one after the other in the task that makes them. A
+level without a number has a worker for each CPU that tasks there may use: those of the level above, divided by its
+workers.
 
 From the weakest to the strongest: the defaults; the user's file ``~/.config/manyhands/config.toml``; ``manyhands.toml``
 in the working directory; the file that MANYHANDS_CONFIG names; the environment; `set`; the keyword of a call. With
@@ -54,303 +70,25 @@ import os
 from _thread import RLock
 from _weakref import ref
 
+from manyhands import _settings
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
-
-    from manyhands.errors import ConfigError
 
 __all__ = ["describe", "get", "refresh", "resolve", "set", "to_dict"]
 
-NUM_WORKERS_MAX = 10_000
-CHUNKSIZE_MAX = 2**31 - 1
-
-_SCHEDULERS = {
-    "synchronous": "synchronous",
-    "sync": "synchronous",
-    "single-threaded": "synchronous",
-    "threads": "threads",
-    "threading": "threads",
-    "processes": "processes",
-    "multiprocessing": "processes",
-    "fork": "fork",
-    "multicore": "fork",
-}
-_SCHEDULERS_ACCEPTED = (
-    '"processes" (or "multiprocessing"), "threads" (or "threading"), "fork" (or "multicore"), '
-    '"synchronous" (or "sync", "single-threaded")'
-)
-_DEFAULTS: dict[str, Any] = {
-    "scheduler": "processes",
-    "num_workers": None,
-    "chunksize": None,
-    "idle_timeout": 300.0,
-    "shared_memory_enabled": True,
-    "shared_memory_threshold": 65536,
-    "memory_limit": 0.6,
-    "worker_memory_limit": "auto",
-    "spill_directory": None,
-    "seed": None,
-    "relay": True,
-    "random_misuse": "warn",
-}
-# In the environment, where all is text.
-_YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_YES_OR_NO_ACCEPTED = ", ".join(_YES_OR_NO)
 _OTHER_VARIABLES = ("MANYHANDS_CONFIG", "MANYHANDS_FORCE")
 _UNSET = object()
-
-
-# The values
-
-
-def _error(message: str) -> ConfigError:
-    from manyhands.errors import ConfigError
-
-    return ConfigError(message)
-
-
-def _did_you_mean(name: str, names: list[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name.lower(), names, 1)
-    return f"; did you mean {close[0]!r}?" if close else "."
-
-
-def _scheduler(value: object, name: str) -> str:
-    known = _SCHEDULERS.get(value.lower()) if isinstance(value, str) else None
-    if known is None:
-        hint = _did_you_mean(value, list(_SCHEDULERS)) if isinstance(value, str) else "."
-        raise _error(f"{name}={value!r} is not a scheduler{hint} Accepted: {_SCHEDULERS_ACCEPTED}.")
-    return known
-
-
-def _integer(value: object, name: str, highest: int) -> int:
-    index = None
-    if not isinstance(value, bool):
-        try:
-            index = value.__index__()  # type: ignore[attr-defined]
-        except (AttributeError, TypeError):
-            index = None
-    if index is None or not 1 <= index <= highest:
-        raise _error(f"{name}={value!r} is not accepted. Accepted: an integer from 1 to {highest}.")
-    return int(index)
-
-
-def _num_workers(value: object, name: str) -> int | None:
-    if value is None:
-        return None
-    try:
-        return _integer(value, name, NUM_WORKERS_MAX)
-    except ValueError as error:
-        raise _error(f"{error} Leave it out to use every CPU that this process may use.") from None
-
-
-def _chunksize(value: object, name: str) -> int | None:
-    if value is None:
-        return None
-    try:
-        return _integer(value, name, CHUNKSIZE_MAX)
-    except ValueError as error:
-        raise _error(f"{error} Leave it out to have batches follow the measured time of the tasks.") from None
-
-
-def _idle_timeout(value: object, name: str) -> float | None:
-    if value is None or value == "never":
-        return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"):
-        return float(value)
-    raise _error(
-        f'{name}={value!r} is not accepted. Accepted: a number of seconds above 0, or "never" to keep idle workers '
-        f"until the program ends."
-    )
-
-
-def _shared_memory_enabled(value: object, name: str) -> bool:
-    if value is None:
-        value = _DEFAULTS["shared_memory_enabled"]
-    if isinstance(value, bool):
-        return value
-    raise _error(
-        f"{name}={value!r} is not accepted. Accepted: True or False (in the environment: {_YES_OR_NO_ACCEPTED})."
-    )
-
-
-def _shared_memory_threshold(value: object, name: str) -> int:
-    if value is None:
-        value = _DEFAULTS["shared_memory_threshold"]
-    return _integer(value, name, 2**62)
-
-
-_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-    "k": 2**10,
-    "m": 2**20,
-    "g": 2**30,
-    "t": 2**40,
-}
-# A mistaken share, or a number without its unit, should not put everything on disk.
-_MEMORY_LIMIT_MIN = 1024
-
-
-def _memory_limit(value: object, name: str) -> int | float:
-    """Bytes as an integer, a share as a float; infinity for no limit."""
-    if value is None:
-        value = _DEFAULTS["memory_limit"]
-    amount = _amount(value) if isinstance(value, str) else value
-    if isinstance(amount, float) and (0 < amount <= 1 or amount == float("inf")):
-        return amount
-    if isinstance(amount, int) and not isinstance(amount, bool) and _MEMORY_LIMIT_MIN <= amount <= 2**62:
-        return amount
-    raise _error(
-        f"{name}={value!r} is not accepted. Accepted: a number of bytes (an integer from 1024 on), a size such as "
-        f'"4 GiB" or "500 MB", a share of the memory that is free (a number above 0.0 and up to 1.0, or "60%"), or '
-        f'"unlimited".'
-    )
-
-
-def _worker_memory_limit(value: object, name: str) -> int | float | str:
-    """The same, or ``"auto"``."""
-    if value is None or (isinstance(value, str) and value.strip().lower() == "auto"):
-        return "auto"
-    try:
-        return _memory_limit(value, name)
-    except ValueError as error:
-        raise _error(str(error).replace("Accepted: ", 'Accepted: "auto", ')) from None
-
-
-def _amount(text: str) -> object:
-    """The number of bytes, or the share, that a text stands for; the text itself if it stands for none."""
-    words = text.strip().lower()
-    if words == "unlimited":
-        return float("inf")
-    number = words.rstrip("%abcdefghijklmnopqrstuvwxyz ")
-    unit = words[len(number) :].strip()
-    try:
-        if unit == "%":
-            return float(number) / 100
-        if not unit and "." in number:
-            return float(number)
-        n_bytes = float(number) * _UNITS[unit]
-        # Large integers are exact, not rounded to what a float can hold.
-        return int(number) * _UNITS[unit] if number.isdigit() else int(n_bytes)
-    except (KeyError, OverflowError, ValueError):
-        return text
-
-
-def _spill_directory(value: object, name: str) -> str | None:
-    if value is None:
-        return None
-    try:
-        path = os.fspath(value)  # type: ignore[call-overload]
-    except TypeError:
-        path = b""
-    if isinstance(path, str) and os.path.isdir(path):
-        return os.path.abspath(path)
-    raise _error(f"{name}={value!r} is not accepted. Accepted: the path of a folder that exists.")
-
-
-class _Seed:
-    """A configured seed."""
-
-    __slots__ = ("n_submitted", "value")
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        # Each submitted call is a task of its own, and has the next number.
-        self.n_submitted = 0
-
-
-def _seed(value: object, name: str) -> _Seed | None:
-    if value is None:
-        return None
-    if all(hasattr(value, part) for part in ("entropy", "spawn_key", "pool_size", "n_children_spawned")):
-        if value.pool_size != 4:  # type: ignore[attr-defined]
-            raise _error(f"{name}={value!r} is not accepted: a SeedSequence must have the usual pool_size, 4.")
-        return _Seed(value)
-    single = _seed_part(value)
-    if single is not None:
-        return _Seed(single)
-    try:
-        # Of what has no order, the seed would be another one in each process.
-        is_sequence = hasattr(value, "__getitem__") and not isinstance(value, (str, bytes, bytearray, dict))
-        parts = tuple(_seed_part(part) for part in value) if is_sequence else ()  # type: ignore[attr-defined]
-    except TypeError:
-        parts = ()
-    if not parts or None in parts:
-        raise _error(
-            f"{name}={value!r} is not accepted. Accepted: an integer from 0 on, a sequence of such integers, or a "
-            f"numpy.random.SeedSequence."
-        )
-    return _Seed(parts)
-
-
-def _seed_part(value: object) -> int | None:
-    """The integer from 0 on that this is, if it is one."""
-    if isinstance(value, bool):
-        return None
-    try:
-        integer = value.__index__()  # type: ignore[attr-defined]
-    except (AttributeError, TypeError):
-        return None
-    return int(integer) if integer >= 0 else None
-
-
-def _relay(value: object, name: str) -> bool | str:
-    if value is None or value == "live":
-        return True
-    if isinstance(value, bool) or value == "ordered":
-        return value
-    raise _error(
-        f'{name}={value!r} is not accepted. Accepted: True or "live" (what tasks print appears as it comes), "ordered" '
-        f"(in the order of the serial run) or False (it does not appear)."
-    )
-
-
-def _random_misuse(value: object, name: str) -> str:
-    if value is None:
-        value = _DEFAULTS["random_misuse"]
-    if isinstance(value, str) and value in _MISUSES:
-        return value
-    raise _error(f'{name}={value!r} is not accepted. Accepted: "warn", "error" or "ignore".')
-
-
-# As the engine numbers them: `manyhands._relay`.
-_HEARINGS = {True: 0, "ordered": 2, False: 3}
-_MISUSES = {"ignore": 0, "warn": 4, "error": 8}
-
-_CHECKS: dict[str, Callable[[object, str], Any]] = {
-    "scheduler": _scheduler,
-    "num_workers": _num_workers,
-    "chunksize": _chunksize,
-    "idle_timeout": _idle_timeout,
-    "shared_memory_enabled": _shared_memory_enabled,
-    "shared_memory_threshold": _shared_memory_threshold,
-    "memory_limit": _memory_limit,
-    "worker_memory_limit": _worker_memory_limit,
-    "spill_directory": _spill_directory,
-    "seed": _seed,
-    "relay": _relay,
-    "random_misuse": _random_misuse,
-}
 
 
 def _key(name: object, where: str) -> str:
     """The key that a name stands for."""
     key = name.replace("-", "_").replace(".", "_") if isinstance(name, str) else ""
-    if key not in _CHECKS:
-        hint = _did_you_mean(key, list(_CHECKS)) if key else "."
-        raise _error(f"{where}{name!r} is not a setting{hint} Accepted: {', '.join(_CHECKS)}.")
+    if key not in _settings.CHECKS:
+        hint = _settings.did_you_mean(key, list(_settings.CHECKS)) if key else "."
+        raise _settings.error(f"{where}{name!r} is not a setting{hint} Accepted: {', '.join(_settings.CHECKS)}.")
     return key
 
 
@@ -369,20 +107,20 @@ def _read_file(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             content = tomllib.load(file)
     except OSError as error:
-        raise _error(f"the configuration file {path} cannot be read: {error.strerror}.") from error
+        raise _settings.error(f"the configuration file {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:  # not TOML, or not UTF-8
-        raise _error(f"the configuration file {path} is not valid TOML: {error}.") from error
+        raise _settings.error(f"the configuration file {path} is not valid TOML: {error}.") from error
     settings = {}
     for name, value in _flat(content):
         key = _key(name, f"{path}: ")
-        settings[key] = _CHECKS[key](value, f"{path}: {name}")
+        settings[key] = _settings.CHECKS[key](value, f"{path}: {name}")
     return settings
 
 
 def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What a file says, a table's entries under its name and theirs."""
     for name, value in content.items():
-        if isinstance(value, dict) and any(key.startswith(f"{name}_") for key in _CHECKS):
+        if isinstance(value, dict) and any(key.startswith(f"{name}_") for key in _settings.CHECKS):
             yield from ((f"{name}.{inner}", inside) for inner, inside in value.items())
         else:
             yield name, value
@@ -400,11 +138,13 @@ def _files() -> list[str]:
 def _from_text(key: str, text: str) -> object:
     """The value that the text of an environment variable stands for."""
     try:
-        if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed"):
+        if key == "num_workers" and "," in text:
+            return [int(part) for part in text.split(",")]
+        if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed", "retries"):
             return int(text)
         if key in ("shared_memory_enabled", "relay"):
-            return _YES_OR_NO.get(text.lower(), text)
-        if key == "idle_timeout":
+            return _settings.YES_OR_NO.get(text.lower(), text)
+        if key in ("idle_timeout", "retry_delay", "timeout"):
             return float(text)
     except ValueError:
         pass  # the check that follows says what is accepted
@@ -417,17 +157,17 @@ def _read_environment() -> dict[str, tuple[Any, str]]:
         if not variable.startswith("MANYHANDS_") or variable in _OTHER_VARIABLES or not text.strip():
             continue
         key = variable[len("MANYHANDS_") :].lower()
-        if key not in _CHECKS:
+        if key not in _settings.CHECKS:
             import warnings
 
-            known = [f"MANYHANDS_{name.upper()}" for name in _CHECKS] + list(_OTHER_VARIABLES)
+            known = [f"MANYHANDS_{name.upper()}" for name in _settings.CHECKS] + list(_OTHER_VARIABLES)
             warnings.warn(
                 f"the environment variable {variable} is not known to manyhands and has no effect; "
                 f"known: {', '.join(known)}",
                 stacklevel=4,
             )
             continue
-        settings[key] = (_CHECKS[key](_from_text(key, text.strip()), variable), f"environment {variable}")
+        settings[key] = (_settings.CHECKS[key](_from_text(key, text.strip()), variable), f"environment {variable}")
     return settings
 
 
@@ -435,9 +175,9 @@ def _is_forced() -> bool:
     text = os.environ.get("MANYHANDS_FORCE", "").strip().lower()
     if not text:
         return False
-    if text not in _YES_OR_NO:
-        raise _error(f"MANYHANDS_FORCE={text!r} is not accepted. Accepted: {_YES_OR_NO_ACCEPTED}.")
-    return _YES_OR_NO[text]
+    if text not in _settings.YES_OR_NO:
+        raise _settings.error(f"MANYHANDS_FORCE={text!r} is not accepted. Accepted: {_settings.YES_OR_NO_ACCEPTED}.")
+    return _settings.YES_OR_NO[text]
 
 
 class _Layer:
@@ -472,8 +212,12 @@ class _State:
         self.layers = [_Layer({}, None, None)]
         # What `resolve` needs, ready; None: to be merged again.
         self.merged: tuple[str, int, int | None] | None = None
+        # The same for `resolve_plan`, with the level of tasks.
+        self.plan: tuple[str, int, int | None, int] | None = None
         # The same for `resolve_seed`, merged along.
-        self.seed: _Seed | None = None
+        self.seed: _settings.Seed | None = None
+        # The same for calls without keywords about failures; None where nothing in particular is to happen.
+        self.faults: tuple[int, float, float | None] | None = None
         # The same for `hearing`.
         self.hearing = (0, 4)
         self.forced_keys: tuple[str, ...] = ()
@@ -493,7 +237,7 @@ class _State:
     def find(self, key: str) -> tuple[Any, str]:
         """The value of a key and where it comes from."""
         value, source = self.find_checked(key)
-        return (value.value if isinstance(value, _Seed) else value), source
+        return (value.value if isinstance(value, _settings.Seed) else value), source
 
     def find_checked(self, key: str) -> tuple[Any, str]:
         """The same, as the check of the key has left it."""
@@ -503,7 +247,7 @@ class _State:
         for layer in reversed(self.layers):
             if key in layer.settings:
                 return layer.settings[key], "config.set"
-        return outside.get(key) or (_DEFAULTS[key], "default")
+        return outside.get(key) or (_settings.DEFAULTS[key], "default")
 
     def add_statement(self, statement: set, settings: dict[str, Any]) -> _Layer:
         with self.lock:
@@ -541,15 +285,18 @@ class _State:
 
     def merge(self) -> tuple[str, int, int | None]:
         with self.lock:
-            n_workers = self.find("num_workers")[0]
+            from manyhands import _plans
+
+            levels = _plans.levels_of(self.find("scheduler")[0], self.find("num_workers")[0])
+            n_workers = levels[0][1] or self.cpus()
             self.seed = self.find_checked("seed")[0]
-            self.hearing = (_HEARINGS[self.find("relay")[0]], _MISUSES[self.find("random_misuse")[0]])
-            self.merged = (
-                self.find("scheduler")[0],
-                self.cpus() if n_workers is None else n_workers,
-                self.find("chunksize")[0],
-            )
-            return self.merged
+            retries, delay, timeout = (self.find(key)[0] for key in ("retries", "retry_delay", "timeout"))
+            self.faults = None if retries == 0 and timeout is None else (retries, delay, timeout)
+            self.hearing = (_settings.HEARINGS[self.find("relay")[0]], _settings.MISUSES[self.find("random_misuse")[0]])
+            merged = (levels[0][0], n_workers, self.find("chunksize")[0])
+            self.plan = (*merged, _plans.of_tasks(levels, n_workers, self.cpus(), 1))
+            self.merged = merged
+            return merged
 
 
 _state = _State()
@@ -596,12 +343,21 @@ class set:
     def __init__(self, mapping: Mapping[str, object] | None = None, **keywords: object) -> None:
         settings: dict[str, Any] = {}
         if mapping is not None and not hasattr(mapping, "items"):
-            hint = f' Did you mean scheduler="{mapping}"?' if str(mapping) in _SCHEDULERS else ""
-            raise _error(f"{mapping!r} is not accepted. Accepted: settings by name, such as num_workers=4.{hint}")
+            hint = f' Did you mean scheduler="{mapping}"?' if str(mapping) in _settings.SCHEDULERS else ""
+            raise _settings.error(
+                f"{mapping!r} is not accepted. Accepted: settings by name, such as num_workers=4.{hint}"
+            )
         for name, value in [*(mapping.items() if mapping is not None else ()), *keywords.items()]:
             key = _key(name, "")
-            checked = _DEFAULTS[key] if value is None and key == "scheduler" else _CHECKS[key](value, str(name))
+            checked = (
+                _settings.DEFAULTS[key]
+                if value is None and key == "scheduler"
+                else _settings.CHECKS[key](value, str(name))
+            )
             settings[key] = checked
+        from manyhands import _plans
+
+        _plans.require_levels(settings.get("scheduler"), settings.get("num_workers"))
         self._statement = _state.add_statement(self, settings)
         self._blocks: list[_Layer] = []
 
@@ -626,13 +382,15 @@ def get(key: str, default: Any = _UNSET) -> Any:
     Returns
     -------
     object
-        ``scheduler``: one of ``"synchronous"``, ``"threads"``, ``"processes"``, ``"fork"``. ``num_workers``,
-        ``chunksize``: an integer, or None where the library is to choose. ``idle_timeout``: seconds, or None for never.
+        ``scheduler``: one of ``"synchronous"``, ``"threads"``, ``"processes"``, ``"fork"``, or a tuple of them.
+        ``num_workers``: an integer, or None where the library is to choose, or a tuple of these. ``chunksize``: an
+        integer, or None. ``idle_timeout``: seconds, or None for never.
         ``shared_memory_enabled``: a bool. ``shared_memory_threshold``: bytes. ``memory_limit``: bytes as an integer, a
         share as a float, infinity for none. ``worker_memory_limit``: the same, or ``"auto"``.
         ``spill_directory``: a path, or None for the usual one. ``seed``: an integer, a tuple of them, a
         ``numpy.random.SeedSequence``, or None. ``relay``: True (for which ``"live"`` may be given), ``"ordered"`` or
-        False. ``random_misuse``: ``"warn"``, ``"error"`` or ``"ignore"``.
+        False. ``random_misuse``: ``"warn"``, ``"error"`` or ``"ignore"``. ``retries``: an integer. ``retry_delay``:
+        seconds. ``timeout``: seconds, or None. ``resources``: a dict of units by name.
 
     Raises
     ------
@@ -648,7 +406,9 @@ def get(key: str, default: Any = _UNSET) -> Any:
     >>> config.get("no_such_key", default=3)
     3
     """
-    if default is not _UNSET and (not isinstance(key, str) or key.replace("-", "_").replace(".", "_") not in _CHECKS):
+    if default is not _UNSET and (
+        not isinstance(key, str) or key.replace("-", "_").replace(".", "_") not in _settings.CHECKS
+    ):
         return default
     with _state.lock:
         value, source = _state.find(_key(key, ""))
@@ -669,7 +429,7 @@ def to_dict() -> dict[str, Any]:
     ['chunksize', 'idle_timeout', 'memory_limit']
     """
     with _state.lock:
-        return {key: _state.find(key)[0] for key in _CHECKS}
+        return {key: _state.find(key)[0] for key in _settings.CHECKS}
 
 
 def describe() -> str:
@@ -687,7 +447,7 @@ def describe() -> str:
     num_workers = 2 (config.set)
     """
     with _state.lock:
-        found = {key: _state.find(key) for key in _CHECKS}
+        found = {key: _state.find(key) for key in _settings.CHECKS}
         lines = [f"{key} = {value!r} ({source})" for key, (value, source) in found.items()]
         if _state.forced:
             lines.append("MANYHANDS_FORCE: files and environment win over config.set and keywords")
@@ -714,12 +474,12 @@ def refresh() -> None:
 
 def keys() -> tuple[str, ...]:
     """The names of all settings, for the command line."""
-    return tuple(_CHECKS)
+    return tuple(_settings.CHECKS)
 
 
 def check_text(key: str, text: str, name: str) -> None:
     """Raise a ConfigError, which calls the setting by `name`, if this text in the environment would not be accepted."""
-    _CHECKS[key](_from_text(key, text), name)
+    _settings.CHECKS[key](_from_text(key, text), name)
 
 
 def generation() -> object:
@@ -728,9 +488,11 @@ def generation() -> object:
 
 
 def resolve(
-    scheduler: str | None = None, num_workers: int | None = None, chunksize: int | None = None
+    scheduler: str | Sequence[str] | None = None,
+    num_workers: int | Sequence[int | None] | None = None,
+    chunksize: int | None = None,
 ) -> tuple[str, int, int | None]:
-    """What holds for one call with these keywords.
+    """What holds for one call with these keywords, outside of any task.
 
     Parameters
     ----------
@@ -740,7 +502,7 @@ def resolve(
     Returns
     -------
     tuple of (str, int, int or None)
-        Scheduler, number of workers, chunk size or None for measured batches.
+        Scheduler, number of workers, chunk size or None for measured batches. Of a plan, those of the first level.
 
     Raises
     ------
@@ -753,21 +515,38 @@ def resolve(
     >>> config.resolve("sync", 2, 10)
     ('synchronous', 2, 10)
     """
-    merged = _state.merged or _state.merge()
+    return resolve_plan(scheduler, num_workers, chunksize)[:3]
+
+
+def resolve_plan(scheduler: object, num_workers: object, chunksize: object) -> tuple[str, int, int | None, int]:
+    """The same with the level of the call's tasks; see `manyhands._plans`."""
+    if _state.merged is None:
+        _state.merge()
+    plan = _state.plan
+    assert plan is not None
     if scheduler is None and num_workers is None and chunksize is None:
-        return merged
-    name, n_workers, size = merged
-    forced = _state.forced_keys
-    if scheduler is not None:
-        checked = _scheduler(scheduler, "scheduler")
-        name = name if "scheduler" in forced else checked
-    if num_workers is not None:
-        wanted = _num_workers(num_workers, "num_workers")
-        n_workers = n_workers if wanted is None or "num_workers" in forced else wanted
+        return plan
+    name, n_workers, size, level = plan
     if chunksize is not None:
-        given = _chunksize(chunksize, "chunksize")
-        size = size if "chunksize" in forced else given
-    return name, n_workers, size
+        given = _settings.CHECKS["chunksize"](chunksize, "chunksize")
+        size = size if "chunksize" in _state.forced_keys else given
+    if scheduler is not None or num_workers is not None:
+        from manyhands import _plans
+
+        name, n_workers, level = _plans.outermost(scheduler, num_workers)
+    return name, n_workers, size, level
+
+
+def n_cpus() -> int:
+    """How many CPUs there are to be shared among workers."""
+    return _state.cpus()
+
+
+def has_faults() -> bool:
+    """Whether tasks of calls without keywords about it are tried again, or may only run for so long."""
+    if _state.merged is None:
+        _state.merge()
+    return _state.faults is not None
 
 
 def hearing(relay: object = None) -> tuple[int, int]:
@@ -798,8 +577,8 @@ def hearing(relay: object = None) -> tuple[int, int]:
         _state.merge()
     if relay is None:
         return _state.hearing
-    given = _relay(relay, "relay")
-    return _state.hearing if "relay" in _state.forced_keys else (_HEARINGS[given], _state.hearing[1])
+    given = _settings.CHECKS["relay"](relay, "relay")
+    return _state.hearing if "relay" in _state.forced_keys else (_settings.HEARINGS[given], _state.hearing[1])
 
 
 def is_chosen(key: str) -> bool:
@@ -851,5 +630,5 @@ def resolve_seed(seed: object, *, is_single: bool) -> tuple[Any, int] | None:
             number = configured.n_submitted
             configured.n_submitted += 1
         return configured.value, number
-    given = _seed(seed, "seed")
+    given = _settings.CHECKS["seed"](seed, "seed")
     return None if given is None else (given.value, 0)

@@ -135,9 +135,9 @@ def _run_graph(
 ) -> list[Any]:
     manner = _run._manner(None)
     name, _, batch_size, pool = _run._where(scheduler, num_workers, chunksize)
+    root, faults = _run._root(None), _run._faults(name)
     try:
-        root = _run._root(None)
-        return _native.run_graph(graph, wanted, _known, pool, batch_size, name, root, on_finished, manner)
+        return _native.run_graph(graph, wanted, _known, pool, batch_size, name, root, on_finished, manner, faults)
     except KeyboardInterrupt as error:
         _run._interrupted(error, name)
         raise
@@ -250,7 +250,7 @@ class _Known:
             "get_id": _worker_id,
             "pack_exception": _pack_exception,
         }
-        if pool is None:
+        if name == "synchronous":
             return self._get_sync(graph, keys, **options)
         submit = _Submit(pool, name, n_workers)
         if name in ("processes", "fork"):
@@ -283,8 +283,8 @@ class _Submit:
             pool = _run._where("fork", self._n_workers, None)[3]
         pickle = _run._pickled(pool, function)
         root = _run._root(None, is_single=True)
-        manner = _run._manner(None)
-        call = _native.Pending(pool, function, pickle, args, {}, self._scheduler, root, manner)
+        manner, faults = _run._manner(None), _run._faults(self._scheduler)
+        call = _native.Pending(pool, function, pickle, args, {}, self._scheduler, root, manner, faults)
         future: Future[Any] = Future(call)
         return future
 

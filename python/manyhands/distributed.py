@@ -221,8 +221,9 @@ class Client:
         scheduler, _, _, pool = _run._where(self.cluster.scheduler, self.cluster.n_workers, None)
         self._engine.scheduler = scheduler
         if isinstance(pool, _native.ForkPool):  # forced by whoever runs the program
-            return _pools.pool("processes", self.cluster.n_workers)
-        return pool
+            level = config.resolve_plan(None, self.cluster.n_workers, None)[3]
+            return _pools.pool("processes", self.cluster.n_workers, level)
+        return None if scheduler == "synchronous" else pool
 
     @classmethod
     def current(cls) -> Client:

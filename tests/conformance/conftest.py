@@ -48,6 +48,17 @@ PLACES = [
 ]
 
 
+def pytest_collection_modifyitems(items):
+    """A file may name the numbers of workers that are enough for it."""
+
+    def is_meant(item):
+        numbers = getattr(getattr(item, "module", None), "NUM_WORKERS", None)
+        place = item.callspec.params.get("where") if hasattr(item, "callspec") else None
+        return numbers is None or place is None or place.is_synchronous or place.num_workers in numbers
+
+    items[:] = [item for item in items if is_meant(item)]
+
+
 # Of the module, so that pytest runs all tests of a file in one place before it goes to the next.
 @pytest.fixture(scope="module", params=PLACES, ids=str)
 def where(request) -> Where:

@@ -302,6 +302,21 @@ def graphs(draw):
     return graph
 
 
+def test_configured_retries_hold(tmp_path):
+    def fail_once(path):
+        if not path.exists():
+            path.touch()
+            raise ValueError("the first time")
+        return 7
+
+    graph = {"a": Task("a", fail_once, tmp_path / "mark"), "b": Task("b", operator.neg, TaskRef("a"))}
+    with pytest.raises(ValueError, match="the first time"):
+        get(graph, "b")
+    (tmp_path / "mark").unlink()
+    with mh.config.set(retries=1, retry_delay=0.001):
+        assert get(graph, "b") == -7
+
+
 def test_any_graph_gives_what_dask_gives(where):
     @given(graphs(), st.randoms())
     @settings(max_examples=30 if where.is_fork else 100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -6,8 +6,10 @@ use crate::program::Death;
 use crate::relay::Surroundings;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
-    Cause, Command, Commands, Event, JobId, JobSpec, Scheduler, TaskId, TaskRun, TimeNs, WorkerId,
+    Cause, Command, Commands, Event, JobId, JobSpec, Loss, Need, Scheduler, Sight, TaskId, TaskRun,
+    TimeNs, WorkerId,
 };
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A job that was submitted and has not left the scheduler.
@@ -18,9 +20,36 @@ pub(crate) struct Entry<P: ?Sized> {
     pub(crate) functions: Vec<u32>,
     /// The surroundings of its tasks, where they run elsewhere.
     pub(crate) context: Option<Arc<Surroundings>>,
+    /// Whether its tasks may only run for so long.
+    pub(crate) has_limit: bool,
     delivered: Vec<TaskIndex>,
+    lost: Vec<(TaskIndex, Failure)>,
+    /// How tasks failed that the job goes on without, as long as anybody may ask.
+    failures: HashMap<TaskIndex, Failure>,
+    has_edges: bool,
     /// How workers died under tasks of it.
     deaths: Vec<(TaskIndex, Death)>,
+}
+
+impl<P: ?Sized> Entry<P> {
+    /// A wanted task has no result, because this one failed.
+    fn deliver_loss(&mut self, task: TaskIndex, culprit: TaskIndex) {
+        // Nobody else depends on the tasks of a map, of which there may be any number.
+        let failure = match self.has_edges {
+            true => self.failures.get(&culprit).cloned(),
+            false => self.failures.remove(&culprit),
+        };
+        if let Some(failure) = failure {
+            self.lost.push((task, failure));
+        }
+    }
+}
+
+/// What commands lead to once all of them are carried out.
+#[derive(Default)]
+struct After {
+    failed: Vec<JobId>,
+    looked_at: Vec<WorkerId>,
 }
 
 /// A pool's way to its workers.
@@ -29,6 +58,8 @@ pub(crate) trait Hands<P: ?Sized> {
     fn start(&mut self, worker: WorkerId, job: JobId, entry: &Entry<P>, tasks: &[TaskIndex]);
     fn take_back(&mut self, worker: WorkerId, tasks: &[TaskId]);
     fn kill(&mut self, worker: WorkerId);
+    /// What a worker runs at this moment.
+    fn look(&mut self, worker: WorkerId) -> Sight;
     /// Nobody will read this result.
     fn release(&mut self, program: &Arc<P>, task: TaskIndex);
     fn job_done(&mut self, entry: Entry<P>);
@@ -86,7 +117,7 @@ impl<P: ?Sized> Core<P> {
         &mut self,
         spec: JobSpec,
         program: Arc<P>,
-        functions: Vec<u32>,
+        (functions, needs): (Vec<u32>, Vec<Need>),
         (inbox, context): (Arc<Inbox>, Option<Arc<Surroundings>>),
         now_ns: TimeNs,
         hands: &mut impl Hands<P>,
@@ -101,9 +132,14 @@ impl<P: ?Sized> Core<P> {
             inbox,
             functions,
             context,
+            has_limit: spec.rules.limit_ns.is_some(),
             delivered: Vec::new(),
+            lost: Vec::new(),
+            failures: HashMap::new(),
+            has_edges: spec.graph.n_edges() > 0,
             deaths: Vec::new(),
         });
+        self.scheduler.set_needs(id, needs);
         self.on(Event::Submit(id, spec), now_ns, hands);
         id
     }
@@ -138,6 +174,8 @@ impl<P: ?Sized> Core<P> {
             running,
             was_memory_short,
         };
+        // One that was told to end did not die of what it ran.
+        let running = running.filter(|_| !self.scheduler.is_killed(worker));
         self.on(event, now_ns, hands);
         if let Some(task) = running
             && let Some(Some(entry)) = self.jobs.get_mut(task.job.0 as usize)
@@ -192,7 +230,7 @@ impl<P: ?Sized> Core<P> {
         let mut commands = std::mem::take(&mut self.commands);
         commands.clear();
         self.scheduler.on(event, now_ns, &mut commands);
-        let mut failed = Vec::new();
+        let mut after = After::default();
         let mut delivering: Option<JobId> = None;
         for command in commands.iter() {
             if let Command::Deliver(run) = command {
@@ -204,11 +242,15 @@ impl<P: ?Sized> Core<P> {
                 }
                 continue;
             }
-            self.perform(command, &commands, hands, &mut delivering, &mut failed);
+            self.perform(command, &commands, hands, &mut delivering, &mut after);
         }
         self.post(delivering);
         self.commands = commands;
-        for job in failed {
+        for worker in after.looked_at {
+            let sight = hands.look(worker);
+            self.on(Event::Seen(worker, sight), now_ns, hands);
+        }
+        for job in after.failed {
             let grace_ns = crate::CANCEL_GRACE.as_nanos() as TimeNs;
             self.on(Event::Cancel { job, grace_ns }, now_ns, hands);
         }
@@ -220,7 +262,7 @@ impl<P: ?Sized> Core<P> {
         commands: &Commands,
         hands: &mut impl Hands<P>,
         delivering: &mut Option<JobId>,
-        failed: &mut Vec<JobId>,
+        after: &mut After,
     ) {
         match command {
             Command::Deliver(_) => {}
@@ -236,15 +278,27 @@ impl<P: ?Sized> Core<P> {
                     released.for_each(|index| hands.release(&entry.program, index));
                 }
             }
-            Command::Fail(task, cause) => {
+            Command::Look(worker) => after.looked_at.push(*worker),
+            Command::Fail(task, loss) => {
                 // Whoever hears of the failure finds what was computed before it.
                 self.post(delivering.take());
                 if let Some(entry) = self.entry(task.job) {
-                    entry.inbox.fail(match cause {
-                        Cause::Failed => Failure::Task(task.index),
-                        Cause::WorkerDied => Failure::WorkerDied(task.index, self.death_of(*task)),
-                    });
-                    failed.push(task.job);
+                    entry.inbox.fail(self.failure(*task, *loss));
+                    after.failed.push(task.job);
+                }
+            }
+            Command::Lose(task, loss) => {
+                let failure = self.failure(*task, *loss);
+                if let Some(Some(entry)) = self.jobs.get_mut(task.job.0 as usize) {
+                    entry.failures.insert(task.index, failure);
+                }
+            }
+            Command::DeliverLoss(task, culprit) => {
+                if *delivering != Some(task.job) {
+                    self.post(delivering.replace(task.job));
+                }
+                if let Some(Some(entry)) = self.jobs.get_mut(task.job.0 as usize) {
+                    entry.deliver_loss(task.index, *culprit);
                 }
             }
             Command::JobDone(id) => {
@@ -253,7 +307,7 @@ impl<P: ?Sized> Core<P> {
                     entry.inbox.done();
                     hands.job_done(entry);
                 }
-                failed.retain(|job| job != id);
+                after.failed.retain(|job| job != id);
             }
         }
     }
@@ -269,12 +323,20 @@ impl<P: ?Sized> Core<P> {
         }
     }
 
+    fn failure(&self, task: TaskId, loss: Loss) -> Failure {
+        match loss.cause {
+            Cause::Failed => Failure::Task(task.index, loss.n_tries),
+            Cause::WorkerDied => Failure::WorkerDied(task.index, self.death_of(task)),
+            Cause::OutOfTime => Failure::OutOfTime(task.index, loss.n_tries),
+        }
+    }
+
     fn post(&mut self, job: Option<JobId>) {
         let entry = job.and_then(|id| self.jobs.get_mut(id.0 as usize)?.as_mut());
         if let Some(entry) = entry
-            && !entry.delivered.is_empty()
+            && (!entry.delivered.is_empty() || !entry.lost.is_empty())
         {
-            entry.inbox.deliver(&mut entry.delivered);
+            (entry.inbox).deliver(&mut entry.delivered, &mut entry.lost);
         }
     }
 }

@@ -3,10 +3,13 @@
 use crate::job::{Failure, lock};
 use crate::program::{Feed, Program};
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Command, Commands, Event, JobSpec, Report, Scheduler, TaskId, WorkerId};
-use std::collections::VecDeque;
+use manyhands_scheduler::{
+    Command, Commands, Ending, Event, JobId, JobSpec, Report, Scheduler, TaskId, TimeNs, WorkerId,
+};
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 const WORKER: WorkerId = WorkerId(0);
 
@@ -14,13 +17,17 @@ const WORKER: WorkerId = WorkerId(0);
 /// strictly by rank, and whoever runs alone gains nothing by batches.
 const DURATION_NS: u64 = 1_000_000_000;
 
-/// Runs all tasks of a job in scheduling order and returns when they are done.
+/// Runs all tasks of a job in scheduling order and returns when they are done: the wanted tasks without
+/// a result, each with the failure that is to blame, where the job tolerates that.
+///
+/// A limit for how long tasks may run cannot be kept here, and is not.
 ///
 /// # Errors
 ///
 /// [`Failure::Task`] with the task that failed, by its own word or by a panic; nothing is run after it.
-pub fn run(mut spec: JobSpec, program: &dyn Program) -> Result<(), Failure> {
+pub fn run(mut spec: JobSpec, program: &dyn Program) -> Result<Vec<(TaskIndex, Failure)>, Failure> {
     spec.batch_size = None;
+    spec.rules.limit_ns = None;
     let mut feed = InlineFeed {
         scheduler: Scheduler::new(),
         commands: Commands::default(),
@@ -28,22 +35,25 @@ pub fn run(mut spec: JobSpec, program: &dyn Program) -> Result<(), Failure> {
         current: None,
         released: Vec::new(),
         failure: None,
+        failures: HashMap::new(),
+        lost: Vec::new(),
+        started: (spec.rules.n_retries > 0).then(Instant::now),
         program,
     };
     let job = feed.scheduler.new_job_id();
     feed.on(Event::WorkerJoined(WORKER));
     feed.on(Event::Submit(job, spec));
-    while feed.failure.is_none() && !feed.queue.is_empty() {
+    while feed.failure.is_none() && (!feed.queue.is_empty() || feed.rest(job)) {
         if catch_unwind(AssertUnwindSafe(|| program.run(&mut feed))).is_err() {
             // Outside of a task it is the failure of the next, or it would be met again and again.
             if feed.current.is_none() {
                 feed.current = feed.queue.pop_front();
             }
-            feed.ended(false);
+            feed.ended(Ending::Failed);
         }
     }
     match feed.failure {
-        None => Ok(()),
+        None => Ok(feed.lost),
         Some(failure) => Err(failure),
     }
 }
@@ -55,7 +65,7 @@ pub fn order(spec: JobSpec) -> Vec<TaskIndex> {
         fn run(&self, feed: &mut dyn Feed) {
             while let Some(task) = feed.next() {
                 lock(&self.0).push(task);
-                feed.ended(true);
+                feed.ended(Ending::Returned);
             }
         }
 
@@ -80,23 +90,62 @@ struct InlineFeed<'a> {
     current: Option<TaskId>,
     released: Vec<TaskIndex>,
     failure: Option<Failure>,
+    /// How tasks failed that the job goes on without.
+    failures: HashMap<TaskIndex, Failure>,
+    lost: Vec<(TaskIndex, Failure)>,
+    /// When it began, where the time matters.
+    started: Option<Instant>,
     program: &'a dyn Program,
 }
 
 impl InlineFeed<'_> {
+    fn now_ns(&self) -> TimeNs {
+        (self.started).map_or(0, |started| started.elapsed().as_nanos() as TimeNs)
+    }
+
+    /// Waits until a task can be tried again, if there is one; whether there is something to run.
+    fn rest(&mut self, job: JobId) -> bool {
+        while self.queue.is_empty() && self.failure.is_none() {
+            let Some(deadline_ns) = self.scheduler.deadline_ns() else {
+                return false;
+            };
+            let left_ns = deadline_ns.saturating_sub(self.now_ns());
+            if left_ns > 0 && !self.program.rest(Duration::from_nanos(left_ns)) {
+                self.failure = Some(Failure::Cancelled);
+                self.on(Event::Cancel { job, grace_ns: 0 });
+                return false;
+            }
+            self.on(Event::Tick);
+        }
+        self.failure.is_none()
+    }
+
     fn on(&mut self, event: Event<'_>) {
         self.commands.clear();
-        self.scheduler.on(event, 0, &mut self.commands);
+        let now_ns = self.now_ns();
+        self.scheduler.on(event, now_ns, &mut self.commands);
         for command in self.commands.iter() {
             match command {
                 Command::Start(_, range) => self.queue.extend(self.commands.tasks(range)),
                 Command::Release(run) => self.released.extend(run.indices()),
-                Command::Fail(task, _) => self.failure = Some(Failure::Task(task.index)),
+                Command::Fail(task, loss) => {
+                    self.failure = Some(Failure::Task(task.index, loss.n_tries));
+                }
+                Command::Lose(task, loss) => {
+                    let failure = Failure::Task(task.index, loss.n_tries);
+                    self.failures.insert(task.index, failure);
+                }
+                Command::DeliverLoss(task, culprit) => {
+                    let failure = self.failures.get(culprit).cloned();
+                    self.lost
+                        .extend(failure.map(|failure| (task.index, failure)));
+                }
                 // The caller reads results when all is done; the one worker is this thread.
                 Command::Deliver(_)
                 | Command::JobDone(_)
                 | Command::TakeBack(..)
-                | Command::Kill(_) => {}
+                | Command::Kill(_)
+                | Command::Look(_) => {}
             }
         }
         if !self.released.is_empty() {
@@ -115,9 +164,9 @@ impl Feed for InlineFeed<'_> {
         self.current.map(|task| task.index)
     }
 
-    fn ended(&mut self, is_ok: bool) {
+    fn ended(&mut self, ending: Ending) {
         if let Some(task) = self.current.take() {
-            let report = Report::one(task, DURATION_NS, is_ok);
+            let report = Report::one(task, DURATION_NS, ending);
             self.on(Event::Finished(WORKER, &[report]));
         }
     }

@@ -21,8 +21,10 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Why a job ended early.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Failure {
-    /// This task failed; its program knows how.
-    Task(TaskIndex),
+    /// This task failed; its program knows how. It was tried so many times.
+    Task(TaskIndex, u32),
+    /// This task ran for longer than it may, and its worker was ended. It was tried so many times.
+    OutOfTime(TaskIndex, u32),
     /// Workers died under this task.
     WorkerDied(TaskIndex, Box<Death>),
     /// There is room for this task's result neither in memory nor on disk.
@@ -31,6 +33,19 @@ pub enum Failure {
     NoWorkers(String),
     /// The job was cancelled, or its pool was shut down.
     Cancelled,
+}
+
+impl Failure {
+    /// The task that it is about, if it is about one.
+    pub fn culprit(&self) -> Option<TaskIndex> {
+        match self {
+            Failure::Task(task, _)
+            | Failure::OutOfTime(task, _)
+            | Failure::WorkerDied(task, _)
+            | Failure::NoRoom(task, _) => Some(*task),
+            Failure::NoWorkers(_) | Failure::Cancelled => None,
+        }
+    }
 }
 
 /// Why there was no room for a result.
@@ -53,6 +68,9 @@ pub struct Shortage {
 pub struct News {
     /// Wanted tasks that have finished.
     pub delivered: Vec<TaskIndex>,
+    /// Wanted tasks that have no result, each with the failure of the task that is to blame: itself, or
+    /// one that it depends on. Only of jobs that tolerate failures.
+    pub lost: Vec<(TaskIndex, Failure)>,
     /// Why the job ended early, if it did.
     pub failure: Option<Failure>,
     /// Whether all of it has finished.
@@ -64,7 +82,7 @@ pub struct News {
 
 impl News {
     fn is_any(&self) -> bool {
-        !self.delivered.is_empty() || self.is_end()
+        !self.delivered.is_empty() || !self.lost.is_empty() || self.is_end()
     }
 
     fn is_end(&self) -> bool {
@@ -91,9 +109,10 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    pub(crate) fn deliver(&self, tasks: &mut Vec<TaskIndex>) {
+    pub(crate) fn deliver(&self, tasks: &mut Vec<TaskIndex>, lost: &mut Vec<(TaskIndex, Failure)>) {
         let mut pending = lock(&self.pending);
         pending.news.delivered.append(tasks);
+        pending.news.lost.append(lost);
         let on_news = pending.on_news.clone();
         drop(pending);
         self.changed.notify_all();
@@ -233,6 +252,7 @@ impl Job {
         let news = &mut pending.news;
         News {
             delivered: std::mem::take(&mut news.delivered),
+            lost: std::mem::take(&mut news.lost),
             failure: news.failure.clone(),
             is_done: news.is_done,
             said,

@@ -3,11 +3,13 @@
 use crate::job::Shortage;
 use crate::processes::WorkerMemoryLimit;
 use manyhands_graph::TaskIndex;
+use manyhands_scheduler::Ending;
 use manyhands_store::SegmentId;
 use manyhands_wire::TasksWriter;
 use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The tasks of a job, for executors that run them in this process.
 ///
@@ -20,6 +22,12 @@ pub trait Program: Send + Sync {
 
     /// Drops the results of these tasks: nobody will read them. Called outside of all locks.
     fn release(&self, tasks: &[TaskIndex]);
+
+    /// Waits in the calling thread, which has nothing to run until then; `false` if the job is to end.
+    fn rest(&self, duration: Duration) -> bool {
+        std::thread::sleep(duration);
+        true
+    }
 }
 
 /// Where a [`Program`] gets its tasks from.
@@ -27,8 +35,8 @@ pub trait Feed {
     /// The next task to run. Its inputs have been computed.
     fn next(&mut self) -> Option<TaskIndex>;
 
-    /// The task named last has ended; whether it returned, rather than failed.
-    fn ended(&mut self, is_ok: bool);
+    /// The task named last has ended, in this way. One that failed may be named again.
+    fn ended(&mut self, ending: Ending);
 }
 
 /// The tasks of a job, for executors that run them elsewhere, as bytes.

@@ -43,6 +43,8 @@ pub enum Said {
         parts: Vec<Part>,
         /// Whether that is all. Otherwise its worker has died.
         is_whole: bool,
+        /// Whether it has failed in a way that it is tried again after, as often as its job allows.
+        may_follow: bool,
     },
     /// What a task's host has reported.
     Report {

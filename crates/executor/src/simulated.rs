@@ -17,8 +17,10 @@
 //! assert!(outcome.makespan_ns >= 2_000_000);
 //! ```
 
+mod act;
 mod case;
 mod cores;
+mod happening;
 mod model;
 mod random;
 mod sabotage;
@@ -32,7 +34,7 @@ pub use random::Random;
 pub use sabotage::Sabotage;
 pub use shapes::{Durations, random_graph};
 
-use model::Fault;
+use act::Fault;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use story::Story;
@@ -63,6 +65,14 @@ pub struct Outcome {
     pub n_pressed: u64,
     /// How many tasks were reported as failed.
     pub n_failed: u64,
+    /// How many wanted results will not come, in jobs that go on without.
+    pub n_lost: u64,
+    /// How often a worker was looked at.
+    pub n_looks: u64,
+    /// How many workers were ended because their task ran for too long.
+    pub n_out_of_time: u64,
+    /// How often a task was tried again.
+    pub n_retries: u64,
     /// How many workers were lost.
     pub n_losses: u64,
     is_spoilt: bool,
@@ -128,7 +138,7 @@ fn play(world: &mut World<'_>) -> Result<(), Fault> {
         let text = (panic.downcast_ref::<String>().cloned())
             .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()))
             .unwrap_or_default();
-        model::fault(None, format!("a panic: {text}"))
+        act::fault(None, format!("a panic: {text}"))
     })
 }
 
@@ -157,7 +167,11 @@ fn describe(case: &Case) -> String {
     let mut text = format!("{:?}", case.machine);
     for (at, job) in case.jobs.iter().enumerate() {
         let JobPlan {
-            shape, spec, fates, ..
+            shape,
+            spec,
+            fates,
+            needs,
+            ..
         } = job;
         let n_tasks = job.durations_ns.len();
         let unusual: Vec<_> = (fates.iter().enumerate())
@@ -165,8 +179,8 @@ fn describe(case: &Case) -> String {
             .collect();
         text += &format!(
             "\njob {at}: {shape} of {n_tasks} tasks at {} ns, batch size {:?}, pieces {:?}, \
-             first call {} ns, cancel {:?}, fates {unusual:?}",
-            job.submit_ns, spec.batch_size, job.pieces, job.first_call_ns, job.cancel
+             first call {} ns, cancel {:?}, {:?}, fates {unusual:?}, needs {needs:?}",
+            job.submit_ns, spec.batch_size, job.pieces, job.first_call_ns, job.cancel, spec.rules
         );
     }
     text

@@ -1,13 +1,16 @@
 //! Memory shared with a worker, in which it says what it runs, and how it crashed.
 //!
 //! ```text
-//! byte 0..8       the task being run: job in the upper half, number in the lower; all ones for none
-//! byte 4096..     text: what the worker's fault handler wrote, up to the first zero byte or the end
+//! byte 0..8     the task being run: job in the upper half, number in the lower; all ones for none
+//! byte 8..16    since when, in nanoseconds of the monotonic clock, which all processes share
+//! byte 16..24   whether the worker is to say since when; written by the parent
+//! byte 4096..   text: what the worker's fault handler wrote, up to the first zero byte or the end
 //! ```
 //!
-//! The worker writes the number before each task, so that a worker that dies without a word still names
-//! the task it died of. A fault handler writes through a descriptor of the file, from byte 4096 on. It is
-//! a memory file without a name, gone with its last user, and its length is sealed.
+//! The worker writes the first before each task, so that a worker that dies without a word still names the
+//! task it died of; the second, which takes longer, only where somebody may want to know. A fault handler
+//! writes through a descriptor of the file, from byte 4096 on. It is a memory file without a name, gone
+//! with its last user, and its length is sealed.
 
 use manyhands_wire::{NO_TASK, TaskKey};
 use rustix::fd::{AsFd, OwnedFd};
@@ -29,6 +32,15 @@ pub(crate) struct StatusPage {
 // SAFETY: the memory is only accessed through atomics, and unmapped by its one owner.
 #[allow(unsafe_code)]
 unsafe impl Send for StatusPage {}
+// SAFETY: as above: atomics may be shared.
+#[allow(unsafe_code)]
+unsafe impl Sync for StatusPage {}
+
+/// Now, by the clock that all processes of a machine share.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
 
 impl StatusPage {
     /// Makes the memory and the descriptor to hand to the worker.
@@ -70,10 +82,10 @@ impl StatusPage {
     }
 
     #[allow(unsafe_code)]
-    fn word(&self) -> &AtomicU64 {
-        // SAFETY: the mapping is page-aligned, longer than the word, and lives as long as `self`.
-        // Both processes access the word atomically only.
-        unsafe { &*self.at }
+    fn words(&self) -> &[AtomicU64; 3] {
+        // SAFETY: the mapping is page-aligned, longer than the words, and lives as long as `self`.
+        // Both processes access the words atomically only.
+        unsafe { &*self.at.cast() }
     }
 
     #[allow(unsafe_code)]
@@ -86,15 +98,33 @@ impl StatusPage {
         }
     }
 
+    /// Says that no task is being run, or which.
     #[inline]
     pub(crate) fn set(&self, task: TaskKey) {
-        // Relaxed: the word stands alone, and is read only after the writer's death.
+        let [word, since, is_timed] = self.words();
+        // Relaxed: the parent has written this before it sent any task that it matters for.
+        if is_timed.load(Ordering::Relaxed) != 0 {
+            since.store(monotonic_ns(), Ordering::Relaxed);
+        }
         let packed = u64::from(task.job) << 32 | u64::from(task.index);
-        self.word().store(packed, Ordering::Relaxed);
+        // SYNC POINT: whoever reads this task reads the moment stored before, or a later one.
+        word.store(packed, Ordering::Release);
+    }
+
+    /// Has the worker say from now on since when it runs a task.
+    pub(crate) fn ask_since(&self) {
+        self.words()[2].store(1, Ordering::Relaxed);
+    }
+
+    /// The task that is being run and since when, where the worker was asked to say so. The moment may be
+    /// that of a later task, never that of an earlier one.
+    pub(crate) fn get_since(&self) -> Option<(TaskKey, u64)> {
+        let task = self.get()?;
+        Some((task, self.words()[1].load(Ordering::Relaxed)))
     }
 
     pub(crate) fn get(&self) -> Option<TaskKey> {
-        let packed = self.word().load(Ordering::Relaxed);
+        let packed = self.words()[0].load(Ordering::Acquire);
         let task = TaskKey {
             job: (packed >> 32) as u32,
             index: packed as u32,
@@ -122,7 +152,7 @@ impl StatusPage {
 impl Drop for StatusPage {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        // SAFETY: mapped by `map` with this length, and no reference from `word` or `report` outlives
+        // SAFETY: mapped by `map` with this length, and no reference from `words` or `report` outlives
         // `self`. Failing would leak the memory and nothing else.
         let _ = unsafe { rustix::mm::munmap(self.at.cast(), FILE_BYTES) };
     }
@@ -141,8 +171,15 @@ mod tests {
         let task = TaskKey { job: 7, index: 9 };
         other.set(task);
         assert_eq!(page.get(), Some(task));
+        assert_eq!(page.get_since(), Some((task, 0)), "nobody asked since when");
+        page.ask_since();
+        let before_ns = monotonic_ns();
+        other.set(task);
+        let since_ns = page.get_since().map(|(_, since_ns)| since_ns);
+        assert!(since_ns.is_some_and(|since_ns| (before_ns..=monotonic_ns()).contains(&since_ns)));
         other.set(NO_TASK);
         assert_eq!(page.get(), None);
+        assert_eq!(page.get_since(), None);
     }
 
     #[test]

@@ -13,9 +13,10 @@ use crate::core::{Core, Entry, Hands};
 use crate::inline::survive;
 use crate::job::{Control, Failure, Inbox, Job, Owner, lock};
 use crate::program::{Death, Program, ThreadHook};
+pub use lane::is_given_up;
 use lane::{Group, Lane};
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, JobSpec, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{Event, JobId, JobSpec, Need, Sight, Supply, TaskId, TimeNs, WorkerId};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
@@ -91,6 +92,11 @@ impl Hands<dyn Program> for LaneHands<'_> {
 
     fn kill(&mut self, worker: WorkerId) {
         self.killed.push(worker);
+    }
+
+    fn look(&mut self, _worker: WorkerId) -> Sight {
+        // A thread that runs for too long could not be ended: jobs have no limits here.
+        Sight::Nothing
     }
 
     fn release(&mut self, program: &Arc<dyn Program>, task: TaskIndex) {
@@ -309,13 +315,39 @@ impl ThreadPool {
         lock(&self.shared.state).n_lanes
     }
 
+    /// How much there is of each resource, from now on; see [`Scheduler::set_supplies`].
+    ///
+    /// [`Scheduler::set_supplies`]: manyhands_scheduler::Scheduler::set_supplies
+    pub fn set_supplies(&self, supplies: &[Supply]) {
+        lock(&self.shared.state)
+            .core
+            .scheduler
+            .set_supplies(supplies);
+        self.shared
+            .update(|core, hands, now_ns| core.on(Event::Tick, now_ns, hands));
+    }
+
     /// Submits a job. After [`ThreadPool::shutdown`] it is cancelled at once.
+    ///
+    /// A limit for how long tasks may run cannot be kept here, and is not.
     pub fn submit(&self, spec: JobSpec, program: Arc<dyn Program>) -> Job {
+        self.submit_needing(spec, program, Vec::new())
+    }
+
+    /// The same for a job whose tasks need something while they run. A thread that is given up lets go of
+    /// it although its task may go on.
+    pub fn submit_needing(
+        &self,
+        mut spec: JobSpec,
+        program: Arc<dyn Program>,
+        needs: Vec<Need>,
+    ) -> Job {
+        spec.rules.limit_ns = None;
         let mut submitted = None;
         self.shared.update(|core, hands, now_ns| {
             let inbox = Arc::new(Inbox::default());
             let known = (Arc::clone(&inbox), None);
-            let id = core.submit(spec, program, Vec::new(), known, now_ns, hands);
+            let id = core.submit(spec, program, (Vec::new(), needs), known, now_ns, hands);
             if hands.is_stopped {
                 core.abort(id, Failure::Cancelled, now_ns, hands);
             }

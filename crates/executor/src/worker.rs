@@ -18,8 +18,8 @@ use crate::status::StatusPage;
 use crate::stock::WorkerStock;
 use manyhands_store::{Place, SegmentId};
 use manyhands_wire::{
-    FrameReader, FrameWriter, Mark, Message, NO_TASK, OpenResults, ResultsWriter, Secret, TaskKey,
-    WireError,
+    Ending, FrameReader, FrameWriter, Mark, Message, NO_TASK, OpenResults, ResultsWriter, Secret,
+    TaskKey, WireError,
 };
 use pace::{Pace, now_ns};
 use queue::{Cursor, Item, Next, Queue, Run};
@@ -72,8 +72,8 @@ pub trait Host {
     /// Forgets a function. Afterwards nothing may read what its bytes referred to.
     fn forget(&mut self, function: u32);
 
-    /// Calls a function; appends what it returned, or how it failed, and says which.
-    fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> bool;
+    /// Calls a function; appends what it returned, or how it failed, and says in what way it ended.
+    fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> Ending;
 
     /// Whether something that was printed has not left this process, as far as that is cheap to know.
     fn has_output(&self) -> bool {
@@ -433,19 +433,23 @@ impl Main<'_> {
         running.store(reporter::pack(task), Ordering::Relaxed);
         self.pace.begin(claimed.function);
         self.result.clear();
-        let is_ok = (self.host).call(claimed.function, claimed.bytes, &mut self.result);
+        let ending = (self.host).call(claimed.function, claimed.bytes, &mut self.result);
         if self.is_marked {
             self.host.before_sending();
-            self.shared.marks.write(Mark::Ended(task), true);
+            let mark = match ending {
+                Ending::Retriable => Mark::Tried(task),
+                Ending::Returned | Ending::Failed | Ending::Fatal => Mark::Ended(task),
+            };
+            self.shared.marks.write(mark, true);
         }
         let (duration_ns, now_ns) = self.pace.ended();
         let is_late = |now_ns: u64| now_ns.saturating_sub(self.flushed_ns) >= FLUSH_NS;
-        let is_due = now_ns.is_some_and(is_late) || !is_ok;
+        let is_due = now_ns.is_some_and(is_late) || ending != Ending::Returned;
         // As soon as a result is kept, the reading thread may send it, which cannot see to the output.
         if is_due || self.host.has_output() {
             self.host.before_sending();
         }
-        if keep(self.shared, task, is_ok, duration_ns, &self.result, is_due) {
+        if keep(self.shared, task, ending, duration_ns, &self.result, is_due) {
             self.flushed_ns = self.pace.skip();
         }
         if self.result.capacity() > N_BYTES_FLUSHED {
@@ -482,7 +486,7 @@ impl Main<'_> {
 fn keep(
     shared: &Shared,
     task: TaskKey,
-    is_ok: bool,
+    ending: Ending,
     duration_ns: u64,
     result: &[u8],
     is_due: bool,
@@ -493,7 +497,7 @@ fn keep(
         Some(open) => ResultsWriter::resume(bytes, open),
         None => ResultsWriter::new(bytes),
     };
-    writer.result(task, is_ok, duration_ns, result);
+    writer.result(task, ending, duration_ns, result);
     *open = Some(writer.leave());
     if is_due || bytes.len() >= N_BYTES_FLUSHED {
         shared.flush(&mut outgoing);

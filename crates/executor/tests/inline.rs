@@ -5,7 +5,7 @@ mod counting;
 use counting::{Counting, Mishap, Random, Watchdog, flat_spec, random_job};
 use manyhands_executor::{Failure, Feed, Program, inline};
 use manyhands_graph::{GraphBuilder, TaskIndex, depth_first_ranks};
-use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
+use manyhands_scheduler::{Ending, JobSpec, KindId, Kinds, Wanted};
 use std::sync::Mutex;
 
 #[test]
@@ -13,7 +13,7 @@ fn random_graphs_give_what_a_serial_evaluation_gives() {
     let _watchdog = Watchdog::new("inline: random graphs");
     for seed in 0..2_000 {
         let (spec, program) = random_job(&mut Random::new(seed), 60);
-        assert_eq!(inline::run(spec, &program), Ok(()), "seed {seed}");
+        assert_eq!(inline::run(spec, &program), Ok(Vec::new()), "seed {seed}");
         program.check_success();
     }
 }
@@ -29,7 +29,7 @@ fn a_failure_or_a_panic_anywhere_is_named_and_nothing_runs_after_it() {
         let dependents = spec.graph.dependents(failing).to_vec();
         let program = program.failing(failing, mishap);
         let outcome = inline::run(spec, &program);
-        assert_eq!(outcome, Err(Failure::Task(failing)), "seed {seed}");
+        assert_eq!(outcome, Err(Failure::Task(failing, 1)), "seed {seed}");
         assert_eq!(program.n_started(failing), 1, "seed {seed}");
         for dependent in dependents {
             assert_eq!(program.n_started(dependent), 0, "seed {seed}");
@@ -52,8 +52,8 @@ fn the_order_is_known_without_running_anything() {
                     task
                 }
 
-                fn ended(&mut self, is_ok: bool) {
-                    self.0.ended(is_ok);
+                fn ended(&mut self, ending: Ending) {
+                    self.0.ended(ending);
                 }
             }
             self.0.run(&mut Noted(feed, &self.1));
@@ -67,7 +67,7 @@ fn the_order_is_known_without_running_anything() {
         let (spec, program) = random_job(&mut Random::new(seed), 60);
         let known = inline::order(spec.clone());
         let noting = Noting(&program, Mutex::default());
-        assert_eq!(inline::run(spec, &noting), Ok(()), "seed {seed}");
+        assert_eq!(inline::run(spec, &noting), Ok(Vec::new()), "seed {seed}");
         let noted = noting.1.into_inner().expect("no holder panics");
         assert_eq!(known, noted, "seed {seed}");
     }
@@ -80,7 +80,7 @@ fn nothing_is_a_job_too() {
             flat_spec(0),
             &Counting::new(flat_spec(0).graph, &Wanted::All)
         ),
-        Ok(())
+        Ok(Vec::new())
     );
 }
 
@@ -98,7 +98,7 @@ impl Program for Story {
     fn run(&self, feed: &mut dyn Feed) {
         while let Some(task) = feed.next() {
             self.tell(format!("run {}", task.0));
-            feed.ended(true);
+            feed.ended(true.into());
         }
     }
 
@@ -133,8 +133,9 @@ fn tasks_run_by_rank_and_results_go_at_once() {
         kinds: Kinds::One(KindId(0)),
         batch_size: None,
         is_open: false,
+        rules: manyhands_scheduler::Rules::default(),
     };
-    assert_eq!(inline::run(spec, &story), Ok(()));
+    assert_eq!(inline::run(spec, &story), Ok(Vec::new()));
     let story = story.0.into_inner().expect("no holder panics");
     let runs: Vec<_> = (story.iter())
         .filter_map(|event| event.strip_prefix("run "))
@@ -177,5 +178,5 @@ impl Program for Hostile {
 fn a_program_that_panics_outside_of_its_tasks_fails() {
     let _watchdog = Watchdog::new("inline: a hostile program");
     let outcome = inline::run(flat_spec(3), &Hostile);
-    assert_eq!(outcome, Err(Failure::Task(TaskIndex(0))));
+    assert_eq!(outcome, Err(Failure::Task(TaskIndex(0), 1)));
 }

@@ -72,8 +72,10 @@ fn faults_put_in_on_purpose_are_found() {
             sabotage,
             Sabotage::LoseTakeBack
                 | Sabotage::LoseKill
+                | Sabotage::LoseLook
                 | Sabotage::MissTicks
                 | Sabotage::MissPressure
+                | Sabotage::MissNeeds
         );
         let (mut n_found, mut missed) = (0, Vec::new());
         for seed in 0..20_000 {

@@ -86,7 +86,7 @@ impl<F: Fn(TaskIndex) + Send + Sync> Program for Each<F> {
     fn run(&self, feed: &mut dyn Feed) {
         while let Some(task) = feed.next() {
             (self.0)(task);
-            feed.ended(true);
+            feed.ended(true.into());
         }
     }
 
@@ -154,7 +154,7 @@ fn a_failure_or_a_panic_anywhere_is_named_and_the_pool_goes_on() {
         let dependents = spec.graph.dependents(failing).to_vec();
         let program = Arc::new(program.failing(failing, mishap));
         let job = pool.submit(spec, Arc::<Counting>::clone(&program));
-        assert_eq!(wait(&job).1, Some(Failure::Task(failing)), "seed {seed}");
+        assert_eq!(wait(&job).1, Some(Failure::Task(failing, 1)), "seed {seed}");
         assert_eq!(program.n_started(failing), 1, "seed {seed}");
         for dependent in dependents {
             assert_eq!(program.n_started(dependent), 0, "seed {seed}");
@@ -181,7 +181,7 @@ fn one_failing_job_does_not_harm_its_neighbours() {
             let (spec, program) = random_job(&mut Random::new(seed), 40);
             let program = Arc::new(program.failing(TaskIndex(0), Mishap::Panics));
             let job = pool.submit(spec, Arc::<Counting>::clone(&program));
-            assert_eq!(wait(&job).1, Some(Failure::Task(TaskIndex(0))));
+            assert_eq!(wait(&job).1, Some(Failure::Task(TaskIndex(0), 1)));
             program.check_complaints();
         }
     });
@@ -450,6 +450,7 @@ fn a_dependent_starts_elsewhere_while_its_input_s_thread_is_busy() {
             kinds: Kinds::One(KindId(11)),
             batch_size: None,
             is_open: false,
+            rules: manyhands_scheduler::Rules::default(),
         };
         let job = pool.submit(spec, Arc::new(program));
         assert_eq!(wait(&job).1, None);
@@ -662,7 +663,7 @@ struct Curious {
 impl Program for Curious {
     fn run(&self, feed: &mut dyn Feed) {
         while feed.next().is_some() {
-            feed.ended(true);
+            feed.ended(true.into());
         }
     }
 
@@ -717,7 +718,7 @@ fn a_program_that_panics_outside_of_its_tasks_fails() {
     let _watchdog = Watchdog::new("threads: a hostile program");
     let pool = pool(2);
     let job = pool.submit(flat_spec(5), Arc::new(Hostile));
-    assert!(matches!(wait(&job).1, Some(Failure::Task(_))));
+    assert!(matches!(wait(&job).1, Some(Failure::Task(..))));
     assert_usable(&pool);
 }
 
@@ -727,7 +728,7 @@ struct Fickle;
 impl Program for Fickle {
     fn run(&self, feed: &mut dyn Feed) {
         if feed.next().is_some() {
-            feed.ended(true);
+            feed.ended(true.into());
             panic!("as planned");
         }
     }
@@ -742,7 +743,7 @@ fn what_was_computed_before_a_program_panics_is_delivered() {
     let job = pool.submit(flat_spec(50), Arc::new(Fickle));
     // Tasks that come one by one are all the first; of those that come together the second fails.
     let (delivered, failure) = wait(&job);
-    let Some(Failure::Task(failed)) = failure else {
+    let Some(Failure::Task(failed, _)) = failure else {
         panic!("after the first tasks they come together: {delivered:?}, {failure:?}");
     };
     assert_eq!(delivered, (0..failed.0).map(TaskIndex).collect());

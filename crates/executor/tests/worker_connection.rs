@@ -5,7 +5,7 @@ mod memory;
 
 use manyhands_executor::Failure;
 use manyhands_store::{Arena, ArenaOptions, Foreign, Place, SegmentId};
-use manyhands_wire::{Context, FrameReader, FrameWriter, Message, TaskKey, TasksWriter};
+use manyhands_wire::{Context, Ending, FrameReader, FrameWriter, Message, TaskKey, TasksWriter};
 use memory::{Call, command, finish, pool_of, stock, submit, sum, take_connection, wait_until};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -128,7 +128,8 @@ impl Rig {
             while let Some(message) = self.reader.next_message().expect("a worker writes frames") {
                 match message {
                     Message::Results(results) => found.extend(results.map(|result| {
-                        assert!(result.is_ok, "{}", String::from_utf8_lossy(result.bytes));
+                        let text = String::from_utf8_lossy(result.bytes);
+                        assert_eq!(result.ending, Ending::Returned, "{text}");
                         result.bytes.to_vec()
                     })),
                     Message::Segment(id) => {
@@ -153,7 +154,7 @@ impl Rig {
             while let Some(message) = self.reader.next_message().expect("a worker writes frames") {
                 if let Message::Results(mut results) = message {
                     let result = results.next().expect("one result");
-                    assert!(!result.is_ok, "it was to fail");
+                    assert_eq!(result.ending, Ending::Failed, "it was to fail");
                     return String::from_utf8_lossy(result.bytes).into_owned();
                 }
             }

@@ -34,9 +34,14 @@ pub(crate) fn run(
     };
     match failure {
         None => Ok(Ok(())),
-        Some(Failure::Task(index)) => Ok(Err(index)),
+        Some(Failure::Task(index, _)) => Ok(Err(index)),
         Some(Failure::NoWorkers(reason)) => Err(Error::NoWorkers(reason)),
-        Some(failure @ (Failure::Cancelled | Failure::WorkerDied(..) | Failure::NoRoom(..))) => {
+        Some(
+            failure @ (Failure::Cancelled
+            | Failure::WorkerDied(..)
+            | Failure::OutOfTime(..)
+            | Failure::NoRoom(..)),
+        ) => {
             unreachable!("nobody cancels this job, ends its threads or spills for it: {failure:?}")
         }
     }

@@ -374,6 +374,7 @@ impl Options {
             kinds: Kinds::Each(job.kinds),
             batch_size: settings.batch_size,
             is_open: false,
+            rules: manyhands_scheduler::Rules::default(),
         };
         match engine::run(spec, &program, &settings)? {
             Ok(()) => Ok(wanted.take(&program.results)),

@@ -152,6 +152,7 @@ impl Options {
             kinds: Kinds::One(kind.number()),
             batch_size: settings.batch_size,
             is_open: false,
+            rules: manyhands_scheduler::Rules::default(),
         };
         let program = Arc::new(MapProgram { f, slots });
         match engine::run(spec, &program, &settings)? {
@@ -208,7 +209,7 @@ where
                 Ok(result) => Slot::Ready(result),
                 Err(mishap) => Slot::Failed(mishap),
             };
-            feed.ended(is_ok);
+            feed.ended(is_ok.into());
         }
     }
 

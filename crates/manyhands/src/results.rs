@@ -106,7 +106,7 @@ impl Program for GraphProgram {
         let _inside = InsideTask::enter();
         while let Some(index) = feed.next() {
             let is_ok = self.results.run_one(self.number(index));
-            feed.ended(is_ok);
+            feed.ended(is_ok.into());
         }
     }
 

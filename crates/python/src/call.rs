@@ -368,6 +368,50 @@ pub(crate) fn rebuild(py: Python<'_>, arg: &Arg, input: &mut Inputs<'_>) -> PyRe
     })
 }
 
+/// Takes out of a list, a tuple, a set, or a mapping what comes directly from an input that is lost.
+///
+/// # Errors
+///
+/// The number of a lost input that stands where nothing can be left out.
+pub(crate) fn leave_out(arg: &mut Arg, is_lost: &impl Fn(u32) -> bool) -> Result<(), u32> {
+    let is_gone = |arg: &Arg| matches!(arg, Arg::Input(k) if is_lost(*k));
+    match arg {
+        Arg::Value(_) => Ok(()),
+        Arg::Input(k) if is_lost(*k) => Err(*k),
+        Arg::Input(_) => Ok(()),
+        Arg::List(args) | Arg::Tuple(args) | Arg::Set(args) | Arg::FrozenSet(args) => {
+            let mut left = std::mem::take(args).into_vec();
+            left.retain(|arg| !is_gone(arg));
+            *args = left.into();
+            args.iter_mut().try_for_each(|arg| leave_out(arg, is_lost))
+        }
+        Arg::Dict(items) => leave_out_items(items, is_lost),
+        Arg::Mapping(mapping) => leave_out_items(&mut mapping.1, is_lost),
+        Arg::NamedTuple(named) => {
+            let mut items = named.1.iter_mut();
+            items.try_for_each(|arg| leave_out(arg, is_lost))
+        }
+        Arg::Slice(bounds) => bounds
+            .iter_mut()
+            .try_for_each(|arg| leave_out(arg, is_lost)),
+        Arg::Dataclass(dataclass) => {
+            let mut fields = dataclass.fields.iter_mut();
+            fields.try_for_each(|(_, arg)| leave_out(arg, is_lost))
+        }
+    }
+}
+
+fn leave_out_items(items: &mut Items, is_lost: &impl Fn(u32) -> bool) -> Result<(), u32> {
+    let is_gone = |arg: &Arg| matches!(arg, Arg::Input(k) if is_lost(*k));
+    let mut left = std::mem::take(items).into_vec();
+    left.retain(|(key, value)| !is_gone(key) && !is_gone(value));
+    *items = left.into();
+    items.iter_mut().try_for_each(|(key, value)| {
+        leave_out(key, is_lost)?;
+        leave_out(value, is_lost)
+    })
+}
+
 /// The inputs of templates in which nothing but values can be.
 pub(crate) fn no_input(k: u32) -> PyResult<Py<PyAny>> {
     Err(PyValueError::new_err(format!(

@@ -2,7 +2,8 @@
 //! stands behind the futures of `manyhands.distributed`.
 
 use crate::call::{Arg, Args, Call, Callee, Kwargs, rebuild, rebuild_tuple};
-use crate::interpreter::{SIGNAL_PAUSE, detached};
+use crate::faults::Faults;
+use crate::interpreter::{SIGNAL_PAUSE, detached, look_up};
 use crate::items::Items;
 use crate::map_run::{MapRun, Reader};
 use crate::mapped::lock;
@@ -221,7 +222,7 @@ impl Calls {
 impl Calls {
     /// A call for each item of the shortest of some iterables.
     #[staticmethod]
-    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner))]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner, faults))]
     #[allow(clippy::too_many_arguments)]
     fn many<'py>(
         py: Python<'py>,
@@ -233,20 +234,16 @@ impl Calls {
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
         manner: Manner,
+        faults: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Calls> {
         refuse_fork(&pool)?;
-        let seeding = Seeding::of(root.as_ref())?;
+        let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
         let mut items = Items::new(iterables)?;
         let pickle = pickle.as_ref();
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
+        let reader = Reader::Takes;
         let mut run = MapRun::open(
-            py,
-            &pool,
-            function,
-            pickle,
-            chunksize,
-            Reader::Takes,
-            seeding,
-            Teller::new(manner, None, &scheduler),
+            py, &pool, function, pickle, chunksize, reader, terms, teller,
         )?;
         while !items.is_exhausted() {
             run.feed(py, &mut items, usize::MAX)?;
@@ -258,7 +255,7 @@ impl Calls {
 
     /// A single call.
     #[staticmethod]
-    #[pyo3(signature = (pool, function, pickle, args, kwargs, scheduler, root, manner))]
+    #[pyo3(signature = (pool, function, pickle, args, kwargs, scheduler, root, manner, faults))]
     #[allow(clippy::too_many_arguments)]
     fn one<'py>(
         py: Python<'py>,
@@ -270,20 +267,21 @@ impl Calls {
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
         manner: Manner,
+        faults: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Calls> {
         refuse_fork(&pool)?;
         let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
-        let seeding = Seeding::of(root.as_ref())?;
+        let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
         let pickle = pickle.as_ref();
-        let teller = Teller::new(manner, None, &scheduler);
-        let run = MapRun::single(py, &pool, function, pickle, (args, kwargs), seeding, teller)?;
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
+        let run = MapRun::single(py, &pool, function, pickle, (args, kwargs), terms, teller)?;
         Ok(Calls::of(run, scheduler))
     }
 
     /// A single call in a worker process that reads results of others as they are stored. For each promise of
     /// the template, `inputs` has its calls and the number there, or None and the value.
     #[staticmethod]
-    #[pyo3(signature = (pool, function, pickle, template, inputs, scheduler, root, manner))]
+    #[pyo3(signature = (pool, function, pickle, template, inputs, scheduler, root, manner, faults))]
     #[allow(clippy::too_many_arguments)]
     fn bound<'py>(
         py: Python<'py>,
@@ -295,6 +293,7 @@ impl Calls {
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
         manner: Manner,
+        faults: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Calls> {
         let AnyPool::Processes(processes) = &pool else {
             return Err(PyTypeError::new_err("only processes read stored results"));
@@ -315,10 +314,10 @@ impl Calls {
             Input::Value(_) => None,
         });
         let stored: Vec<_> = stored.collect();
-        let seeding = Seeding::of(root.as_ref())?;
-        let teller = Teller::new(manner, None, &scheduler);
+        let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
         let processes = processes.get();
-        let run = MapRun::bound(py, processes, pickle, &call, &stored, seeding, teller)?;
+        let run = MapRun::bound(py, processes, pickle, &call, &stored, terms, teller)?;
         Ok(Calls::of(run, scheduler))
     }
 
@@ -346,7 +345,7 @@ impl Calls {
             }
             let pause = left.map_or(SIGNAL_PAUSE, |left| left.min(SIGNAL_PAUSE));
             detached(py, || self.run.job.wait_until_news(pause));
-            py.check_signals()?;
+            look_up(py)?;
         }
     }
 
@@ -380,12 +379,7 @@ impl Calls {
     fn failure(&self, py: Python<'_>) -> Option<(Option<u32>, Py<PyAny>)> {
         self.look(None);
         let failure = lock(&self.state).failure.clone()?;
-        let blamed = match &failure {
-            Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) => {
-                Some(task.0)
-            }
-            Failure::NoWorkers(_) | Failure::Cancelled => None,
-        };
+        let blamed = failure.culprit().map(|task| task.0);
         let error = self.run.exception(py, &failure, &self.scheduler);
         Some((blamed, error.into_value(py).into_any()))
     }

@@ -9,6 +9,7 @@ mod flat;
 
 use crate::call::{Arg, Args, Call, Callee, Kwargs};
 use crate::collect::identity;
+use crate::faults::Faults;
 use crate::plan::{Names, Plan, Planned};
 use crate::pools::AnyPool;
 use crate::relay::Manner;
@@ -23,7 +24,7 @@ use smallvec::SmallVec;
 
 /// Runs the part of a graph that some keys need; a list of their results.
 #[pyfunction]
-#[pyo3(signature = (graph, keys, known, pool, chunksize, scheduler, root, on_finished, manner))]
+#[pyo3(signature = (graph, keys, known, pool, chunksize, scheduler, root, on_finished, manner, faults))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn run_graph<'py>(
     py: Python<'py>,
@@ -36,6 +37,7 @@ pub(crate) fn run_graph<'py>(
     root: Option<Bound<'py, PyAny>>,
     on_finished: Option<Py<PyAny>>,
     manner: Manner,
+    faults: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let mut walk = Walk::new(graph, &known);
     let wanted = walk.wanted(keys)?;
@@ -56,8 +58,10 @@ pub(crate) fn run_graph<'py>(
         on_finished,
     };
     let slots = walk.slots;
-    let plan = Plan::new(planned, chunksize, scheduler, root.as_ref(), manner)?;
+    let faults = Faults::of(faults.as_ref())?;
+    let mut plan = Plan::new(planned, chunksize, scheduler, root.as_ref(), manner, faults)?;
     let results = plan.run(py, pool)?;
+    let results = plan.settle(py, results)?;
     let found = wanted.into_iter().map(|found| match found {
         Found::Value(value) => value,
         Found::Slot(slot) => {

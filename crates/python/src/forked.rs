@@ -4,8 +4,9 @@
 
 use crate::call::{Call, TaskInputs, decode_call};
 use crate::codec::Reader;
+use crate::faults::Faults;
 use crate::host::{PythonHost, is_original};
-use crate::interpreter::InTask;
+use crate::interpreter::{InTask, Level};
 use crate::kept::Kept;
 use crate::mapped::{Arguments, lock};
 use crate::misuse::OnMisuse;
@@ -146,12 +147,14 @@ pub(crate) struct ForkPool {
     n_workers_max: usize,
     caller: Arc<Caller>,
     rota: Py<Rota>,
+    level: Level,
 }
 
 #[pymethods]
 impl ForkPool {
     #[new]
-    fn new(py: Python<'_>, num_workers: usize, rota: Py<Rota>) -> PyResult<ForkPool> {
+    #[pyo3(signature = (num_workers, rota, level = 0))]
+    fn new(py: Python<'_>, num_workers: usize, rota: Py<Rota>, level: Level) -> PyResult<ForkPool> {
         let caller = Arc::new(Caller::default());
         let called = Arc::clone(&caller);
         let options = ProcessOptions {
@@ -172,17 +175,25 @@ impl ForkPool {
             n_workers_max: num_workers,
             caller,
             rota,
+            level,
         })
     }
 }
 
 impl ForkPool {
     /// Makes ready to fork workers that inherit this.
-    pub(crate) fn forking(&self, py: Python<'_>, inherited: Inherited) -> PyResult<Arc<Forking>> {
+    pub(crate) fn forking(
+        &self,
+        py: Python<'_>,
+        inherited: Inherited,
+        faults: &Arc<Faults>,
+    ) -> PyResult<Arc<Forking>> {
         Ok(Arc::new(Forking {
             nursery: self.pool.nursery(),
             inherited: Kept::new(Arc::new(inherited)),
+            faults: Kept::new(Arc::clone(faults)),
             n_workers_max: self.n_workers_max,
+            level: self.level,
             helpers: Kept::new(py.import(intern!(py, "manyhands._forked"))?.unbind().into()),
         }))
     }
@@ -278,7 +289,9 @@ impl Caller {
 pub(crate) struct Forking {
     nursery: Nursery,
     pub(crate) inherited: Kept<Arc<Inherited>>,
+    faults: Kept<Arc<Faults>>,
     n_workers_max: usize,
+    level: Level,
     /// The module with what is better said in Python.
     helpers: Kept<Py<PyAny>>,
 }
@@ -369,10 +382,11 @@ impl Forking {
         };
         is_original();
         let helpers = self.helpers.bind(py);
-        let on_misuse = helpers.call_method0(intern!(py, "begin"))?.extract()?;
-        let on_misuse = OnMisuse::numbered(on_misuse).unwrap_or(OnMisuse::Ignore);
-        let _in_task = InTask::enter();
-        let mut host = PythonHost::inheriting(py, Arc::clone(&self.inherited), on_misuse)?;
+        let on_misuse = helpers.call_method1(intern!(py, "begin"), (self.level,))?;
+        let on_misuse = OnMisuse::numbered(on_misuse.extract()?).unwrap_or(OnMisuse::Ignore);
+        let _in_task = InTask::enter(self.level);
+        let (inherited, faults) = (Arc::clone(&self.inherited), Arc::clone(&self.faults));
+        let mut host = PythonHost::inheriting(py, inherited, faults, on_misuse)?;
         end.serve(&mut host)?;
         helpers.call_method0(intern!(py, "end"))?;
         Ok(())

@@ -1,7 +1,8 @@
 //! A map that runs by itself, and whose results are looked at one by one, in the order of the items: the
 //! `map` of an executor. A call that fails has its place among the others, which go on.
 
-use crate::interpreter::SIGNAL_PAUSE;
+use crate::faults::Faults;
+use crate::interpreter::{SIGNAL_PAUSE, look_up};
 use crate::items::Items;
 use crate::map_run::{MapRun, Reader};
 use crate::pools::AnyPool;
@@ -15,7 +16,7 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::PyTuple;
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Results of a function over arguments, by their numbers.
@@ -51,12 +52,13 @@ impl Gathered {
         root: Option<Bound<'py, PyAny>>,
         manner: Manner,
     ) -> PyResult<Gathered> {
-        let seeding = Seeding::of(root.as_ref())?;
+        // How each call ends is its result, so nothing is tried again here.
+        let terms = (Seeding::of(root.as_ref())?, Arc::<Faults>::default());
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
-        let teller = Teller::new(manner, None, &scheduler);
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
         let reader = Reader::Looks;
-        let run = MapRun::open(py, &pool, function, pickle, None, reader, seeding, teller)?;
+        let run = MapRun::open(py, &pool, function, pickle, None, reader, terms, teller)?;
         let state = State {
             run,
             items,
@@ -179,7 +181,7 @@ impl State {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let pause = left.map_or(SIGNAL_PAUSE, |left| left.min(SIGNAL_PAUSE));
             let news = self.run.wait(py, pause, false)?;
-            py.check_signals()?;
+            look_up(py)?;
             let is_any = !news.delivered.is_empty() || news.failure.is_some();
             for task in &news.delivered {
                 let at = task.0.wrapping_sub(self.next) as usize;

@@ -1,10 +1,12 @@
 //! The tasks of a graph. [`LocalGraph`] keeps objects, for threads and the calling thread;
 //! [`RemoteGraph`] keeps bytes, for processes.
 
+use crate::blas::Busy;
 use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
 use crate::durable::{Recording, Slot, TIMED, untimed};
-use crate::interpreter::{InTask, OnList, Turns};
+use crate::faults::Faults;
+use crate::interpreter::{InTask, Level, OnList, SIGNAL_PAUSE, Turns, detached, look_up};
 use crate::kept::Kept;
 use crate::listening::Listening;
 use crate::mapped::lock;
@@ -13,6 +15,7 @@ use crate::seeding::{GraphSeeding, Place};
 use crate::shared::sending::Keeps;
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
 use manyhands_graph::{Graph, TaskIndex, depth_first_ranks};
+use manyhands_scheduler::Ending;
 use manyhands_store::SegmentId;
 use manyhands_wire::{TaskKey, TasksWriter};
 use pyo3::exceptions::PyRuntimeError;
@@ -20,7 +23,7 @@ use pyo3::prelude::*;
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How tasks have ended, as far as they have.
 type Results = Vec<Option<PyResult<Py<PyAny>>>>;
@@ -45,11 +48,15 @@ pub(crate) struct LocalGraph {
     graph: Arc<Graph>,
     calls: Kept<Arc<Vec<Call>>>,
     seeding: Kept<Option<(Arc<GraphSeeding>, Place)>>,
+    level: Level,
+    faults: Kept<Arc<Faults>>,
     results: Kept<Mutex<Results>>,
     listening: Listening,
     /// The place of each task in the serial run, where somebody asks for it.
     ranks: Option<Arc<[u32]>>,
     threads: Mutex<Vec<u64>>,
+    /// What a signal's handler raised while nothing could be run.
+    interrupt: Kept<Mutex<Option<PyErr>>>,
     finished: Option<Arc<Finished>>,
     recording: Slot,
 }
@@ -59,6 +66,7 @@ impl LocalGraph {
         graph: Arc<Graph>,
         calls: Arc<Vec<Call>>,
         seeding: Option<(Arc<GraphSeeding>, Place)>,
+        (faults, level): (Arc<Faults>, Level),
         listening: Listening,
         ranks: Option<Arc<[u32]>>,
         finished: Option<Arc<Finished>>,
@@ -68,15 +76,23 @@ impl LocalGraph {
             graph,
             calls: Kept::new(calls),
             seeding: Kept::new(seeding),
+            level,
+            faults: Kept::new(faults),
             results: Kept::new(Mutex::new(
                 std::iter::repeat_with(|| None).take(n_tasks).collect(),
             )),
             listening,
             ranks,
             threads: Mutex::default(),
+            interrupt: Kept::new(Mutex::default()),
             finished,
             recording: Slot::new(),
         }
+    }
+
+    /// What a signal's handler raised while the graph was at rest.
+    pub(crate) fn take_interrupt(&self) -> Option<PyErr> {
+        lock(&self.interrupt).take()
     }
 
     /// Stores what its tasks return. To be called before they run.
@@ -99,7 +115,7 @@ impl LocalGraph {
         lock(&self.threads).clone()
     }
 
-    fn run_one(&self, py: Python<'_>, task: TaskIndex) -> bool {
+    fn run_one(&self, py: Python<'_>, task: TaskIndex) -> Ending {
         let dependencies = self.graph.dependencies(task);
         let mut input = |k: u32| {
             let results = lock(&self.results);
@@ -126,30 +142,33 @@ impl LocalGraph {
         {
             outcome = Err(error);
         }
-        let is_ok = outcome.is_ok();
-        lock(&self.results)[task.as_usize()] = Some(outcome);
-        if let (Some(finished), true) = (&self.finished, is_ok) {
+        let ending = self.faults.ending_of(py, &outcome);
+        let before = lock(&self.results)[task.as_usize()].replace(outcome);
+        // Of an earlier try; dropped without the lock, as that may run any code.
+        drop(before);
+        if let (Some(finished), true) = (&self.finished, ending.is_ok()) {
             finished.note(task);
         }
-        is_ok
+        ending
     }
 }
 
 impl Program for LocalGraph {
     fn run(&self, feed: &mut dyn Feed) {
         Python::attach(|py| {
-            let _in_task = InTask::enter();
+            let _in_task = InTask::enter(self.level);
+            let _busy = Busy::enter(py, self.level);
             let _on_list = OnList::enter(py, &self.threads);
             let mut turns = Turns::begin();
             while let Some(task) = feed.next() {
-                let is_ok = match turns.give_way(py) {
+                let ending = match turns.give_way(py) {
                     Ok(()) => self.run_one(py, task),
                     Err(interrupt) => {
                         lock(&self.results)[task.as_usize()] = Some(Err(interrupt));
-                        false
+                        Ending::Fatal
                     }
                 };
-                feed.ended(is_ok);
+                feed.ended(ending);
             }
         });
     }
@@ -163,6 +182,23 @@ impl Program for LocalGraph {
         drop(results);
         // Dropped without the lock: a result's destructor may run any code.
         Python::attach(|_| drop(released));
+    }
+
+    fn rest(&self, duration: Duration) -> bool {
+        let until = Instant::now() + duration;
+        Python::attach(|py| {
+            loop {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return true;
+                }
+                detached(py, || std::thread::sleep(left.min(SIGNAL_PAUSE)));
+                if let Err(interrupt) = look_up(py) {
+                    *lock(&self.interrupt) = Some(interrupt);
+                    return false;
+                }
+            }
+        })
     }
 }
 

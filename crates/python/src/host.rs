@@ -5,6 +5,7 @@
 use crate::call::{FewScalars, TaskInputs, decode_call, few_scalars};
 use crate::codec::{Pickler, Reader, encode_result, encode_scalar, with_object};
 use crate::durable::{split_timed, write_elapsed};
+use crate::faults::{Faults, ending_in_worker};
 use crate::forked::Inherited;
 use crate::interpreter::{InTask, modules};
 use crate::mapped::lock;
@@ -18,6 +19,8 @@ use crate::shared::{begin_sharing, memory, stock};
 use manyhands_executor::WorkerStock;
 use manyhands_executor::processes::DUMP_SIGNAL;
 use manyhands_executor::worker::{Host, Reporter, serve};
+use manyhands_scheduler::Ending;
+use manyhands_wire as wire;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -63,7 +66,7 @@ pub(crate) struct PythonHost {
     /// The module with what is better said in Python.
     helpers: Py<PyAny>,
     /// The tasks, in a worker that was forked.
-    inherited: Option<Arc<Inherited>>,
+    inherited: Option<(Arc<Inherited>, Arc<Faults>)>,
     /// What seeded tasks draw from.
     roots: Roots,
     /// What becomes of tasks without a seed that draw from a global state.
@@ -187,7 +190,8 @@ pub(crate) fn serve_parent(
         roots: Roots::default(),
         on_misuse: OnMisuse::Ignore,
     };
-    let _in_task = InTask::enter();
+    // What its calls are to know comes with each job's context.
+    let _in_task = InTask::enter(0);
     let outcome = serve(socket, parent, &mut host);
     outcome.map_err(|error| PyRuntimeError::new_err(format!("cannot serve: {error}")))?;
     py.check_signals()
@@ -198,6 +202,7 @@ impl PythonHost {
     pub(crate) fn inheriting(
         py: Python<'_>,
         inherited: Arc<Inherited>,
+        faults: Arc<Faults>,
         on_misuse: OnMisuse,
     ) -> PyResult<PythonHost> {
         misuse::watch(on_misuse);
@@ -212,7 +217,7 @@ impl PythonHost {
                 .import(intern!(py, "manyhands._worker"))?
                 .into_any()
                 .unbind(),
-            inherited: Some(inherited),
+            inherited: Some((inherited, faults)),
             roots: Roots::default(),
             on_misuse,
         })
@@ -266,7 +271,7 @@ impl PythonHost {
         if let Some(error) = &self.astray {
             return Err(error.clone_ref(py));
         }
-        if let Some(inherited) = self.inherited.clone() {
+        if let Some((inherited, _)) = self.inherited.clone() {
             return self.call_inherited(py, id, &inherited, bytes, out);
         }
         let (function, sizes) = self.load(py, id)?;
@@ -494,9 +499,11 @@ impl Host for PythonHost {
         }
         self.context = bytes.to_vec();
         Python::attach(|py| {
-            let bytes = PyBytes::new(py, bytes);
+            // This worker's number stands behind it.
+            let (context, number) = bytes.split_last_chunk().unwrap_or((bytes, &[0; 4]));
+            let arguments = (PyBytes::new(py, context), u32::from_le_bytes(*number));
             let helpers = self.helpers.bind(py);
-            let outcome = helpers.call_method1(intern!(py, "set_context"), (bytes,));
+            let outcome = helpers.call_method1(intern!(py, "set_context"), arguments);
             let on_misuse = outcome.and_then(|number| number.extract::<u8>());
             match on_misuse {
                 Ok(number) => {
@@ -530,7 +537,7 @@ impl Host for PythonHost {
         });
     }
 
-    fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+    fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> wire::Ending {
         Python::attach(|py| {
             let (is_timed, bytes) = split_timed(bytes);
             let began = is_timed.then(Instant::now);
@@ -545,7 +552,11 @@ impl Host for PythonHost {
                 if let Some(began) = began {
                     write_elapsed(began.elapsed(), out);
                 }
-                return true;
+                return wire::Ending::Returned;
+            };
+            let ending = match &self.inherited {
+                Some((_, faults)) => faults.ending(py, &error),
+                None => ending_in_worker(py, bytes, &error),
             };
             out.clear();
             let packed = self
@@ -558,7 +569,11 @@ impl Host for PythonHost {
                 // Nothing is left to say it with but text.
                 Err(worse) => out.extend_from_slice(worse.to_string().as_bytes()),
             }
-            false
+            match ending {
+                Ending::Retriable => wire::Ending::Retriable,
+                Ending::Fatal => wire::Ending::Fatal,
+                Ending::Failed | Ending::Returned => wire::Ending::Failed,
+            }
         })
     }
 

@@ -1,7 +1,9 @@
 //! Living with the interpreter's lock: threads that keep a parked thread state, waiting without
 //! the lock, and knowing whether this thread is running a task.
 
+use crate::blas;
 use crate::mapped::lock;
+use manyhands_executor::threads::is_given_up;
 use manyhands_executor::{Program, ThreadGuard, ThreadHook, coarse_tick};
 use pyo3::ffi;
 use pyo3::intern;
@@ -30,24 +32,63 @@ pub(crate) const SIGNAL_PAUSE: Duration = Duration::from_millis(50);
 
 thread_local! {
     static TASK_DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// What the calls of the task that this thread runs are to know of where they are made.
+    static LEVEL: Cell<Level> = const { Cell::new(0) };
     /// Whether this thread is one of a pool.
     static IS_OF_POOL: Cell<bool> = const { Cell::new(false) };
 }
 
+/// What calls inside of a task are to know: which schedulers they use, and how many CPUs the task may use.
+/// `manyhands._plans` says what the bits mean. Zero: nothing.
+pub(crate) type Level = u128;
+
+/// The CPUs that a task may use; zero if that is not known.
+pub(crate) fn share_of(level: Level) -> i32 {
+    const N_BITS: u32 = 14;
+    (level & ((1 << N_BITS) - 1)) as i32
+}
+
 /// While it lives, this thread counts as running a task.
-pub(crate) struct InTask(());
+pub(crate) struct InTask {
+    outer: Level,
+}
 
 impl InTask {
-    pub(crate) fn enter() -> InTask {
+    /// With zero, the level is that of what is around.
+    pub(crate) fn enter(level: Level) -> InTask {
         TASK_DEPTH.with(|depth| depth.set(depth.get() + 1));
-        InTask(())
+        let outer = LEVEL.get();
+        if level != 0 {
+            LEVEL.set(level);
+        }
+        InTask { outer }
     }
 }
 
 impl Drop for InTask {
     fn drop(&mut self) {
+        LEVEL.set(self.outer);
         TASK_DEPTH.with(|depth| depth.set(depth.get() - 1));
     }
+}
+
+/// The level of the task that the calling thread is running; None if it runs none.
+#[pyfunction]
+pub(crate) fn task_level() -> Option<Level> {
+    in_task().then(|| LEVEL.get())
+}
+
+/// Hears of signals, and of the end of what this thread works for, while it waits inside of a task.
+///
+/// # Errors
+///
+/// What a signal handler raises, or an interrupt.
+pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
+    if is_given_up() {
+        let text = "the call that this task belongs to has ended";
+        return Err(pyo3::exceptions::PyKeyboardInterrupt::new_err(text));
+    }
+    py.check_signals()
 }
 
 /// Whether the calling thread is running a task.
@@ -59,6 +100,10 @@ pub(crate) fn in_task() -> bool {
 /// Whether the calling thread is one of a pool of threads.
 #[pyfunction]
 pub(crate) fn _is_of_pool() -> bool {
+    is_of_pool()
+}
+
+pub(crate) fn is_of_pool() -> bool {
     IS_OF_POOL.with(Cell::get)
 }
 
@@ -146,6 +191,7 @@ impl Turns {
         }
         self.tick = tick;
         if IS_OF_POOL.with(Cell::get) {
+            blas::keep_up(py);
             py.detach(|| ());
             return Ok(());
         }
@@ -192,6 +238,7 @@ pub(crate) fn interrupt_running(py: Python<'_>) -> PyResult<()> {
 pub(crate) fn after_fork(py: Python<'_>) -> PyResult<()> {
     let own = thread_number(py)?;
     crate::forked::forget_live();
+    blas::after_fork();
     N_PARKED.store(0, Ordering::Release);
     EXITING.store(0, Ordering::Release);
     if let Ok(mut running) = RUNNING.try_lock() {

@@ -1,14 +1,15 @@
 //! The Python face of manyhands: `manyhands._native`. The only crate that knows Python exists.
 //!
 //! [`delayed`] and [`collect`] turn Python objects into graphs; [`call`] and [`codec`] say what one
-//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams, [`gathered`] maps that go
+//! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams of [`items`], [`gathered`] maps that go
 //! on by themselves, [`pending`] single calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
-//! [`random`] has the generators that NumPy lacks; [`seeding`] gives each task its stream, and [`misuse`] notices
-//! tasks that have none and draw. [`relay`] brings what tasks print and report to whoever waits.
-//! [`durable`] keeps results for runs to come.
+//! [`blas`] holds back the threads of libraries. [`random`] has the generators that NumPy lacks; [`seeding`] gives each
+//! task its stream, and [`misuse`] notices tasks that have none and draw. [`relay`] brings what tasks print and report to
+//! whoever waits. [`faults`] is what callers ask for about tasks that fail. [`durable`] keeps results for runs to come.
 
+mod blas;
 mod call;
 mod calls;
 mod codec;
@@ -16,6 +17,7 @@ mod collect;
 mod dask;
 mod delayed;
 mod durable;
+mod faults;
 mod forked;
 mod gathered;
 mod graphed;
@@ -81,14 +83,16 @@ fn _memory_limits() -> Vec<(String, u64, u64)> {
         .collect()
 }
 
-/// Call a function as a task: what it computes in turn runs serially.
+/// Call a function as a task: what it computes in turn runs as its level says, else as that of what is around.
 #[pyfunction]
+#[pyo3(signature = (function, args, kwargs, level = None))]
 fn call_as_task<'py>(
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
     kwargs: Option<&Bound<'py, PyDict>>,
+    level: Option<interpreter::Level>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let _in_task = interpreter::InTask::enter();
+    let _in_task = interpreter::InTask::enter(level.unwrap_or(0));
     function.call(args, kwargs)
 }
 
@@ -121,6 +125,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(call_as_task, module)?)?;
     module.add_function(wrap_pyfunction!(describe_call, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::in_task, module)?)?;
+    module.add_function(wrap_pyfunction!(interpreter::task_level, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::_is_of_pool, module)?)?;
     module.add_function(wrap_pyfunction!(plan::compute, module)?)?;
     module.add_function(wrap_pyfunction!(plan::persist, module)?)?;
@@ -138,6 +143,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(forked::shutdown_forked, module)?)?;
     module.add_function(wrap_pyfunction!(interpreter::begin_exit, module)?)?;
     module.add_function(wrap_pyfunction!(listing::_graph, module)?)?;
+    blas::register(module)?;
     calls::register(module)?;
     collect::register(module)?;
     delayed::register(module)?;

@@ -1,19 +1,21 @@
 //! What is noted of tasks that run in threads of this process: whose output is whose, and who draws from a global state.
 
+use crate::faults::Faults;
 use crate::kept::Kept;
 use crate::mapped::lock;
 use crate::misuse::{OnMisuse, watched};
 use crate::relay::Manner;
+use manyhands_scheduler::Ending;
 use pyo3::intern;
 use pyo3::prelude::*;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// For the tasks of one job.
 pub(crate) struct Listening {
     on_misuse: OnMisuse,
     /// A `manyhands._relay.Recorder`, where output is kept apart.
-    recorder: Kept<Option<Py<PyAny>>>,
+    recorder: Kept<Option<(Py<PyAny>, Arc<Faults>)>>,
     has_drawn: AtomicBool,
     /// Tasks that have drawn, and from which states: one for each function would do.
     drawn: Mutex<Vec<(u32, u8)>>,
@@ -23,10 +25,11 @@ pub(crate) struct Listening {
 const N_DRAWN_MAX: usize = 1000;
 
 impl Listening {
-    pub(crate) fn new(py: Python<'_>, manner: Manner) -> PyResult<Listening> {
+    pub(crate) fn new(py: Python<'_>, manner: Manner, faults: &Arc<Faults>) -> PyResult<Listening> {
+        let recorder = manner.recorder(py, faults.n_tries_max())?;
         Ok(Listening {
             on_misuse: manner.on_misuse,
-            recorder: Kept::new(manner.recorder(py)?),
+            recorder: Kept::new(recorder.map(|recorder| (recorder, Arc::clone(faults)))),
             has_drawn: AtomicBool::new(false),
             drawn: Mutex::default(),
         })
@@ -42,7 +45,7 @@ impl Listening {
         call: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = function.py();
-        if let Some(recorder) = &*self.recorder {
+        if let Some((recorder, _)) = &*self.recorder {
             (recorder.bind(py)).call_method1(intern!(py, "begin"), (rank,))?;
         }
         let on_misuse = if is_seeded {
@@ -58,8 +61,9 @@ impl Listening {
             }
             self.has_drawn.store(true, Ordering::Release);
         }
-        if let Some(recorder) = &*self.recorder {
-            (recorder.bind(py)).call_method0(intern!(py, "end"))?;
+        if let Some((recorder, faults)) = &*self.recorder {
+            let may_follow = faults.ending_of(py, &outcome) == Ending::Retriable;
+            (recorder.bind(py)).call_method1(intern!(py, "end"), (may_follow,))?;
         }
         outcome
     }
@@ -74,7 +78,7 @@ impl Listening {
 
     /// The job has ended: what is left of the output appears, all of it, or up to this place.
     pub(crate) fn end(&self, py: Python<'_>, is_done: bool, failed: Option<u32>) -> PyResult<()> {
-        if let Some(recorder) = &*self.recorder {
+        if let Some((recorder, _)) = &*self.recorder {
             (recorder.bind(py)).call_method1(intern!(py, "finish"), (is_done, failed))?;
         }
         Ok(())

@@ -1,7 +1,8 @@
 //! `map`, and the iterator behind `stream`.
 
 use crate::durable::recorder::Recorder;
-use crate::interpreter::{SIGNAL_PAUSE, thread_number};
+use crate::faults::Faults;
+use crate::interpreter::{SIGNAL_PAUSE, look_up, thread_number};
 use crate::items::Items;
 use crate::map_run::{MapRun, Reader};
 use crate::pools::AnyPool;
@@ -26,7 +27,7 @@ const WAITING_BYTES_MAX: usize = 1 << 28;
 
 /// Runs a function over arguments and returns the results in their order.
 #[pyfunction]
-#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner, recorder=None))]
+#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner, faults, recorder=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn map_all<'py>(
     py: Python<'py>,
@@ -38,41 +39,33 @@ pub(crate) fn map_all<'py>(
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
     manner: Manner,
+    faults: Option<Bound<'py, PyAny>>,
     recorder: Option<Bound<'py, Recorder>>,
 ) -> PyResult<Bound<'py, PyList>> {
-    let seeding = Seeding::of(root.as_ref())?;
+    let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
     let recording = recorder.map(|recorder| Arc::clone(&recorder.get().recording));
     let mut items = Items::new(&iterables)?;
-    let teller = Teller::new(manner, None, scheduler);
+    let teller = Teller::new(manner, None, scheduler, &terms.1);
     let mut run = match &pool {
         AnyPool::Fork(fork) => {
             let listed = items.list(py)?;
+            let recording = recording.clone();
+            let fork = fork.get();
             MapRun::of_list(
-                py,
-                fork.get(),
-                function,
-                listed,
-                chunksize,
-                seeding,
-                teller,
-                recording.clone(),
+                py, fork, function, listed, chunksize, terms, teller, recording,
             )?
         }
-        _ => MapRun::open(
-            py,
-            &pool,
-            function,
-            pickle.as_ref(),
-            chunksize,
-            Reader::Waits,
-            seeding,
-            teller,
-        )?,
+        _ => {
+            let (pickle, reader) = (pickle.as_ref(), Reader::Waits);
+            MapRun::open(
+                py, &pool, function, pickle, chunksize, reader, terms, teller,
+            )?
+        }
     };
     run.record(recording);
     let outcome = gather(py, &mut run, &mut items, scheduler);
     if outcome.is_err() && !run.job.has_ended() {
-        run.interrupt(py);
+        run.abandon(py);
     }
     PyList::new(py, outcome?)
 }
@@ -86,6 +79,7 @@ fn gather(
     let mut results: Vec<Option<Py<PyAny>>> = Vec::new();
     results.resize_with(run.n_sent() as usize, || None);
     let mut is_closed = false;
+    let mut n_left_out = 0;
     loop {
         let is_held = run.n_bytes_waiting() > WAITING_BYTES_MAX;
         if !items.is_exhausted() && !is_held {
@@ -102,10 +96,15 @@ fn gather(
             Duration::ZERO
         };
         let news = run.wait(py, timeout, !run.is_remote() && !run.is_recording())?;
-        py.check_signals()?;
+        look_up(py)?;
         run.take(py, &news.delivered, |index, value| {
             results[index as usize] = Some(value);
         })?;
+        for (task, failure) in &news.lost {
+            let instead = run.instead(py, *task, failure, scheduler);
+            n_left_out += usize::from(instead.is_none());
+            results[task.as_usize()] = instead;
+        }
         if let Some(failure) = &news.failure {
             return Err(run.exception(py, failure, scheduler));
         }
@@ -113,12 +112,12 @@ fn gather(
             break;
         }
     }
-    let n_results = results.len();
+    let n_results = results.len() - n_left_out;
     let results: Vec<_> = results.into_iter().flatten().collect();
     assert_eq!(
         results.len(),
         n_results,
-        "a map that is done has all results"
+        "a map that is done has all results but those left out"
     );
     Ok(results)
 }
@@ -142,6 +141,15 @@ pub(crate) struct Stream {
     is_closed: AtomicBool,
 }
 
+/// The place of a result in a stream.
+#[derive(Default)]
+enum Place {
+    #[default]
+    Open,
+    Taken(Py<PyAny>),
+    LeftOut,
+}
+
 /// What a stream is in the middle of.
 struct Flow {
     run: Option<MapRun>,
@@ -156,7 +164,7 @@ struct Flow {
     is_complete: bool,
     refilled: Instant,
     /// Results by number from `n_returned` on, or in the order in which they came.
-    ready: VecDeque<Option<Py<PyAny>>>,
+    ready: VecDeque<Place>,
     n_returned: u32,
     failure: Option<Failure>,
     /// What the source of the arguments raised: it comes after the results of what came before.
@@ -166,7 +174,7 @@ struct Flow {
 #[pymethods]
 impl Stream {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, manner, recorder=None))]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, manner, faults, recorder=None))]
     #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
@@ -181,6 +189,7 @@ impl Stream {
         num_workers: usize,
         root: Option<Bound<'py, PyAny>>,
         manner: Manner,
+        faults: Option<Bound<'py, PyAny>>,
         recorder: Option<Bound<'py, Recorder>>,
     ) -> PyResult<Stream> {
         if buffersize == Some(0) {
@@ -189,17 +198,11 @@ impl Stream {
         let n_least = 4 * num_workers.max(chunksize.unwrap_or(1) as usize);
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
-        let seeding = Seeding::of(root.as_ref())?;
-        let teller = Teller::new(manner, None, &scheduler);
+        let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
+        let reader = Reader::Takes;
         let mut run = MapRun::open(
-            py,
-            &pool,
-            function,
-            pickle,
-            chunksize,
-            Reader::Takes,
-            seeding,
-            teller,
+            py, &pool, function, pickle, chunksize, reader, terms, teller,
         )?;
         run.record(recorder.map(|recorder| Arc::clone(&recorder.get().recording)));
         let flow = Flow {
@@ -292,16 +295,32 @@ impl Flow {
             && is_early
             && !run.job.has_ended()
         {
-            run.interrupt(py);
+            run.abandon(py);
         }
     }
 
     fn pop(&mut self) -> Option<Py<PyAny>> {
-        if !matches!(self.ready.front(), Some(Some(_))) {
-            return None;
+        loop {
+            if matches!(self.ready.front(), None | Some(Place::Open)) {
+                return None;
+            }
+            self.n_returned = self.n_returned.wrapping_add(1);
+            if let Some(Place::Taken(value)) = self.ready.pop_front() {
+                return Some(value);
+            }
         }
-        self.n_returned = self.n_returned.wrapping_add(1);
-        self.ready.pop_front().flatten()
+    }
+
+    fn put(&mut self, index: u32, place: Place) {
+        if !self.is_ordered {
+            self.ready.push_back(place);
+            return;
+        }
+        let at = index.wrapping_sub(self.n_returned) as usize;
+        if at >= self.ready.len() {
+            self.ready.resize_with(at + 1, Place::default);
+        }
+        self.ready[at] = place;
     }
 
     fn advance(&mut self, py: Python<'_>, is_closed: &AtomicBool) -> PyResult<Option<Py<PyAny>>> {
@@ -327,20 +346,18 @@ impl Flow {
                 return self.source_error.take().map_or(Ok(None), Err);
             }
             let news = run.wait(py, SIGNAL_PAUSE, false)?;
-            py.check_signals()?;
-            let (ready, n_returned, is_ordered) =
-                (&mut self.ready, self.n_returned, self.is_ordered);
+            look_up(py)?;
+            let mut places = Vec::with_capacity(news.delivered.len() + news.lost.len());
             run.take(py, &news.delivered, |index, value| {
-                if !is_ordered {
-                    ready.push_back(Some(value));
-                    return;
-                }
-                let at = index.wrapping_sub(n_returned) as usize;
-                if at >= ready.len() {
-                    ready.resize_with(at + 1, || None);
-                }
-                ready[at] = Some(value);
+                places.push((index, Place::Taken(value)));
             })?;
+            places.extend(news.lost.iter().map(|(task, failure)| {
+                let instead = run.instead(py, *task, failure, &self.scheduler);
+                (task.0, instead.map_or(Place::LeftOut, Place::Taken))
+            }));
+            for (index, place) in places {
+                self.put(index, place);
+            }
             self.failure = news.failure;
         }
     }

@@ -1,8 +1,12 @@
 //! A map under way: takes arguments from iterators, submits them in blocks, gathers results.
 
-use crate::call::{Call, Callee, decode_call, encode_one_scalar, encode_plain, kind_of};
+mod blame;
+mod encoding;
+
+use crate::call::{Call, Callee, kind_of};
 use crate::codec::{Pickler, decode_value, write_bytes, write_varint};
-use crate::durable::{Recording, TIMED, split_timed};
+use crate::durable::{Recording, TIMED};
+use crate::faults::Faults;
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::interpreter::{detached, raise_in_thread};
 use crate::items::Items;
@@ -11,18 +15,17 @@ use crate::mapped::{Arguments, LocalMap, RemoteMap, Slot};
 use crate::misuse::CallersTurn;
 use crate::payload::{Block, Outcome};
 use crate::pools::{AnyPool, ProcessPool};
-use crate::raising::{Evidence, TaskName, exception};
 use crate::relay::Teller;
-use crate::seeding::{Seeding, split};
+use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
-use crate::shared::receiving::{NoViews, OwnViews};
+use crate::shared::receiving::NoViews;
 use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::own;
-use manyhands_executor::{Failure, Job, News, Relay, Said, Stock, coarse_tick};
+use encoding::{Before, encode, encode_one};
+use manyhands_executor::{CANCEL_GRACE, Failure, Job, News, Relay, Said, Stock, coarse_tick};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
-use pyo3::exceptions::{PyOverflowError, PyValueError};
-use pyo3::intern;
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use std::convert::Infallible;
@@ -69,26 +72,35 @@ pub(crate) struct MapRun {
     /// Whether there is one task only, so that its number says nothing.
     is_single: bool,
     seeding: Option<Arc<Seeding>>,
+    pub(crate) faults: Arc<Faults>,
+    /// What stands before a task's bytes about trying it again.
+    prefix: Vec<u8>,
     teller: Teller,
     recording: Option<Arc<Recording>>,
 }
 
-fn open_spec(kind: KindId, batch_size: Option<u32>) -> JobSpec {
+fn open_spec(kind: KindId, batch_size: Option<u32>, faults: &Faults) -> JobSpec {
     JobSpec {
         graph: Graph::independent(0),
         wanted: Wanted::All,
         kinds: Kinds::One(kind),
         batch_size: batch_size.and_then(NonZeroU32::new),
         is_open: true,
+        rules: faults.rules,
     }
 }
 
-fn single_spec(kind: KindId) -> JobSpec {
+fn single_spec(kind: KindId, faults: &Faults) -> JobSpec {
     JobSpec {
         graph: Graph::independent(1),
         is_open: false,
-        ..open_spec(kind, None)
+        ..open_spec(kind, None, faults)
     }
+}
+
+/// Calls that run here, one after the other, are made in Python.
+fn no_pool() -> PyErr {
+    PyTypeError::new_err("a pool is needed")
 }
 
 /// What one job pickles with, and the memory it shares.
@@ -110,49 +122,6 @@ fn number_of(
     }
 }
 
-/// Adds a task to a block, without inputs.
-fn encode(
-    args: &Bound<'_, PyTuple>,
-    kwargs: Option<&Bound<'_, PyDict>>,
-    callee: &Callee,
-    pickler: &Pickler,
-    seeding: Option<(&Seeding, u64)>,
-    is_timed: bool,
-    block: &mut Block,
-) -> PyResult<()> {
-    block.push(|out| {
-        if is_timed {
-            out.extend_from_slice(&TIMED);
-        }
-        out.push(0);
-        if let Some((seeding, number)) = seeding {
-            seeding.write(number, out);
-        }
-        encode_plain(args, kwargs, callee, out, pickler)
-    })
-}
-
-/// Adds a task that is called with one scalar to a block; `false` if the argument is none.
-#[inline]
-fn encode_one(
-    arg: &Bound<'_, PyAny>,
-    seeding: Option<(&Seeding, u64)>,
-    is_timed: bool,
-    block: &mut Block,
-) -> bool {
-    let pushed = block.push(|out| {
-        if is_timed {
-            out.extend_from_slice(&TIMED);
-        }
-        out.push(0);
-        if let Some((seeding, number)) = seeding {
-            seeding.write(number, out);
-        }
-        encode_one_scalar(arg, out).then_some(()).ok_or(())
-    });
-    pushed.is_ok()
-}
-
 impl MapRun {
     /// Submits an empty open job for a function; for processes, with its pickle.
     #[allow(clippy::too_many_arguments)]
@@ -163,40 +132,43 @@ impl MapRun {
         pickle: Option<&Bound<'_, PickledFunction>>,
         batch_size: Option<u32>,
         reader: Reader,
-        seeding: Option<Arc<Seeding>>,
+        (seeding, faults): Terms,
         teller: Teller,
     ) -> PyResult<MapRun> {
         let goes_on = reader == Reader::Looks;
         let is_blocking = reader == Reader::Waits;
+        let mut prefix = Vec::new();
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
-                let listening = Listening::new(py, teller.manner())?;
-                let own = function.clone_ref(py);
-                let program = LocalMap::new(own, None, seeding.clone(), listening);
+                let threads = threads.get();
+                let listening = Listening::new(py, teller.manner(), &faults)?;
+                let (own, terms) = (
+                    function.clone_ref(py),
+                    (seeding.clone(), Arc::clone(&faults)),
+                );
+                let program = LocalMap::new(own, None, terms, threads.level, listening);
                 let program = Arc::new(program.going_on(goes_on));
                 let own = Arc::clone(&program);
-                let spec = open_spec(kind_of(&function), batch_size);
-                (Side::Local(program), threads.get().pool.submit(spec, own))
+                let spec = open_spec(kind_of(&function), batch_size, &faults);
+                (Side::Local(program), threads.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
-                let processes = processes.get();
-                let ways = (goes_on, teller.manner().relay());
-                Self::open_remote(py, processes, &function, pickle, batch_size, ways)?
+                prefix = faults.prefix(py)?;
+                let ways = (batch_size, goes_on, teller.manner().relay());
+                Self::open_remote(py, processes.get(), &function, pickle, ways, &faults)?
             }
             AnyPool::Fork(fork) => {
                 let inherited = Inherited::Stream(function.clone_ref(py));
                 let fork = fork.get();
-                let run = Self::open_forked(
-                    py,
-                    fork,
-                    function,
-                    inherited,
-                    batch_size,
+                let run =
+                    Self::open_forked(py, fork, function, inherited, batch_size, faults, teller)?;
+                return Ok(MapRun {
+                    seeding,
                     is_blocking,
-                    teller,
-                )?;
-                return Ok(MapRun { seeding, ..run });
+                    ..run
+                });
             }
+            AnyPool::Here(_) => return Err(no_pool()),
         };
         Ok(MapRun {
             side,
@@ -208,6 +180,8 @@ impl MapRun {
             forking: None,
             is_single: false,
             seeding,
+            faults,
+            prefix,
             teller,
             recording: None,
         })
@@ -220,15 +194,15 @@ impl MapRun {
         function: Py<PyAny>,
         inherited: Inherited,
         batch_size: Option<u32>,
-        is_blocking: bool,
+        faults: Arc<Faults>,
         teller: Teller,
     ) -> PyResult<MapRun> {
-        let forking = fork.forking(py, inherited)?;
+        let forking = fork.forking(py, inherited, &faults)?;
         let (pickler, stock) = sharing(py)?;
         let kind = kind_of(&function);
         let program = Arc::new(RemoteMap::new(kind.0, stock));
         let own = Arc::clone(&program);
-        let spec = open_spec(kind, batch_size);
+        let spec = open_spec(kind, batch_size, &faults);
         let relay = teller.manner().relay();
         let job = (fork.pool).submit_relayed(spec, own, Vec::new(), relay);
         let side = Side::Remote {
@@ -240,12 +214,14 @@ impl MapRun {
             side,
             job,
             n_sent: 0,
-            is_blocking,
+            is_blocking: false,
             block_like: (0, 0),
             function,
             forking: Some(forking),
             is_single: false,
             seeding: None,
+            faults,
+            prefix: Vec::new(),
             teller,
             recording: None,
         })
@@ -259,7 +235,7 @@ impl MapRun {
         function: Py<PyAny>,
         items: Vec<Arguments>,
         batch_size: Option<u32>,
-        seeding: Option<Arc<Seeding>>,
+        (seeding, faults): Terms,
         teller: Teller,
         recording: Option<Arc<Recording>>,
     ) -> PyResult<MapRun> {
@@ -271,7 +247,8 @@ impl MapRun {
             seeding,
             places: recording.as_ref().map(|recording| recording.places()),
         };
-        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, true, teller)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, batch_size, faults, teller)?;
+        run.is_blocking = true;
         run.record(recording);
         run.send_numbers(n_tasks);
         Ok(run)
@@ -304,34 +281,44 @@ impl MapRun {
         function: Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
         (args, kwargs): Given<'_, '_>,
-        seeding: Option<Arc<Seeding>>,
+        (seeding, faults): Terms,
         teller: Teller,
     ) -> PyResult<MapRun> {
+        let mut prefix = Vec::new();
         let (side, job) = match pool {
             AnyPool::Threads(threads) => {
                 let kwargs = kwargs.map(|kwargs| kwargs.clone().unbind());
-                let listening = Listening::new(py, teller.manner())?;
-                let own = function.clone_ref(py);
-                let program = LocalMap::new(own, kwargs, seeding.clone(), listening);
+                let threads = threads.get();
+                let listening = Listening::new(py, teller.manner(), &faults)?;
+                let (own, terms) = (
+                    function.clone_ref(py),
+                    (seeding.clone(), Arc::clone(&faults)),
+                );
+                let program = LocalMap::new(own, kwargs, terms, threads.level, listening);
                 let program = Arc::new(program);
                 program.push([Arguments::Many(args.clone().unbind())]);
                 let own = Arc::clone(&program);
-                let spec = single_spec(kind_of(&function));
-                (Side::Local(program), threads.get().pool.submit(spec, own))
+                let spec = single_spec(kind_of(&function), &faults);
+                (Side::Local(program), threads.submit(spec, own))
             }
             AnyPool::Processes(processes) => {
                 let processes = processes.get();
                 let (pickler, stock) = sharing(py)?;
                 let callee = Callee::Function(function.clone_ref(py));
                 let mut block = Block::like(0, 64, 1);
-                let seeded = seeding.as_deref().map(|seeding| (seeding, 0));
-                encode(args, kwargs, &callee, &pickler, seeded, false, &mut block)?;
+                prefix = faults.prefix(py)?;
+                let before = Before {
+                    prefix: &prefix,
+                    seeded: seeding.as_deref().map(|seeding| (seeding, 0)),
+                    is_timed: false,
+                };
+                encode(args, kwargs, &callee, &pickler, before, &mut block)?;
                 block.keep(pickler.take_keeps());
                 let number = number_of(py, processes, pickle);
                 let program = Arc::new(RemoteMap::new(number, stock));
                 program.push(block);
                 let own = Arc::clone(&program);
-                let spec = single_spec(KindId(number));
+                let spec = single_spec(KindId(number), &faults);
                 let relay = teller.manner().relay();
                 let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
                 let side = Side::Remote {
@@ -342,9 +329,10 @@ impl MapRun {
                 (side, job)
             }
             AnyPool::Fork(fork) => {
-                let given = (args, kwargs);
-                return Self::single_forked(py, fork.get(), function, given, seeding, teller);
+                let (given, terms) = ((args, kwargs), (seeding, faults));
+                return Self::single_forked(py, fork.get(), function, given, terms, teller);
             }
+            AnyPool::Here(_) => return Err(no_pool()),
         };
         Ok(MapRun {
             side,
@@ -356,6 +344,8 @@ impl MapRun {
             forking: None,
             is_single: true,
             seeding,
+            faults,
+            prefix,
             teller,
             recording: None,
         })
@@ -368,10 +358,11 @@ impl MapRun {
         pickle: &Bound<'_, PickledFunction>,
         call: &Call,
         inputs: &[Outcome],
-        seeding: Option<Arc<Seeding>>,
+        (seeding, faults): Terms,
         teller: Teller,
     ) -> PyResult<MapRun> {
         let (pickler, stock) = sharing(py)?;
+        let prefix = faults.prefix(py)?;
         let mut keeps = Keeps::default();
         let mut block = Block::like(0, 64, 1);
         block.push(|out| {
@@ -387,6 +378,7 @@ impl MapRun {
                     _ => return Err(PyValueError::new_err("an input is not there")),
                 }
             }
+            out.extend_from_slice(&prefix);
             if let Some(seeding) = &seeding {
                 seeding.write(0, out);
             }
@@ -398,7 +390,7 @@ impl MapRun {
         let program = Arc::new(RemoteMap::new(number, stock));
         program.push(block);
         let own = Arc::clone(&program);
-        let spec = single_spec(KindId(number));
+        let spec = single_spec(KindId(number), &faults);
         let relay = teller.manner().relay();
         let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
         let function = call.function(py);
@@ -417,6 +409,8 @@ impl MapRun {
             forking: None,
             is_single: true,
             seeding,
+            faults,
+            prefix,
             teller,
             recording: None,
         })
@@ -428,7 +422,7 @@ impl MapRun {
         fork: &ForkPool,
         function: Py<PyAny>,
         (args, kwargs): Given<'_, '_>,
-        seeding: Option<Arc<Seeding>>,
+        (seeding, faults): Terms,
         teller: Teller,
     ) -> PyResult<MapRun> {
         let inherited = Inherited::Map {
@@ -439,7 +433,7 @@ impl MapRun {
             places: None,
         };
         fork.hold(py)?;
-        let mut run = Self::open_forked(py, fork, function, inherited, None, false, teller)?;
+        let mut run = Self::open_forked(py, fork, function, inherited, None, faults, teller)?;
         run.is_single = true;
         run.send_numbers(1);
         run.job.close();
@@ -454,13 +448,13 @@ impl MapRun {
         processes: &ProcessPool,
         function: &Py<PyAny>,
         pickle: Option<&Bound<'_, PickledFunction>>,
-        batch_size: Option<u32>,
-        (goes_on, relay): (bool, Relay),
+        (batch_size, goes_on, relay): (Option<u32>, bool, Relay),
+        faults: &Faults,
     ) -> PyResult<(Side, Job)> {
         let (pickler, stock) = sharing(py)?;
         let number = number_of(py, processes, pickle);
         let program = Arc::new(RemoteMap::new(number, stock).going_on(goes_on));
-        let spec = open_spec(KindId(number), batch_size);
+        let spec = open_spec(KindId(number), batch_size, faults);
         let own = Arc::clone(&program);
         let job = (processes.pool).submit_relayed(spec, own, vec![number], relay);
         let callee = Callee::Function(function.clone_ref(py));
@@ -608,21 +602,17 @@ impl MapRun {
                     None => number,
                     Some(recording) => recording.place(number as u32).into(),
                 };
-                let seeding = self.seeding.as_deref().map(|seeding| (seeding, number));
+                let before = Before {
+                    prefix: &self.prefix,
+                    seeded: self.seeding.as_deref().map(|seeding| (seeding, number)),
+                    is_timed: recording.is_some(),
+                };
                 if let Arguments::One(arg) = args
-                    && encode_one(arg.bind(py), seeding, recording.is_some(), block)
+                    && encode_one(arg.bind(py), before, block)
                 {
                     return Ok(());
                 }
-                encode(
-                    &args.tuple(py)?,
-                    None,
-                    callee,
-                    pickler,
-                    seeding,
-                    recording.is_some(),
-                    block,
-                )
+                encode(&args.tuple(py)?, None, callee, pickler, before, block)
             }
             Side::Local(_) => Ok(()),
         }
@@ -691,7 +681,7 @@ impl MapRun {
             Side::Remote { program, .. } => program.has_failed(task),
         };
         if has_failed {
-            return Err(self.exception(py, &Failure::Task(task), scheduler));
+            return Err(self.exception(py, &Failure::Task(task, 1), scheduler));
         }
         let mut taken = None;
         self.take(py, &[task], |_, value| taken = Some(value))?;
@@ -736,102 +726,12 @@ impl MapRun {
         }
     }
 
-    /// The exception for how the job failed.
-    pub(crate) fn exception(&self, py: Python<'_>, failure: &Failure, scheduler: &str) -> PyErr {
-        let (Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _)) =
-            failure
-        else {
-            let nobody = TaskName::default;
-            return exception(py, failure, Evidence::None, nobody, scheduler);
-        };
-        let has_died = matches!(failure, Failure::WorkerDied(..));
-        let (evidence, args) = self.evidence(py, *task, has_died);
-        let called = || self.called(py, args.as_ref()?).ok();
-        let called = has_died.then(called);
-        let name = || TaskName {
-            text: self.describe(py, task.0, args),
-            key: None,
-            called: called.flatten(),
-        };
-        let error = exception(py, failure, evidence, name, scheduler);
-        if let Some(recording) = &self.recording {
-            recording.raised(py, task.0, &error);
-        }
-        error
-    }
-
-    /// What is known of how a task failed, and its arguments where they are at hand.
-    fn evidence(
-        &self,
-        py: Python<'_>,
-        task: TaskIndex,
-        has_died: bool,
-    ) -> (Evidence, Option<Args>) {
+    /// Ends the job, as far as it can be ended: what a worker process is about to finish, it may.
+    pub(crate) fn abandon(&self, py: Python<'_>) {
         match &self.side {
-            Side::Local(program) => match program.take(&[task]).pop() {
-                Some((_, Slot::Failed(failed))) => {
-                    let (error, args) = *failed;
-                    let args = args.tuple(py).ok().map(Bound::unbind);
-                    let kwargs = program.kwargs.as_ref().map(|kwargs| kwargs.clone_ref(py));
-                    (Evidence::Raised(error), args.map(|args| (args, kwargs)))
-                }
-                _ => (Evidence::None, None),
-            },
-            Side::Remote { program, .. } => {
-                let args = self.inherited_args(py, task.0).or_else(|| {
-                    let bytes = program.task_bytes(task.0)?;
-                    let mut none = |_| Ok(py.None());
-                    let views = OwnViews {
-                        stock: Arc::clone(program.stock()),
-                        is_wary: has_died,
-                    };
-                    // Those that read results of others are not named with them.
-                    let (&n_inputs, call) = split_timed(&bytes).1.split_first()?;
-                    let (_, call) = (n_inputs == 0).then(|| split(call).ok())??;
-                    let call = decode_call(py, call, &mut none, &views).ok()?;
-                    Some((call.args.unbind(), call.kwargs.map(Bound::unbind)))
-                });
-                let evidence = match program.take(&[task]).pop() {
-                    Some((_, Outcome::Failed(payload))) => Evidence::Packed(payload.to_vec()),
-                    _ => Evidence::None,
-                };
-                (evidence, args)
-            }
+            Side::Local(_) => self.interrupt(py),
+            Side::Remote { .. } => py.detach(|| self.job.cancel(CANCEL_GRACE)),
         }
-    }
-
-    fn inherited_args(&self, py: Python<'_>, index: u32) -> Option<Args> {
-        let inherited = &self.forking.as_ref()?.inherited;
-        let kwargs = inherited.kwargs().map(|kwargs| kwargs.clone_ref(py));
-        let args = inherited.args(index)?.tuple(py).ok()?;
-        Some((args.unbind(), kwargs))
-    }
-
-    /// What is called with these arguments, and they, for who tells how workers died.
-    fn called(&self, py: Python<'_>, (args, kwargs): &Args) -> PyResult<Py<PyAny>> {
-        let kwargs = kwargs.as_ref().map(|kwargs| kwargs.clone_ref(py));
-        let called = (self.function.clone_ref(py), args.clone_ref(py), kwargs);
-        Ok(called.into_pyobject(py)?.into_any().unbind())
-    }
-
-    fn describe(&self, py: Python<'_>, index: u32, args: Option<Args>) -> String {
-        let describe = || {
-            let helpers = py.import(intern!(py, "manyhands._raising"))?;
-            let (args, kwargs) = match args {
-                Some((args, kwargs)) => (Some(args), kwargs),
-                None => (None, None),
-            };
-            let recording = self.recording.as_ref();
-            let place = recording.map_or(index, |recording| recording.place(index));
-            let index = (!self.is_single).then_some(place);
-            helpers
-                .call_method1(
-                    intern!(py, "describe_call"),
-                    (&self.function, args, kwargs, index),
-                )?
-                .extract()
-        };
-        describe().unwrap_or_else(|_: PyErr| format!("task {index}"))
     }
 
     /// Ends the job now, as far as it can be ended.
@@ -885,7 +785,7 @@ impl MapRun {
     fn end(&self, py: Python<'_>, failure: Option<&Failure>) -> PyResult<()> {
         if let Side::Local(program) = &self.side {
             let failed = match failure {
-                Some(Failure::Task(task)) => Some(task.0),
+                Some(Failure::Task(task, _)) => Some(task.0),
                 _ => None,
             };
             program.listening.end(py, failure.is_none(), failed)?;
@@ -894,7 +794,8 @@ impl MapRun {
     }
 }
 
+/// What tasks draw from, and what becomes of those that fail.
+pub(crate) type Terms = (Option<Arc<Seeding>>, Arc<Faults>);
+
 /// The arguments of a call, as they are given.
 type Given<'a, 'py> = (&'a Bound<'py, PyTuple>, Option<&'a Bound<'py, PyDict>>);
-
-type Args = (Py<PyTuple>, Option<Py<PyDict>>);

@@ -3,14 +3,18 @@
 //! [`LocalMap`] keeps objects, for threads; [`RemoteMap`] keeps bytes, for processes. Both forget
 //! arguments once a task is done, and results once they are taken.
 
+use crate::blas::Busy;
 use crate::durable::{Recording, Slot as RecordingSlot, untimed};
-use crate::interpreter::{InTask, OnList, StayAtEnd, Turns};
+use crate::faults::Faults;
+use crate::interpreter::{InTask, Level, OnList, StayAtEnd, Turns};
 use crate::kept::Kept;
 use crate::listening::Listening;
+use crate::map_run::Terms;
 use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, backlog, spill};
 use crate::seeding::{Place, Seeding};
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
 use manyhands_graph::TaskIndex;
+use manyhands_scheduler::Ending;
 use manyhands_store::SegmentId;
 use manyhands_wire::{TaskKey, TasksWriter};
 use pyo3::prelude::*;
@@ -91,6 +95,8 @@ pub(crate) struct LocalMap {
     pub(crate) function: Kept<Py<PyAny>>,
     pub(crate) kwargs: Kept<Option<Py<PyDict>>>,
     seeding: Kept<Option<Arc<Seeding>>>,
+    level: Level,
+    faults: Kept<Arc<Faults>>,
     slots: Kept<Mutex<Window<Slot>>>,
     pub(crate) listening: Listening,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
@@ -104,13 +110,16 @@ impl LocalMap {
     pub(crate) fn new(
         function: Py<PyAny>,
         kwargs: Option<Py<PyDict>>,
-        seeding: Option<Arc<Seeding>>,
+        (seeding, faults): Terms,
+        level: Level,
         listening: Listening,
     ) -> LocalMap {
         LocalMap {
             function: Kept::new(function),
             kwargs: Kept::new(kwargs),
             seeding: Kept::new(seeding),
+            level,
+            faults: Kept::new(faults),
             slots: Kept::new(Mutex::default()),
             listening,
             threads: Mutex::default(),
@@ -184,10 +193,12 @@ impl LocalMap {
         lock(&self.threads).clone()
     }
 
-    fn run_one(&self, py: Python<'_>, index: u32) -> bool {
+    fn run_one(&self, py: Python<'_>, index: u32) -> Ending {
         let args = match lock(&self.slots).get_mut(index) {
             Some(Slot::Waiting(args)) => args.clone_ref(py),
-            _ => return true,
+            // It is tried again.
+            Some(Slot::Failed(failed)) => failed.1.clone_ref(py),
+            _ => return Ending::Returned,
         };
         let kwargs = self.kwargs.as_ref().map(|kwargs| kwargs.bind(py));
         let recording = self.recording.get();
@@ -207,7 +218,7 @@ impl LocalMap {
         {
             outcome = Err(error);
         }
-        let is_ok = outcome.is_ok();
+        let ending = self.faults.ending_of(py, &outcome);
         let ended = match outcome {
             Ok(value) => Slot::Returned(value.unbind()),
             Err(error) => Slot::Failed(Box::new((error, args))),
@@ -217,21 +228,26 @@ impl LocalMap {
             .map(|slot| std::mem::replace(slot, ended));
         // Dropped without the lock: an argument's destructor may run any code.
         drop(replaced);
-        is_ok
+        ending
     }
 }
 
 impl Program for LocalMap {
     fn run(&self, feed: &mut dyn Feed) {
         Python::attach(|py| {
-            let _in_task = InTask::enter();
+            let _in_task = InTask::enter(self.level);
+            let _busy = Busy::enter(py, self.level);
             let _on_list = OnList::enter(py, &self.threads);
             let mut turns = Turns::begin();
             while let Some(index) = feed.next() {
                 // A thread of a pool hears of no signals.
                 let _ = turns.give_way(py);
-                let is_ok = self.run_one(py, index.0);
-                feed.ended(is_ok || self.goes_on);
+                let ending = self.run_one(py, index.0);
+                feed.ended(if self.goes_on {
+                    Ending::Returned
+                } else {
+                    ending
+                });
             }
         });
     }
@@ -315,6 +331,11 @@ impl RemoteMap {
             .outcomes
             .trim(|outcome| matches!(outcome, Outcome::Gone));
         taken
+    }
+
+    /// A task has failed for good, and the error that names its arguments has been made.
+    pub(crate) fn give_up_on(&self, task: u32) {
+        lock(&self.tables).blocks.done(task);
     }
 
     /// Whether this task has failed and has not been taken.

@@ -507,17 +507,18 @@ pub(crate) fn error(py: Python<'_>, function: &Bound<'_, PyAny>, drawn: u8) -> P
 
 /// Call a function as a task of the calling thread, and act if it draws from a global state.
 #[pyfunction]
-#[pyo3(signature = (function, args, kwargs, manner))]
+#[pyo3(signature = (function, args, kwargs, manner, level = None))]
 pub(crate) fn call_as_watched_task<'py>(
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
     kwargs: Option<&Bound<'py, PyDict>>,
     manner: crate::relay::Manner,
+    level: Option<crate::interpreter::Level>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = function.py();
     let is_nested = in_task();
     let (outcome, drawn) = {
-        let _in_task = crate::interpreter::InTask::enter();
+        let _in_task = crate::interpreter::InTask::enter(level.unwrap_or(0));
         let on_misuse = if is_nested {
             OnMisuse::Ignore
         } else {

@@ -1,12 +1,14 @@
 //! A submitted call under way: what stands behind a `Future`.
 
-use crate::interpreter::{SIGNAL_PAUSE, detached};
+use crate::faults::Faults;
+use crate::interpreter::{SIGNAL_PAUSE, detached, look_up};
 use crate::map_run::MapRun;
 use crate::mapped::lock;
 use crate::pools::AnyPool;
 use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
+use manyhands_executor::CANCEL_GRACE;
 use manyhands_graph::TaskIndex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -37,17 +39,19 @@ impl Pending {
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
         manner: Manner,
+        faults: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Pending> {
         let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
-        let seeding = Seeding::of(root.as_ref())?;
+        let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
+        let teller = Teller::new(manner, None, &scheduler, &terms.1);
         let run = MapRun::single(
             py,
             &pool,
             function,
             pickle.as_ref(),
             (&args, kwargs.as_ref()),
-            seeding,
-            Teller::new(manner, None, &scheduler),
+            terms,
+            teller,
         )?;
         // Whoever submits a call and forgets about it wants it done.
         run.job.detach();
@@ -104,7 +108,7 @@ impl Pending {
                     self.run.job.wait_until_ended(pause);
                 }
             });
-            py.check_signals()?;
+            look_up(py)?;
         }
     }
 
@@ -127,7 +131,13 @@ impl Pending {
         if self.run.job.has_ended() || (!force && self.run.job.is_running(ONLY)) {
             return false;
         }
-        py.detach(|| self.run.job.cancel(Duration::ZERO));
+        // A worker that is about to be done had better be left to it than be ended and replaced.
+        let grace = if self.run.is_remote() {
+            CANCEL_GRACE
+        } else {
+            Duration::ZERO
+        };
+        py.detach(|| self.run.job.cancel(grace));
         // It may have ended on its own just before.
         self.run.job.is_cancelled()
     }

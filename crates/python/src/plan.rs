@@ -1,15 +1,16 @@
 //! From a graph of calls to a job and back to results; `compute` and `persist` of Delayed objects.
 
-use crate::call::{Arg, Call, Callee, kind_of, rebuild};
+use crate::call::{Arg, Call, Callee, kind_of, leave_out, rebuild};
 use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
 use crate::delayed::key::callable_name;
 use crate::delayed::{Delayed, describe};
 use crate::durable::Recording;
 use crate::durable::resume::{Output, recorder_of, resume};
+use crate::faults::{Faults, OnError};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::graphed::{Finished, LocalGraph, RemoteGraph};
-use crate::interpreter::{SIGNAL_PAUSE, Turns, detached, in_task, raise_in_thread};
+use crate::interpreter::{Level, SIGNAL_PAUSE, Turns, detached, in_task, look_up, raise_in_thread};
 use crate::listening::Listening;
 use crate::misuse::OnMisuse;
 use crate::payload::Outcome;
@@ -21,9 +22,9 @@ use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::NoViews;
 use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::{Own, own};
-use manyhands_executor::{Failure, Job, inline};
+use manyhands_executor::{CANCEL_GRACE, Failure, Job, inline};
 use manyhands_graph::{Graph, TaskIndex};
-use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
+use manyhands_scheduler::{JobSpec, KindId, Kinds, Rules, Wanted};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -35,7 +36,7 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, namer=None))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
@@ -46,22 +47,21 @@ pub(crate) fn compute<'py>(
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
     manner: Manner,
+    faults: Option<Bound<'py, PyAny>>,
     namer: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let root = root.as_ref();
-    let plan = match &namer {
-        None => Plan::new(collected.into(), chunksize, scheduler, root, manner)?,
-        Some(namer) => Plan::resuming(collected, chunksize, scheduler, root, manner, namer)?,
-    };
+    let ways = (manner, Faults::of(faults.as_ref())?);
+    let mut plan = Plan::of(collected, chunksize, scheduler, root.as_ref(), ways, namer)?;
     let results = plan.run(py, pool)?;
+    let results = plan.settle(py, results)?;
     plan.rebuild(py, &results)
 }
 
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, namer=None))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
@@ -72,15 +72,14 @@ pub(crate) fn persist<'py>(
     scheduler: &str,
     root: Option<Bound<'py, PyAny>>,
     manner: Manner,
+    faults: Option<Bound<'py, PyAny>>,
     namer: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
-    let root = root.as_ref();
-    let plan = match &namer {
-        None => Plan::new(collected.into(), chunksize, scheduler, root, manner)?,
-        Some(namer) => Plan::resuming(collected, chunksize, scheduler, root, manner, namer)?,
-    };
+    let ways = (manner, Faults::of(faults.as_ref())?);
+    let mut plan = Plan::of(collected, chunksize, scheduler, root.as_ref(), ways, namer)?;
     let results = plan.run(py, pool)?;
+    let results = plan.settle(py, results)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
     let kept = results.into_iter().enumerate().map(|(at, result)| {
@@ -153,6 +152,7 @@ pub(crate) struct Plan<'a> {
     scheduler: &'a str,
     seeding: Option<Arc<GraphSeeding>>,
     teller: Teller,
+    faults: Arc<Faults>,
     finished: Option<(Arc<Finished>, Py<PyAny>)>,
     recording: Option<Arc<Recording>>,
     /// Where the results come from that are asked for, if some may be stored.
@@ -166,6 +166,7 @@ impl<'a> Plan<'a> {
         scheduler: &'a str,
         root: Option<&Bound<'_, PyAny>>,
         manner: Manner,
+        faults: Arc<Faults>,
     ) -> PyResult<Plan<'a>> {
         let seeding = Seeding::of(root)?
             .map(|seeding| Arc::new(GraphSeeding::new(seeding, &planned.names.sequence())));
@@ -176,6 +177,7 @@ impl<'a> Plan<'a> {
                 kinds: Kinds::One(KindId(0)),
                 batch_size: None,
                 is_open: false,
+                rules: Rules::default(),
             };
             let mut ranks = vec![0; planned.graph.n_tasks()];
             for (rank, task) in inline::order(spec).into_iter().enumerate() {
@@ -192,7 +194,8 @@ impl<'a> Plan<'a> {
             batch_size: chunksize.and_then(NonZeroU32::new),
             scheduler,
             seeding,
-            teller: Teller::new(manner, ranks, scheduler),
+            teller: Teller::new(manner, ranks, scheduler, &faults),
+            faults,
             finished: planned
                 .on_finished
                 .map(|callback| (Arc::default(), callback)),
@@ -201,15 +204,18 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// For what is not stored yet: `namer` is a `manyhands._checkpointing.GraphNamer`.
-    fn resuming(
+    /// For what a call was given; with a namer, a `manyhands._checkpointing.GraphNamer`, for what is not stored yet.
+    fn of(
         collected: Collected,
         chunksize: Option<u32>,
         scheduler: &'a str,
         root: Option<&Bound<'_, PyAny>>,
-        manner: Manner,
-        namer: &Bound<'_, PyAny>,
+        (manner, faults): (Manner, Arc<Faults>),
+        namer: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Plan<'a>> {
+        let Some(namer) = &namer else {
+            return Plan::new(collected.into(), chunksize, scheduler, root, manner, faults);
+        };
         let seeding = Seeding::of(root)?.map(|seeding| {
             let created = collected.nodes.iter().map(|node| node.get().sequence);
             GraphSeeding::new(seeding, &created.collect::<Vec<_>>())
@@ -226,7 +232,14 @@ impl<'a> Plan<'a> {
             seeding,
             recording: Some(Arc::clone(&recorder_of(namer)?.get().recording)),
             sources: Some(rest.outputs),
-            ..Plan::new(rest.collected.into(), chunksize, scheduler, None, manner)?
+            ..Plan::new(
+                rest.collected.into(),
+                chunksize,
+                scheduler,
+                None,
+                manner,
+                faults,
+            )?
         })
     }
 
@@ -239,46 +252,42 @@ impl<'a> Plan<'a> {
     }
 
     /// Waits until all that has been stored is durable, before it is taken.
-    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+    fn make_durable(&self, py: Python<'_>) -> PyResult<()> {
         let recording = self.recording.as_ref();
         recording.map_or(Ok(()), |recording| recording.wait(py))
     }
 
-    /// The results of the outputs, in their order.
-    pub(crate) fn run(
-        &self,
-        py: Python<'_>,
-        pool: Option<AnyPool<'_>>,
-    ) -> PyResult<Vec<Py<PyAny>>> {
+    /// What became of each output, in their order.
+    pub(crate) fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Taken>> {
         let computed = self.run_rest(py, pool)?;
         let Some(sources) = &self.sources else {
             return Ok(computed);
         };
         let result = |source: &Output| match source {
-            Output::Stored(_, value) => value.clone_ref(py),
-            Output::Computed(_, at) => computed[*at].clone_ref(py),
+            Output::Stored(_, value) => Ok(value.clone_ref(py)),
+            Output::Computed(_, at) => match &computed[*at] {
+                Ok(value) => Ok(value.clone_ref(py)),
+                Err(error) => Err(error.clone_ref(py)),
+            },
         };
         Ok(sources.iter().map(result).collect())
     }
 
-    fn run_rest(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Py<PyAny>>> {
+    fn run_rest(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Taken>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
-            None => self.run_inline(py),
+            None => self.run_inline(py, 0),
+            Some(AnyPool::Here(level)) => self.run_inline(py, level),
             Some(AnyPool::Threads(threads)) => self.run_in_threads(py, threads.get()),
             Some(AnyPool::Processes(processes)) => self.run_in_processes(py, processes.get()),
             Some(AnyPool::Fork(fork)) => self.run_in_forks(py, fork.get()),
         }
     }
 
-    /// Waits for the end of a job, looking up for signals and for workers to fork, and tells what its tasks say; how
-    /// it failed, if it did.
-    fn wait_for_end(
-        &self,
-        py: Python<'_>,
-        job: &Job,
-        forking: Option<&Forking>,
-    ) -> PyResult<Option<Failure>> {
+    /// Waits for the end of a job, looking up for signals and for workers to fork, and tells what its tasks say
+    /// and which have returned.
+    fn wait_for_end(&self, py: Python<'_>, job: &Job, forking: Option<&Forking>) -> PyResult<End> {
+        let mut lost = Vec::new();
         let function = |py: Python<'_>, task: TaskIndex| {
             let call = self.calls.get(task.as_usize());
             call.map_or_else(|| py.None(), |call| call.function(py))
@@ -289,14 +298,18 @@ impl<'a> Plan<'a> {
             }
             let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
             self.teller.hear(py, news.said, &function)?;
-            py.check_signals()?;
+            look_up(py)?;
             self.tell(py)?;
             if let (Some(recording), false) = (&self.recording, news.is_done) {
                 recording.check(py)?;
             }
+            lost.extend(news.lost);
             if news.failure.is_some() || news.is_done {
                 self.teller.end(py, news.failure.as_ref(), &function)?;
-                return Ok(news.failure);
+                return Ok(match news.failure {
+                    Some(failure) => End::Failed(failure),
+                    None => End::Done(lost),
+                });
             }
         }
     }
@@ -319,6 +332,7 @@ impl<'a> Plan<'a> {
             kinds: Kinds::Each(kinds),
             batch_size: self.batch_size,
             is_open: false,
+            rules: self.faults.rules,
         }
     }
 
@@ -330,9 +344,10 @@ impl<'a> Plan<'a> {
         self.calls.iter().map(kind).collect()
     }
 
-    fn local(&self, py: Python<'_>, place: Place) -> PyResult<Arc<LocalGraph>> {
+    fn local(&self, py: Python<'_>, place: Place, level: Level) -> PyResult<Arc<LocalGraph>> {
         let calls = Arc::clone(&self.calls);
         let seeding = self.seeding.clone().map(|seeding| (seeding, place));
+        let faults = Arc::clone(&self.faults);
         let mut manner = self.teller.manner();
         if place == Place::Here {
             if manner.hearing == Hearing::Ordered {
@@ -343,16 +358,12 @@ impl<'a> Plan<'a> {
                 manner.on_misuse = OnMisuse::Ignore;
             }
         }
-        let listening = Listening::new(py, manner)?;
+        let listening = Listening::new(py, manner, &faults)?;
         let graph = Arc::clone(&self.graph);
-        let program = LocalGraph::new(
-            graph,
-            calls,
-            seeding,
-            listening,
-            self.teller.ranks().map(Arc::from),
-            self.noting(),
-        );
+        let ranks = self.teller.ranks().map(Arc::from);
+        let noting = self.noting();
+        let faults = (faults, level);
+        let program = LocalGraph::new(graph, calls, seeding, faults, listening, ranks, noting);
         program.record(self.recording.clone());
         Ok(Arc::new(program))
     }
@@ -366,7 +377,7 @@ impl<'a> Plan<'a> {
     ) -> PyResult<()> {
         let listening = program.listening();
         let failed = match failure {
-            Some(Failure::Task(task)) => Some(task.as_usize()),
+            Some(Failure::Task(task, _)) => Some(task.as_usize()),
             _ => None,
         };
         let ranks = self.teller.ranks();
@@ -397,29 +408,32 @@ impl<'a> Plan<'a> {
         callback.call1(py, (keys,)).map(drop)
     }
 
-    fn run_inline(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local(py, Place::Here)?;
-        let failure = inline::run(self.spec(self.kinds()), &*program).err();
+    fn run_inline(&self, py: Python<'_>, level: Level) -> PyResult<Vec<Taken>> {
+        let program = self.local(py, Place::Here, level)?;
+        let outcome = inline::run(self.spec(self.kinds()), &*program);
         self.tell(py)?;
-        self.tell_local(py, &program, failure.as_ref())?;
-        match failure {
-            None => self.take_local(py, &program),
-            Some(failure) => Err(self.local_exception(py, &failure, &program)),
+        self.tell_local(py, &program, outcome.as_ref().err())?;
+        match outcome {
+            Ok(lost) => self.take_local(py, &program, lost),
+            Err(failure) => Err(program
+                .take_interrupt()
+                .unwrap_or_else(|| self.local_exception(py, &failure, &program))),
         }
     }
 
-    fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Py<PyAny>>> {
-        let program = self.local(py, Place::Thread)?;
+    fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Taken>> {
+        let program = self.local(py, Place::Thread, threads.level)?;
         let own = Arc::clone(&program);
-        let job = threads.pool.submit(self.spec(self.kinds()), own);
+        let job = threads.submit(self.spec(self.kinds()), own);
         let waited = self.wait_for_end(py, &job, None);
         match &waited {
-            Ok(failure) => self.tell_local(py, &program, failure.as_ref())?,
+            Ok(End::Done(_)) => self.tell_local(py, &program, None)?,
+            Ok(End::Failed(failure)) => self.tell_local(py, &program, Some(failure))?,
             Err(_) => program.listening().end(py, false, None)?,
         }
         match waited {
-            Ok(None) => self.take_local(py, &program),
-            Ok(Some(failure)) => Err(self.local_exception(py, &failure, &program)),
+            Ok(End::Done(lost)) => self.take_local(py, &program, lost),
+            Ok(End::Failed(failure)) => Err(self.local_exception(py, &failure, &program)),
             Err(interrupt) => {
                 for thread in program.threads() {
                     raise_in_thread(py, thread);
@@ -430,11 +444,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn run_in_processes(
-        &self,
-        py: Python<'_>,
-        processes: &ProcessPool,
-    ) -> PyResult<Vec<Py<PyAny>>> {
+    fn run_in_processes(&self, py: Python<'_>, processes: &ProcessPool) -> PyResult<Vec<Taken>> {
         let mut numbers = Numbers::new(py, processes)?;
         let (program, kinds) = match self.encode(py, &mut numbers) {
             Ok(encoded) => encoded,
@@ -455,7 +465,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Each worker has the calls already: a task's bytes are its number.
-    fn run_in_forks(&self, py: Python<'_>, fork: &ForkPool) -> PyResult<Vec<Py<PyAny>>> {
+    fn run_in_forks(&self, py: Python<'_>, fork: &ForkPool) -> PyResult<Vec<Taken>> {
         let n_tasks = self.calls.len();
         let kinds = self.kinds();
         let mut bytes = Vec::with_capacity(2 * n_tasks);
@@ -478,7 +488,7 @@ impl<'a> Plan<'a> {
         program.record(self.recording.clone());
         let program = Arc::new(program.noting(self.noting()));
         let inherited = Inherited::Graph(Arc::clone(&self.calls), self.seeding.clone());
-        let forking = fork.forking(py, inherited)?;
+        let forking = fork.forking(py, inherited, &self.faults)?;
         forking.expect(n_tasks);
         let own = Arc::clone(&program);
         let job = (fork.pool).submit_relayed(
@@ -497,12 +507,12 @@ impl<'a> Plan<'a> {
         job: &Job,
         program: &RemoteGraph,
         forking: Option<&Forking>,
-    ) -> PyResult<Vec<Py<PyAny>>> {
+    ) -> PyResult<Vec<Taken>> {
         match self.wait_for_end(py, job, forking) {
-            Ok(None) => self.take_remote(py, program),
-            Ok(Some(failure)) => Err(self.remote_exception(py, &failure, program)),
+            Ok(End::Done(lost)) => self.take_remote(py, program, lost),
+            Ok(End::Failed(failure)) => Err(self.remote_exception(py, &failure, program)),
             Err(interrupt) => {
-                py.detach(|| job.cancel(Duration::ZERO));
+                py.detach(|| job.cancel(CANCEL_GRACE));
                 Err(interrupt)
             }
         }
@@ -524,8 +534,10 @@ impl<'a> Plan<'a> {
         let pickler = Pickler::with_sink(numbers.sink.clone().unbind());
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(self.calls.len());
+        let prefix = self.faults.prefix(py)?;
         for (at, call) in self.calls.iter().enumerate() {
             turns.give_way(py)?;
+            bytes.extend_from_slice(&prefix);
             if let Some(seeding) = &self.seeding {
                 seeding.write(at, &mut bytes);
             }
@@ -554,24 +566,77 @@ impl<'a> Plan<'a> {
         noted.map_or_else(|worse| worse, PyErr::from_value)
     }
 
-    fn take_local(&self, py: Python<'_>, program: &LocalGraph) -> PyResult<Vec<Py<PyAny>>> {
-        self.settle(py)?;
-        let take = |task: &TaskIndex| program.take(*task).unwrap_or_else(|| Err(missing(*task)));
-        self.outputs.iter().map(take).collect()
+    fn take_local(&self, py: Python<'_>, program: &LocalGraph, lost: Lost) -> PyResult<Vec<Taken>> {
+        self.make_durable(py)?;
+        let fail = |failure: &Failure| self.local_exception(py, failure, program);
+        let take = |task: TaskIndex| program.take(task).unwrap_or_else(|| Err(missing(task)));
+        self.take_all(py, lost, fail, take)
     }
 
-    fn take_remote(&self, py: Python<'_>, program: &RemoteGraph) -> PyResult<Vec<Py<PyAny>>> {
-        self.settle(py)?;
-        let take = |task: &TaskIndex| match program.take(*task) {
+    fn take_remote(
+        &self,
+        py: Python<'_>,
+        program: &RemoteGraph,
+        lost: Lost,
+    ) -> PyResult<Vec<Taken>> {
+        self.make_durable(py)?;
+        let fail = |failure: &Failure| self.remote_exception(py, failure, program);
+        self.take_all(py, lost, fail, |task| match program.take(task) {
             Outcome::Returned(payload) => Ok(decode_value(py, &payload, &NoViews)?.unbind()),
             Outcome::Shared(result) => result.decode(py, program.stock()),
             Outcome::NoRoom(shortage) => {
-                let failure = Failure::NoRoom(*task, shortage);
+                let failure = Failure::NoRoom(task, shortage);
                 Err(self.exception(py, &failure, Evidence::None, None))
             }
-            _ => Err(missing(*task)),
-        };
-        self.outputs.iter().map(take).collect()
+            _ => Err(missing(task)),
+        })
+    }
+
+    /// What became of each wanted task. Those that are lost for one task get one exception.
+    fn take_all(
+        &self,
+        py: Python<'_>,
+        lost: Lost,
+        fail: impl Fn(&Failure) -> PyErr,
+        take: impl Fn(TaskIndex) -> PyResult<Py<PyAny>>,
+    ) -> PyResult<Vec<Taken>> {
+        let lost: HashMap<_, _> = lost.into_iter().collect();
+        let mut errors: HashMap<Option<TaskIndex>, Py<PyAny>> = HashMap::new();
+        let mut taken = Vec::with_capacity(self.outputs.len());
+        for &task in &self.outputs {
+            taken.push(match lost.get(&task) {
+                None => Ok(take(task)?),
+                Some(failure) => {
+                    let error = errors
+                        .entry(failure.culprit())
+                        .or_insert_with(|| fail(failure).into_value(py).into_any());
+                    Err(error.clone_ref(py))
+                }
+            });
+        }
+        Ok(taken)
+    }
+
+    /// What stands in the places of the wanted tasks. Where places are to be left out, they are gone from
+    /// the arguments after this.
+    pub(crate) fn settle(&mut self, py: Python<'_>, taken: Vec<Taken>) -> PyResult<Vec<Py<PyAny>>> {
+        if self.faults.on_error == OnError::Skip {
+            let is_lost = |k: u32| taken[k as usize].is_err();
+            for arg in &mut self.shape {
+                if let Err(k) = leave_out(arg, &is_lost)
+                    && let Err(error) = &taken[k as usize]
+                {
+                    let helpers = py.import(intern!(py, "manyhands._raising"))?;
+                    let error =
+                        helpers.call_method1(intern!(py, "not_left_out"), (error.bind(py),))?;
+                    return Err(PyErr::from_value(error));
+                }
+            }
+        }
+        let settled = taken.into_iter();
+        Ok(settled
+            .map(|taken| taken.unwrap_or_else(|error| error))
+            .collect())
     }
 
     fn name(&self, py: Python<'_>, task: TaskIndex) -> TaskName {
@@ -612,7 +677,7 @@ impl<'a> Plan<'a> {
 
     fn local_exception(&self, py: Python<'_>, failure: &Failure, program: &LocalGraph) -> PyErr {
         let evidence = match failure {
-            Failure::Task(task) => match program.take(*task) {
+            Failure::Task(task, _) => match program.take(*task) {
                 Some(Err(error)) => Evidence::Raised(error),
                 _ => Evidence::None,
             },
@@ -623,7 +688,7 @@ impl<'a> Plan<'a> {
 
     fn remote_exception(&self, py: Python<'_>, failure: &Failure, program: &RemoteGraph) -> PyErr {
         let evidence = match failure {
-            Failure::Task(task) => match program.take(*task) {
+            Failure::Task(task, _) => match program.take(*task) {
                 Outcome::Failed(payload) => Evidence::Packed(payload.to_vec()),
                 _ => Evidence::None,
             },
@@ -643,20 +708,15 @@ impl<'a> Plan<'a> {
         evidence: Evidence,
         called: Option<Py<PyAny>>,
     ) -> PyErr {
-        let name = || match failure {
-            Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) => {
-                TaskName {
-                    called,
-                    ..self.name(py, *task)
-                }
-            }
-            Failure::NoWorkers(_) | Failure::Cancelled => TaskName::default(),
+        let name = || match failure.culprit() {
+            Some(task) => TaskName {
+                called,
+                ..self.name(py, task)
+            },
+            None => TaskName::default(),
         };
-        let error = exception(py, failure, evidence, name, self.scheduler);
-        if let Some(recording) = &self.recording
-            && let Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _) =
-                failure
-        {
+        let error = exception(py, failure, evidence, name, self.scheduler, &self.faults);
+        if let (Some(recording), Some(task)) = (&self.recording, failure.culprit()) {
             recording.raised(py, task.0, &error);
         }
         error
@@ -665,6 +725,18 @@ impl<'a> Plan<'a> {
 
 fn missing(task: TaskIndex) -> PyErr {
     PyRuntimeError::new_err(format!("task {} is done and has no result", task.0))
+}
+
+/// Wanted tasks that have no result, each with what is to blame.
+type Lost = Vec<(TaskIndex, Failure)>;
+
+/// The result of a wanted task, or the exception that stands for it.
+pub(crate) type Taken = Result<Py<PyAny>, Py<PyAny>>;
+
+/// How a job ended.
+enum End {
+    Done(Lost),
+    Failed(Failure),
 }
 
 /// The numbers of the functions of one job; each function is pickled once.

@@ -1,10 +1,11 @@
 //! The pools as Python objects.
 
 use crate::forked::ForkPool;
-use crate::interpreter::{ParkedStates, SIGNAL_PAUSE, end_parked, interrupt_running};
+use crate::interpreter::{Level, ParkedStates, SIGNAL_PAUSE, end_parked, interrupt_running};
 use crate::shared::stock::own;
 use manyhands_executor::processes::{ProcessOptions, WorkerCommand, Workers};
-use manyhands_executor::{processes, threads};
+use manyhands_executor::{Job, Program, processes, threads};
+use manyhands_scheduler::{JobSpec, Need, Supply};
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -14,7 +15,10 @@ use std::time::Duration;
 /// Threads of this process that run tasks.
 #[pyclass(frozen, module = "manyhands._native")]
 pub(crate) struct ThreadPool {
-    pub(crate) pool: threads::ThreadPool,
+    pub(crate) pool: Arc<threads::ThreadPool>,
+    /// What calls inside of the tasks are to know.
+    pub(crate) level: Level,
+    needs: Vec<Need>,
 }
 
 #[pymethods]
@@ -22,7 +26,27 @@ impl ThreadPool {
     #[new]
     fn new(py: Python<'_>, num_workers: usize) -> ThreadPool {
         let pool = py.detach(|| threads::ThreadPool::new(num_workers, Arc::new(ParkedStates)));
-        ThreadPool { pool }
+        ThreadPool {
+            pool: Arc::new(pool),
+            level: 0,
+            needs: Vec::new(),
+        }
+    }
+
+    /// The same pool, for calls whose tasks are to know this and need so much of some resources.
+    #[pyo3(signature = (level, needs = vec![]))]
+    fn at_level(&self, level: Level, needs: Vec<(u32, u32)>) -> ThreadPool {
+        ThreadPool {
+            pool: Arc::clone(&self.pool),
+            level,
+            needs: needs_of(needs),
+        }
+    }
+
+    /// How much there is of each resource.
+    fn set_supplies(&self, py: Python<'_>, n_units: Vec<(u32, bool)>) {
+        let supplies = supplies_of(n_units);
+        py.detach(|| self.pool.set_supplies(&supplies));
     }
 
     /// Change the number of threads.
@@ -54,6 +78,25 @@ impl ThreadPool {
         py.detach(|| self.pool.shutdown());
         if wait { end_parked(py) } else { Ok(()) }
     }
+}
+
+impl ThreadPool {
+    pub(crate) fn submit(&self, spec: JobSpec, program: Arc<dyn Program>) -> Job {
+        self.pool.submit_needing(spec, program, self.needs.clone())
+    }
+}
+
+fn needs_of(needs: Vec<(u32, u32)>) -> Vec<Need> {
+    let need = |(resource, n_units)| Need { resource, n_units };
+    needs.into_iter().map(need).collect()
+}
+
+fn supplies_of(n_units: Vec<(u32, bool)>) -> Vec<Supply> {
+    let supply = |(n_units, is_by_worker)| Supply {
+        n_units,
+        is_by_worker,
+    };
+    n_units.into_iter().map(supply).collect()
 }
 
 /// Worker processes.
@@ -112,9 +155,18 @@ impl ProcessPool {
         self.pool.set_idle_timeout(duration(idle_timeout));
     }
 
-    /// The surroundings for tasks of jobs submitted from now on.
-    fn set_context(&self, context: &[u8]) {
-        self.pool.set_context(context);
+    /// The same pool, for calls whose tasks have these surroundings and need so much of some resources.
+    #[pyo3(signature = (context, needs = vec![]))]
+    fn with_context(&self, context: &[u8], needs: Vec<(u32, u32)>) -> ProcessPool {
+        ProcessPool {
+            pool: self.pool.with_context(context, needs_of(needs)),
+        }
+    }
+
+    /// How much there is of each resource, and whether each worker has units of its own.
+    fn set_supplies(&self, py: Python<'_>, n_units: Vec<(u32, bool)>) {
+        let supplies = supplies_of(n_units);
+        py.detach(|| self.pool.set_supplies(&supplies));
     }
 
     /// The process ids of the workers that are alive.
@@ -155,10 +207,12 @@ impl ProcessPool {
     }
 }
 
-/// Either kind of pool, as an argument.
+/// Any kind of pool, as an argument.
 #[derive(FromPyObject)]
 pub(crate) enum AnyPool<'py> {
     Threads(Bound<'py, ThreadPool>),
     Processes(Bound<'py, ProcessPool>),
     Fork(Bound<'py, ForkPool>),
+    /// None: tasks run in the calling thread, and their calls are to know this.
+    Here(Level),
 }

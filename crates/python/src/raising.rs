@@ -1,6 +1,7 @@
 //! From the end of a job to the exception that its caller gets. The only place where the engine's
 //! failures become Python's.
 
+use crate::faults::Faults;
 use manyhands_executor::{Death, Failure, MemoryStop, WorkerMemoryLimit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -43,22 +44,23 @@ pub(crate) fn exception(
     evidence: Evidence,
     name: impl FnOnce() -> TaskName,
     scheduler: &str,
+    faults: &Faults,
 ) -> PyErr {
     let helpers = match helpers(py) {
         Ok(helpers) => helpers,
         Err(error) => return error,
     };
     match failure {
-        Failure::Task(_) => {
+        Failure::Task(_, n_tries) => {
             let TaskName { text, key, .. } = name();
             from_helper(match evidence {
                 Evidence::Raised(error) => helpers.call_method1(
                     intern!(py, "raised"),
-                    (error.into_value(py), text, key, scheduler),
+                    (error.into_value(py), text, key, scheduler, *n_tries),
                 ),
                 Evidence::Packed(bytes) => helpers.call_method1(
                     intern!(py, "raised_in_worker"),
-                    (PyBytes::new(py, &bytes), text, key, scheduler),
+                    (PyBytes::new(py, &bytes), text, key, scheduler, *n_tries),
                 ),
                 Evidence::None => helpers.call_method1(intern!(py, "lost"), (text, key)),
             })
@@ -70,6 +72,13 @@ pub(crate) fn exception(
                 let worker_died = intern!(py, "worker_died");
                 helpers.call_method1(worker_died, (text, key, called, facts))
             }))
+        }
+        Failure::OutOfTime(_, n_tries) => {
+            let TaskName { text, key, .. } = name();
+            from_helper(helpers.call_method1(
+                intern!(py, "out_of_time"),
+                (text, key, scheduler, faults.limit_s(), *n_tries),
+            ))
         }
         Failure::NoRoom(_, shortage) => {
             let TaskName { text, key, .. } = name();

@@ -3,6 +3,7 @@
 //! Output that goes to this process's own streams as it comes is the executor's business. All else arrives at the
 //! thread that waits for the job, as it comes or in the order of the serial run.
 
+use crate::faults::Faults;
 use crate::misuse::OnMisuse;
 use manyhands_executor::{Failure, Part, Relay, Said, Stream};
 use manyhands_graph::TaskIndex;
@@ -64,14 +65,14 @@ impl Manner {
     }
 
     /// What keeps the output of threads apart, where it is to be kept apart.
-    pub(crate) fn recorder(self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    pub(crate) fn recorder(self, py: Python<'_>, n_tries_max: u32) -> PyResult<Option<Py<PyAny>>> {
         let is_ordered = match self.hearing {
             Hearing::Here | Hearing::Caller => return Ok(None),
             Hearing::Ordered => true,
             Hearing::Silent => false,
         };
         let helpers = py.import(intern!(py, "manyhands._relay"))?;
-        let recorder = helpers.call_method1(intern!(py, "Recorder"), (is_ordered,))?;
+        let recorder = helpers.call_method1(intern!(py, "Recorder"), (is_ordered, n_tries_max))?;
         Ok(Some(recorder.unbind()))
     }
 }
@@ -92,6 +93,8 @@ pub(crate) struct Teller {
     /// By task, its place in the serial run; none where tasks run in the order of their numbers.
     ranks: Option<Vec<u32>>,
     scheduler: String,
+    /// How often a task is tried at most.
+    n_tries_max: u32,
     state: Mutex<State>,
 }
 
@@ -115,6 +118,14 @@ struct Order {
 #[derive(Default)]
 struct Heard {
     task: u32,
+    /// When it failed and was tried again.
+    earlier: Vec<Try>,
+    last: Try,
+}
+
+/// What a task has said in one try.
+#[derive(Default)]
+struct Try {
     stdout: Written,
     stderr: Written,
     reports: HashMap<u32, Vec<u8>>,
@@ -124,17 +135,25 @@ struct Heard {
 struct Written {
     parts: Vec<Part>,
     is_whole: bool,
+    /// Whether the task has failed in a way that it is tried again after.
+    may_follow: bool,
 }
 
 /// By task, the function it calls.
 pub(crate) type Functions<'a> = dyn Fn(Python<'_>, TaskIndex) -> Py<PyAny> + 'a;
 
 impl Teller {
-    pub(crate) fn new(manner: Manner, ranks: Option<Vec<u32>>, scheduler: &str) -> Teller {
+    pub(crate) fn new(
+        manner: Manner,
+        ranks: Option<Vec<u32>>,
+        scheduler: &str,
+        faults: &Faults,
+    ) -> Teller {
         Teller {
             manner,
             ranks,
             scheduler: scheduler.to_owned(),
+            n_tries_max: faults.n_tries_max(),
             state: Mutex::default(),
         }
     }
@@ -178,11 +197,11 @@ impl Teller {
         }
         let last = match failure {
             None => u32::MAX,
-            Some(Failure::Task(task) | Failure::WorkerDied(task, _) | Failure::NoRoom(task, _)) => {
-                self.rank(*task)
-            }
-            // Nobody waits any more.
-            Some(Failure::NoWorkers(_) | Failure::Cancelled) => return Ok(()),
+            Some(failure) => match failure.culprit() {
+                Some(task) => self.rank(task),
+                // Nobody waits any more.
+                None => return Ok(()),
+            },
         };
         let mut due = Vec::new();
         let heard = std::mem::take(&mut lock(&self.state).order.heard);
@@ -227,7 +246,7 @@ impl Teller {
         }
         while let Some(entry) = order.heard.first_entry()
             && *entry.key() == order.next
-            && entry.get().is_whole()
+            && entry.get().is_whole(self.n_tries_max)
         {
             entry.remove().tell(&mut due);
             order.next = order.next.wrapping_add(1);
@@ -292,11 +311,35 @@ impl Teller {
 
 impl Heard {
     fn take(&mut self, said: Said) {
+        if self.last.is_whole() && self.last.may_follow() {
+            self.earlier.push(std::mem::take(&mut self.last));
+        }
+        self.last.take(said);
+    }
+
+    /// Whether the task has ended for good and all that it has said is here.
+    fn is_whole(&self, n_tries_max: u32) -> bool {
+        let n_tries = self.earlier.len() + 1;
+        self.last.is_whole() && (!self.last.may_follow() || n_tries >= n_tries_max as usize)
+    }
+
+    fn tell(self, due: &mut Vec<Telling>) {
+        let task = TaskIndex(self.task);
+        for tried in self.earlier {
+            tried.tell(task, due);
+        }
+        self.last.tell(task, due);
+    }
+}
+
+impl Try {
+    fn take(&mut self, said: Said) {
         match said {
             Said::Wrote {
                 stream,
                 parts,
                 is_whole,
+                may_follow,
                 ..
             } => {
                 let written = match stream {
@@ -306,7 +349,11 @@ impl Heard {
                 // A task that is run once more, as its worker has died, says all of it again. And a worker may
                 // end right after a task, whose last words these would be.
                 if is_whole || !written.is_whole {
-                    *written = Written { parts, is_whole };
+                    *written = Written {
+                        parts,
+                        is_whole,
+                        may_follow,
+                    };
                 }
             }
             Said::Report { number, bytes, .. } => {
@@ -316,7 +363,11 @@ impl Heard {
         }
     }
 
-    /// Whether the task has ended and all that it has said is here.
+    fn may_follow(&self) -> bool {
+        self.stdout.may_follow
+    }
+
+    /// Whether it has ended and all that was said is here.
     fn is_whole(&self) -> bool {
         let is_here = |part: &Part| match part {
             Part::Text(_) => true,
@@ -325,8 +376,7 @@ impl Heard {
         self.stdout.is_whole && self.stderr.is_whole && self.stderr.parts.iter().all(is_here)
     }
 
-    fn tell(mut self, due: &mut Vec<Telling>) {
-        let task = TaskIndex(self.task);
+    fn tell(mut self, task: TaskIndex, due: &mut Vec<Telling>) {
         for part in self.stdout.parts {
             if let Part::Text(text) = part {
                 due.push(Telling::Text(Stream::Stdout, text));

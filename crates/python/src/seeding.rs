@@ -10,7 +10,8 @@
 //! A job without a seed has nothing of all this.
 
 use crate::codec::{Reader, write_bytes, write_varint};
-use crate::interpreter::InTask;
+use crate::faults::strip;
+use crate::interpreter::{InTask, Level};
 use crate::misuse;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::intern;
@@ -147,6 +148,7 @@ pub(crate) type Seeded<'a> = Option<(&'a [u8], u64)>;
 
 /// What stands before a call, if anything does, and the call.
 pub(crate) fn split(bytes: &[u8]) -> PyResult<(Seeded<'_>, &[u8])> {
+    let (_, bytes) = strip(bytes)?;
     if bytes.first() != Some(&SEEDED) {
         return Ok((None, bytes));
     }
@@ -228,15 +230,16 @@ impl GraphSeeding {
 
 /// Call a function as a task, as `call_as_task` does, on the stream with this number.
 #[pyfunction]
-#[pyo3(signature = (root, number, function, args, kwargs))]
+#[pyo3(signature = (root, number, function, args, kwargs, level = None))]
 fn call_as_seeded_task<'py>(
     root: &Bound<'py, PyAny>,
     number: u64,
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
     kwargs: Option<&Bound<'py, PyDict>>,
+    level: Option<Level>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let _in_task = InTask::enter();
+    let _in_task = InTask::enter(level.unwrap_or(0));
     call_seeded(root, Place::Here, number, function, args, kwargs)
 }
 

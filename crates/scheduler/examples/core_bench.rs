@@ -20,7 +20,8 @@ mod drawn;
 use drawn::{Draw, chains, cpu_ns, independent, tree};
 use manyhands_graph::{Graph, GraphBuilder};
 use manyhands_scheduler::{
-    Command, Commands, Event, JobSpec, KindId, Kinds, Report, Scheduler, TaskRun, Wanted, WorkerId,
+    Command, Commands, Event, JobSpec, KindId, Kinds, Report, Rules, Scheduler, TaskRun, Wanted,
+    WorkerId,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
@@ -102,7 +103,11 @@ impl Workers {
                     Command::JobDone(_) => is_done = true,
                     // Everything sent is under way, so there is nothing to give back.
                     Command::TakeBack(worker, _) => self.sent.push_back((*worker, Vec::new())),
-                    Command::Kill(_) | Command::Fail(..) => unreachable!("nothing goes wrong"),
+                    Command::Kill(_)
+                    | Command::Fail(..)
+                    | Command::Lose(..)
+                    | Command::DeliverLoss(..)
+                    | Command::Look(_) => unreachable!("nothing goes wrong"),
                 }
             }
             commands.clear();
@@ -188,6 +193,7 @@ fn measure(draw: Draw, n_tasks: u32, n_workers: u32, is_single: bool) -> Figures
         kinds: Kinds::One(KindId(0)),
         batch_size: None,
         is_open: false,
+        rules: Rules::default(),
     };
     let n_told = workers.run(&mut scheduler, spec, &mut now_ns);
     let (ended, cpu_ended_ns) = (Instant::now(), cpu_ns());

@@ -19,8 +19,8 @@ mod drawn;
 
 use drawn::{Draw, chains, cpu_ns, independent, tree};
 use manyhands_scheduler::{
-    Command, Commands, Event, JobSpec, KindId, Kinds, REPORTS_WAIT_NS_MAX, Report, Scheduler,
-    TaskId, TaskRun, WorkerId,
+    Command, Commands, Event, JobSpec, KindId, Kinds, REPORTS_WAIT_NS_MAX, Report, Rules,
+    Scheduler, TaskId, TaskRun, WorkerId,
 };
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -140,7 +140,11 @@ impl World {
                     continue;
                 }
                 Command::Deliver(_) | Command::Release(_) => continue,
-                Command::Kill(_) | Command::Fail(..) => unreachable!("nothing goes wrong"),
+                Command::Kill(_)
+                | Command::Fail(..)
+                | Command::Lose(..)
+                | Command::DeliverLoss(..)
+                | Command::Look(_) => unreachable!("nothing goes wrong"),
             };
             self.workers[worker as usize].inbound.push_back(message);
             self.enter(self.now_ns + DELAY_NS, What::Arrives, worker);
@@ -343,6 +347,7 @@ fn main() {
             kinds: Kinds::One(KindId(0)),
             batch_size: None,
             is_open: false,
+            rules: Rules::default(),
         };
         let cpu_started_ns = cpu_ns();
         world.tell(Event::Submit(job, spec));

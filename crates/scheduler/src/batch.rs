@@ -34,7 +34,7 @@ const PATIENCE_NS: u64 = 20_000_000;
 /// What it costs to move one task from worker to worker: cheaper ones had better stay.
 const MOVE_NS: u64 = 400;
 /// What a task of unknown cost counts as: enough that nothing is queued behind it.
-const UNKNOWN_NS: u64 = 10_000_000;
+pub(crate) const UNKNOWN_NS: u64 = 10_000_000;
 /// At most so many tasks in one batch, whatever they cost.
 const N_TASKS_PER_BATCH_MAX: usize = 32_768;
 /// How many busy workers an idle one looks at in search of one to relieve.
@@ -90,6 +90,15 @@ impl Lists {
         self.look_anew();
     }
 
+    /// Takes the last of the idle workers that is suitable.
+    pub(crate) fn take_idle(
+        &mut self,
+        is_suitable: impl Fn(&WorkerId) -> bool,
+    ) -> Option<WorkerId> {
+        let at = self.idle.iter().rposition(is_suitable)?;
+        Some(self.idle.remove(at))
+    }
+
     pub(crate) fn list_idle(&mut self, id: WorkerId, worker: &mut Worker) {
         if !worker.is_listed_idle {
             worker.is_listed_idle = true;
@@ -136,10 +145,14 @@ impl Scheduler {
             self.start_suspects(now_ns, commands);
         }
         let is_held = self.is_held_for_memory();
+        if self.supplies.is_any() && !is_held {
+            self.start_needing(now_ns, commands);
+        }
         while self.n_ready > 0 && !is_held {
             let mut worker = self.pop_idle();
-            // While a suspect waits, workers run dry until one is idle.
-            if worker.is_none() && self.suspects.is_empty() {
+            // While a suspect waits, workers run dry until one is idle; or a task for which all else is there.
+            let is_awaited = !self.suspects.is_empty() || self.supplies.is_awaiting_worker;
+            if worker.is_none() && !is_awaited {
                 worker = self.pop_low();
             }
             let Some(worker) = worker else { break };
@@ -170,12 +183,15 @@ impl Scheduler {
         }
     }
 
-    /// The idle worker that joined last: the fewest tasks have left something behind in it.
-    fn pop_newest_idle(&mut self) -> Option<WorkerId> {
+    /// The idle worker that joined last, of those that a job's tasks can run on now: the fewest tasks have left something
+    /// behind in it.
+    fn pop_newest_idle_for(&mut self, job: JobId) -> Option<WorkerId> {
+        let needs = &self.jobs[job.0 as usize].as_ref()?.needs;
         let there = self.workers.iter().enumerate();
         let idle = there.filter_map(|(at, worker)| {
             let worker = worker.as_ref().filter(|worker| worker.is_idle())?;
-            Some((worker.number, WorkerId(at as u32)))
+            let id = WorkerId(at as u32);
+            (self.supplies.has(id, needs)).then_some((worker.number, id))
         });
         let (_, id) = idle.max()?;
         self.lists.idle.retain(|&listed| listed != id);
@@ -202,38 +218,44 @@ impl Scheduler {
         }
     }
 
-    /// Starts suspects at idle workers. One that memory was short for waits until all are idle, and
-    /// those behind it wait for its end.
+    /// Starts suspects at idle workers that have what they need. One that memory was short for waits until
+    /// all are idle, and those behind it wait for its end.
     fn start_suspects(&mut self, now_ns: TimeNs, commands: &mut Commands) {
+        let mut at = 0;
         while self.alone.is_none()
-            && let Some(&suspect) = self.suspects.front()
+            && let Some(&suspect) = self.suspects.get(at)
         {
-            let is_heavy = self.is_heavy(suspect);
+            let is_heavy = self.is_to_be_alone(suspect);
             let is_all_idle = || self.workers.iter().flatten().all(|w| w.queue.is_empty());
             if is_heavy && !is_all_idle() {
                 return;
             }
-            let Some(worker) = self.pop_newest_idle() else {
-                return;
-            };
-            self.suspects.pop_front();
-            self.start_suspect(worker, suspect, now_ns, commands);
-            if is_heavy {
-                self.alone = Some(worker);
+            match self.pop_newest_idle_for(suspect.job) {
+                Some(worker) => {
+                    self.suspects.remove(at);
+                    self.start_suspect(worker, suspect, now_ns, commands);
+                    if is_heavy {
+                        self.alone = Some(worker);
+                    }
+                }
+                None if is_heavy => return,
+                None => at += 1,
             }
         }
     }
 
-    fn is_heavy(&self, task: TaskId) -> bool {
+    /// Whether nothing may run beside a task: memory was short for it, and all that it needs besides will be there once
+    /// nothing else runs. One that needs more than there is holds nobody up.
+    fn is_to_be_alone(&self, task: TaskId) -> bool {
         let job = self.jobs[task.job.0 as usize].as_ref();
-        job.is_some_and(|job| job.is_heavy(task.index))
+        job.is_some_and(|job| job.is_heavy(task.index) && self.supplies.suffice(&job.needs))
     }
 
     /// Whether nothing is started because a task that needs much memory runs alone, or is about to.
     #[inline]
     pub(crate) fn is_held_for_memory(&self) -> bool {
-        let next = self.suspects.front();
-        self.alone.is_some() || next.is_some_and(|&task| self.is_heavy(task))
+        let mut suspects = self.suspects.iter();
+        self.alone.is_some() || suspects.any(|&task| self.is_to_be_alone(task))
     }
 
     fn start_suspect(
@@ -243,7 +265,6 @@ impl Scheduler {
         now_ns: TimeNs,
         commands: &mut Commands,
     ) {
-        let mark = commands.mark();
         let (Some(job), Some(worker)) = (
             self.jobs[suspect.job.0 as usize].as_mut(),
             self.workers[id.0 as usize].as_mut(),
@@ -252,10 +273,9 @@ impl Scheduler {
         };
         job.take_aside(suspect.index);
         job.n_in_flight += 1;
-        send(worker, suspect.into(), UNKNOWN_NS, now_ns);
-        commands.push_run(mark, suspect.into());
         worker.is_exclusive = true;
-        commands.push(Command::Start(id, commands.range_from(mark)));
+        self.send_alone(id, suspect, now_ns, commands);
+        self.hold(id, suspect);
     }
 
     /// Fills a batch from the jobs that have ready tasks, each in turn at the head of a batch. A job
@@ -447,15 +467,11 @@ impl Scheduler {
             }
         }
     }
-
-    fn look_again_at(&mut self, at_ns: TimeNs) {
-        self.deadline_ns = Some(self.deadline_ns.map_or(at_ns, |d| d.min(at_ns)));
-    }
 }
 
 /// Adds tasks to a worker's queue.
 #[inline]
-fn send(worker: &mut Worker, run: TaskRun, each_ns: u64, now_ns: TimeNs) {
+pub(crate) fn send(worker: &mut Worker, run: TaskRun, each_ns: u64, now_ns: TimeNs) {
     if worker.queue.is_empty() {
         worker.heard_ns = now_ns;
     }

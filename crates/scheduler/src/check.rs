@@ -24,7 +24,11 @@ impl Scheduler {
         if n_ready != self.n_ready {
             return Err(format!("{n_ready} tasks ready, {} counted", self.n_ready));
         }
-        let is_waiting = self.n_ready > 0 || !self.suspects.is_empty();
+        let is_free = |task: &TaskId| {
+            let job = self.jobs[task.job.0 as usize].as_ref();
+            job.is_some_and(|job| job.needs.is_empty())
+        };
+        let is_waiting = self.n_ready > 0 || self.suspects.iter().any(is_free);
         let idle = self
             .workers
             .iter()
@@ -43,7 +47,7 @@ impl Scheduler {
                 "{idle} workers idle while {n_ready} tasks are ready"
             ));
         }
-        Ok(())
+        self.check_supplies()
     }
 
     /// Checks that nothing is left of any job, for the end of a simulated run.
@@ -60,10 +64,12 @@ impl Scheduler {
             .flatten()
             .map(|w| w.queue.n_tasks())
             .sum();
-        if n_jobs + n_held + self.suspects.len() > 0 || self.has_work() {
+        let n_aside = self.suspects.len() + self.resting.len();
+        if n_jobs + n_held + n_aside > 0 || self.has_work() {
             return Err(format!(
-                "{n_jobs} jobs, {n_held} tasks at workers and {} suspects are left",
-                self.suspects.len()
+                "{n_jobs} jobs, {n_held} tasks at workers, {} suspects and {} that rest are left",
+                self.suspects.len(),
+                self.resting.len()
             ));
         }
         Ok(())
@@ -124,6 +130,7 @@ impl Scheduler {
             Work::Loose(loose) => {
                 let ready = loose.ready(id).flat_map(|run| run.tasks());
                 let aside = self.suspects.iter().filter(|task| task.job == id).copied();
+                let aside = aside.chain(self.resting_of(id));
                 let mut all: Vec<_> = ready.chain(aside).chain(held.iter().copied()).collect();
                 all.sort_unstable();
                 if let Some(pair) = all.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -161,12 +168,16 @@ impl Scheduler {
             if (state == State::Sent) != is_held {
                 return Err(format!("{task:?} is {state:?}, held: {is_held}"));
             }
-            n_unfinished += usize::from(state != State::Finished);
+            let is_resting = self.resting_of(id).any(|other| other == task);
+            if (state == State::Resting) != is_resting {
+                return Err(format!("{task:?} is {state:?}, resting: {is_resting}"));
+            }
+            n_unfinished += usize::from(!state.is_over());
             n_ready += usize::from(state == State::Ready && !self.suspects.contains(&task));
             check_counts(graphed, index)?;
         }
         let n_held_back = graphed.n_held_back();
-        let counted = (job.n_unfinished, job.n_ready() + n_held_back);
+        let counted = (job.n_unfinished, job.n_ready_of_any() + n_held_back);
         if (n_unfinished, n_ready) != counted {
             return Err(format!(
                 "{id:?}: {n_unfinished} unfinished and {n_ready} ready, counted {counted:?}"
@@ -180,8 +191,7 @@ impl Scheduler {
 fn check_counts(graphed: &Graphed, index: TaskIndex) -> Result<(), String> {
     let task = &graphed.tasks[index.as_usize()];
     let n_unfinished_of = |row: &[TaskIndex]| {
-        let is_unfinished =
-            |other: &&TaskIndex| graphed.tasks[other.as_usize()].state != State::Finished;
+        let is_unfinished = |other: &&TaskIndex| !graphed.tasks[other.as_usize()].state.is_over();
         row.iter().filter(is_unfinished).count() as u32
     };
     let n_unfinished = n_unfinished_of(graphed.graph.dependencies(index));

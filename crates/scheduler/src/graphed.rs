@@ -1,10 +1,10 @@
 //! The tasks of a graph: their states, their readers, and which are ready.
 
 use crate::run::{Limits, Taken};
-use crate::{Commands, JobId, KindId, Kinds, TaskId, TaskRun, Wanted};
+use crate::{Command, Commands, JobId, KindId, Kinds, TaskId, TaskRun, Wanted};
 use manyhands_graph::{Graph, TaskIndex, depth_first_ranks};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,7 +12,27 @@ pub(crate) enum State {
     Waiting,
     Ready,
     Sent,
+    /// It failed, and is to be tried again later.
+    Resting,
     Finished,
+    /// It failed for good, or one that it depends on did.
+    Lost,
+}
+
+impl State {
+    /// Whether it is at its end.
+    pub(crate) fn is_over(self) -> bool {
+        matches!(self, State::Finished | State::Lost)
+    }
+}
+
+/// What the end of a task led to.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Progress {
+    /// How many tasks have become ready.
+    pub(crate) n_made_ready: usize,
+    /// How many are lost.
+    pub(crate) n_lost: usize,
 }
 
 /// The critical record: a million of these are alive at once.
@@ -44,6 +64,10 @@ pub(crate) struct Graphed {
     urgent: BinaryHeap<Reverse<u64>>,
     is_pressed: bool,
     made_ready: Vec<TaskIndex>,
+    /// Of each lost task, which failed: itself, or one that it depends on.
+    culprits: BTreeMap<u32, TaskIndex>,
+    /// Tasks that are lost now, as they waited for nothing but others that are.
+    doomed: Vec<TaskIndex>,
 }
 
 fn pack(rank: u32, index: TaskIndex) -> Reverse<u64> {
@@ -93,6 +117,8 @@ impl Graphed {
             urgent: BinaryHeap::new(),
             is_pressed: false,
             made_ready: Vec::new(),
+            culprits: BTreeMap::new(),
+            doomed: Vec::new(),
         }
     }
 
@@ -136,6 +162,17 @@ impl Graphed {
         self.n_roots_allowed = 1;
     }
 
+    /// Something else can run: holds back what was let go, if that has not been taken. Returns how many
+    /// tasks it was.
+    pub(crate) fn hold_again(&mut self) -> usize {
+        if !self.is_pressed {
+            return 0;
+        }
+        let n_allowed = self.n_roots_left().min(self.n_roots_allowed);
+        self.n_roots_allowed = 0;
+        n_allowed
+    }
+
     /// Puts a task among the ready ones.
     #[inline]
     fn enlist(&mut self, index: TaskIndex) {
@@ -177,6 +214,11 @@ impl Graphed {
         self.tasks[index.as_usize()].state = State::Sent;
     }
 
+    /// Marks a task that failed and is to be tried again.
+    pub(crate) fn rest(&mut self, index: TaskIndex) {
+        self.tasks[index.as_usize()].state = State::Resting;
+    }
+
     /// Marks a task ready without putting it among the ready ones.
     pub(crate) fn set_aside(&mut self, index: TaskIndex) {
         self.tasks[index.as_usize()].state = State::Ready;
@@ -214,9 +256,14 @@ impl Graphed {
     }
 
     /// Marks a task finished; tells which results are to be delivered and which nobody reads any
-    /// more. Returns how many tasks have become ready.
+    /// more.
     #[inline]
-    pub(crate) fn finish(&mut self, id: JobId, index: TaskIndex, commands: &mut Commands) -> usize {
+    pub(crate) fn finish(
+        &mut self,
+        id: JobId,
+        index: TaskIndex,
+        commands: &mut Commands,
+    ) -> Progress {
         let task = &mut self.tasks[index.as_usize()];
         task.state = State::Finished;
         if task.is_wanted {
@@ -224,33 +271,94 @@ impl Graphed {
         } else if task.n_readers_left == 0 {
             commands.release(TaskId { job: id, index });
         }
+        let mut progress = Progress::default();
+        self.end(id, index, &mut progress, commands);
+        if !self.doomed.is_empty() {
+            self.lose_doomed(id, &mut progress, commands);
+        }
+        while let Some(dependent) = self.made_ready.pop() {
+            self.enlist(dependent);
+        }
+        progress
+    }
+
+    /// Marks a task failed for good.
+    pub(crate) fn lose(
+        &mut self,
+        id: JobId,
+        index: TaskIndex,
+        commands: &mut Commands,
+    ) -> Progress {
+        let mut progress = Progress::default();
+        self.culprits.insert(index.0, index);
+        self.doomed.push(index);
+        self.lose_doomed(id, &mut progress, commands);
+        while let Some(dependent) = self.made_ready.pop() {
+            self.enlist(dependent);
+        }
+        progress
+    }
+
+    fn lose_doomed(&mut self, id: JobId, progress: &mut Progress, commands: &mut Commands) {
+        while let Some(index) = self.doomed.pop() {
+            let culprit = self.culprit_of(index);
+            let task = &mut self.tasks[index.as_usize()];
+            task.state = State::Lost;
+            progress.n_lost += 1;
+            if task.is_wanted {
+                commands.push(Command::DeliverLoss(TaskId { job: id, index }, culprit));
+            }
+            self.culprits.insert(index.0, culprit);
+            self.end(id, index, progress, commands);
+        }
+    }
+
+    /// Which task a task is lost for: of those that it depends on, the first, whichever failed first in time.
+    fn culprit_of(&self, index: TaskIndex) -> TaskIndex {
+        let known = self.culprits.get(&index.0);
+        let mut inputs = self.graph.dependencies(index).iter();
+        let culprit = known.or_else(|| inputs.find_map(|input| self.culprits.get(&input.0)));
+        *culprit.expect("a doomed task has failed itself or depends on one that has")
+    }
+
+    /// What follows for its neighbours from the end of a task.
+    #[inline]
+    fn end(
+        &mut self,
+        id: JobId,
+        index: TaskIndex,
+        progress: &mut Progress,
+        commands: &mut Commands,
+    ) {
         for &dependency in self.graph.dependencies(index) {
             let task = &mut self.tasks[dependency.as_usize()];
             task.n_readers_left -= 1;
-            if task.n_readers_left == 0 && !task.is_wanted {
+            if task.n_readers_left == 0 && !task.is_wanted && task.state == State::Finished {
                 commands.release(TaskId {
                     job: id,
                     index: dependency,
                 });
             }
         }
-        let mut n_made_ready = 0;
         for &dependent in self.graph.dependents(index) {
             let task = &mut self.tasks[dependent.as_usize()];
             task.n_unfinished_dependencies -= 1;
             if task.n_unfinished_dependencies == 0 {
+                let is_lost = |input: &TaskIndex| self.culprits.contains_key(&input.0);
+                if !self.culprits.is_empty()
+                    && self.graph.dependencies(dependent).iter().any(is_lost)
+                {
+                    self.doomed.push(dependent);
+                    continue;
+                }
                 task.state = State::Ready;
                 if self.is_pressed {
                     self.made_ready.push(dependent);
                 } else {
                     self.ready.push(pack(task.rank, dependent));
                 }
-                n_made_ready += 1;
+                progress.n_made_ready += 1;
             }
         }
-        while let Some(dependent) = self.made_ready.pop() {
-            self.enlist(dependent);
-        }
-        n_made_ready
     }
 }

@@ -3,7 +3,11 @@
 use crate::graphed::Graphed;
 use crate::loose::Loose;
 use crate::run::{Limits, Taken};
-use crate::{Commands, JobSpec, KindId, Kinds, TaskIndex, TaskRun, TimeNs, Wanted};
+use crate::supplies::Need;
+use crate::{
+    Command, Commands, JobSpec, KindId, Kinds, Loss, Rules, TaskId, TaskIndex, TaskRun, TimeNs,
+    Wanted,
+};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
@@ -50,12 +54,17 @@ pub(crate) struct Job {
     pub(crate) n_unfinished: usize,
     /// Tasks that some worker holds.
     pub(crate) n_in_flight: usize,
+    /// What each task needs while it runs.
+    pub(crate) needs: Vec<Need>,
     /// Tasks that workers died with.
     casualties: BTreeMap<u32, Casualty>,
+    pub(crate) rules: Rules,
+    /// How often tasks have failed that are not finished.
+    tries: BTreeMap<u32, u32>,
 }
 
 impl Job {
-    pub(crate) fn new(spec: JobSpec) -> Job {
+    pub(crate) fn new(spec: JobSpec, needs: Vec<Need>) -> Job {
         let n_tasks = spec.graph.n_tasks();
         if let Kinds::Each(kinds) = &spec.kinds {
             assert_eq!(kinds.len(), n_tasks, "one kind for each task");
@@ -78,7 +87,10 @@ impl Job {
             is_listed: false,
             n_unfinished: n_tasks,
             n_in_flight: 0,
+            needs,
             casualties: BTreeMap::new(),
+            rules: spec.rules,
+            tries: BTreeMap::new(),
         }
     }
 
@@ -92,9 +104,28 @@ impl Job {
         self.n_unfinished += n_more as usize;
     }
 
-    /// How many tasks are ready, suspects aside.
+    /// How many tasks are ready that need nothing, suspects aside.
     #[inline]
     pub(crate) fn n_ready(&self) -> usize {
+        self.n_to_count(self.n_ready_of_any())
+    }
+
+    /// How many tasks are ready that need something.
+    pub(crate) fn n_ready_needing(&self) -> usize {
+        match self.needs.is_empty() {
+            true => 0,
+            false => self.n_ready_of_any(),
+        }
+    }
+
+    /// How many of so many tasks of this job count among those that any worker can be given.
+    #[inline]
+    pub(crate) fn n_to_count(&self, n_tasks: usize) -> usize {
+        if self.needs.is_empty() { n_tasks } else { 0 }
+    }
+
+    #[inline]
+    pub(crate) fn n_ready_of_any(&self) -> usize {
         match &self.work {
             Work::Loose(loose) => loose.n_ready(),
             Work::Graphed(graphed) => graphed.n_ready(),
@@ -158,26 +189,78 @@ impl Job {
         self.casualties.entry(index.0).or_default()
     }
 
-    /// Marks tasks finished; tells which results are to be delivered and which nobody reads any
-    /// more. Returns how many tasks have become ready.
+    /// Counts a failure of a task; how many there have been.
+    pub(crate) fn count_failure(&mut self, index: TaskIndex) -> u32 {
+        if self.rules.n_retries == 0 {
+            return 1;
+        }
+        let n_tries = self.tries.entry(index.0).or_default();
+        *n_tries = n_tries.saturating_add(1);
+        *n_tries
+    }
+
+    /// A task that failed is to be tried again, but not yet.
+    pub(crate) fn rest(&mut self, index: TaskIndex) {
+        if let Work::Graphed(graphed) = &mut self.work {
+            graphed.rest(index);
+        }
+    }
+
+    /// Marks a task failed for good, and those that depend on it as far as they wait for nothing else; tells
+    /// which results will not be delivered, and which nobody reads any more. Returns how many tasks
+    /// have become ready.
+    pub(crate) fn lose(&mut self, task: TaskId, loss: Loss, commands: &mut Commands) -> usize {
+        self.forget_mishaps(task.into());
+        commands.push(Command::Lose(task, loss));
+        match &mut self.work {
+            Work::Loose(_) => {
+                self.n_unfinished -= 1;
+                commands.push(Command::DeliverLoss(task, task.index));
+                0
+            }
+            Work::Graphed(graphed) => {
+                let progress = graphed.lose(task.job, task.index, commands);
+                self.n_unfinished -= progress.n_lost;
+                progress.n_made_ready
+            }
+            Work::Abandoned => 0,
+        }
+    }
+
+    /// What went wrong with tasks that have ended does not matter any more.
     #[inline]
-    pub(crate) fn finish(&mut self, run: TaskRun, commands: &mut Commands) -> usize {
-        self.n_unfinished -= run.n_tasks as usize;
+    fn forget_mishaps(&mut self, run: TaskRun) {
         if !self.casualties.is_empty() {
             run.indices().for_each(|index| {
                 self.casualties.remove(&index.0);
             });
         }
+        if !self.tries.is_empty() {
+            run.indices().for_each(|index| {
+                self.tries.remove(&index.0);
+            });
+        }
+    }
+
+    /// Marks tasks finished; tells which results are to be delivered and which nobody reads any
+    /// more. Returns how many tasks have become ready.
+    #[inline]
+    pub(crate) fn finish(&mut self, run: TaskRun, commands: &mut Commands) -> usize {
+        self.n_unfinished -= run.n_tasks as usize;
+        self.forget_mishaps(run);
         match &mut self.work {
             Work::Loose(_) => {
                 commands.deliver(run);
                 0
             }
             Work::Graphed(graphed) => {
-                let finished = run.indices();
-                finished
-                    .map(|index| graphed.finish(run.job, index, commands))
-                    .sum()
+                let mut n_made_ready = 0;
+                for index in run.indices() {
+                    let progress = graphed.finish(run.job, index, commands);
+                    self.n_unfinished -= progress.n_lost;
+                    n_made_ready += progress.n_made_ready;
+                }
+                n_made_ready
             }
             Work::Abandoned => 0,
         }
@@ -187,6 +270,7 @@ impl Job {
     pub(crate) fn abandon(&mut self) {
         self.work = Work::Abandoned;
         self.casualties.clear();
+        self.tries.clear();
         self.is_open = false;
         self.n_unfinished = 0;
     }

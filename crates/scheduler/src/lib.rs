@@ -7,23 +7,29 @@
 //! Life of a task: *waiting* (for dependencies) → *ready* → *sent* to a worker, perhaps *recalled*
 //! from it and ready again → *finished*. A worker that is lost returns its tasks to ready; the one
 //! that was running is suspected, tried once more alone, and then blamed. Where memory was what it
-//! was lost for, *alone* means that no other worker runs anything meanwhile.
+//! was lost for, *alone* means that no other worker runs anything meanwhile. A task that failed and may
+//! be tried again *rests* first; one that failed for good ends its job, or, where the job tolerates
+//! that, takes along only what depends on it.
 
 mod batch;
 mod check;
 mod cost;
+mod faults;
 mod graphed;
 mod job;
 mod loose;
 mod pressure;
 mod run;
 mod scheduler;
+mod supplies;
 mod worker;
 
 pub use batch::REPORTS_WAIT_NS_MAX;
+pub use faults::{REST_NS_MAX, Rules, Sight};
 pub use manyhands_graph::{Graph, TaskIndex};
-pub use run::{Report, TaskRun};
+pub use run::{Ending, Report, TaskRun};
 pub use scheduler::Scheduler;
+pub use supplies::{Need, Supply};
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -85,6 +91,8 @@ pub struct JobSpec {
     pub batch_size: Option<NonZeroU32>,
     /// Whether more tasks will be added by [`Event::Extend`]. Only for graphs without edges.
     pub is_open: bool,
+    /// What becomes of tasks that fail or take too long.
+    pub rules: Rules,
 }
 
 /// Which results the caller wants.
@@ -138,6 +146,8 @@ pub enum Event<'a> {
         /// nothing else runs.
         was_memory_short: bool,
     },
+    /// Answers [`Command::Look`]: what a worker is seen to run.
+    Seen(WorkerId, Sight),
     /// Results have piled up, or no longer do. While they do, a graph's tasks without dependencies are
     /// held back unless nothing else of it can run, and tasks that let go of results come first.
     Pressure {
@@ -162,8 +172,14 @@ pub enum Command {
     Deliver(TaskRun),
     /// Nobody will read these tasks' results any more.
     Release(TaskRun),
-    /// This task failed, or killed its workers; its job ends.
-    Fail(TaskId, Cause),
+    /// This task failed for good; its job ends.
+    Fail(TaskId, Loss),
+    /// This task failed for good; its job goes on without it.
+    Lose(TaskId, Loss),
+    /// A wanted task has no result, as this one of its job failed: itself, or one that it depends on.
+    DeliverLoss(TaskId, TaskIndex),
+    /// Say at once, by [`Event::Seen`], what this worker runs and since when.
+    Look(WorkerId),
     /// Nothing of this job is left anywhere; its id may be used again.
     JobDone(JobId),
 }
@@ -175,6 +191,17 @@ pub enum Cause {
     Failed,
     /// Its worker died under it, repeatedly.
     WorkerDied,
+    /// It ran for longer than it may, and its worker was ended.
+    OutOfTime,
+}
+
+/// How a task failed for good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loss {
+    /// Why.
+    pub cause: Cause,
+    /// How often it was run to a failure of its own: more than once where it was tried again.
+    pub n_tries: u32,
 }
 
 /// Commands in the order in which they must be performed.

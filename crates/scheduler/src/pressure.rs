@@ -66,6 +66,7 @@ impl Scheduler {
             let Some(job) = jobs[id.0 as usize].as_mut() else {
                 return false;
             };
+            let n_counted = job.n_to_count(1);
             let Work::Graphed(graphed) = &mut job.work else {
                 return false;
             };
@@ -77,7 +78,7 @@ impl Scheduler {
                 && !suspects.iter().any(|task| task.job == id);
             if is_still && job.phase == Phase::Running {
                 graphed.allow_root();
-                *n_ready += 1;
+                *n_ready += n_counted;
                 lists.list_job(id, job);
             }
             true

@@ -105,8 +105,41 @@ pub struct Report {
     pub tasks: TaskRun,
     /// How long they ran, all together.
     pub duration_ns: u64,
-    /// Whether they returned, rather than failed.
-    pub is_ok: bool,
+    /// In what way they ended.
+    pub ending: Ending,
+}
+
+/// In what way a task ended by its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It returned.
+    Returned,
+    /// It failed.
+    Failed,
+    /// It failed in a way in which it may be tried again, where its job allows for that.
+    Retriable,
+    /// It failed in a way that ends its job, whatever the job tolerates.
+    Fatal,
+}
+
+impl Ending {
+    /// Whether it returned.
+    #[inline]
+    pub fn is_ok(self) -> bool {
+        self == Ending::Returned
+    }
+}
+
+impl From<bool> for Ending {
+    /// Whether it returned, where more is not known.
+    #[inline]
+    fn from(is_ok: bool) -> Ending {
+        if is_ok {
+            Ending::Returned
+        } else {
+            Ending::Failed
+        }
+    }
 }
 
 /// Longer tasks are reported one by one, so that what each kind costs is not lost in a mean.
@@ -114,11 +147,11 @@ const JOINED_NS_MAX: u64 = 20_000;
 
 impl Report {
     /// The end of one task.
-    pub fn one(task: TaskId, duration_ns: u64, is_ok: bool) -> Report {
+    pub fn one(task: TaskId, duration_ns: u64, ending: impl Into<Ending>) -> Report {
         Report {
             tasks: task.into(),
             duration_ns,
-            is_ok,
+            ending: ending.into(),
         }
     }
 
@@ -137,7 +170,8 @@ impl Report {
     #[inline]
     pub fn push_to(self, reports: &mut Vec<Report>) {
         let is_short = |report: &Report| {
-            report.is_ok && report.duration_ns <= JOINED_NS_MAX * u64::from(report.tasks.n_tasks)
+            report.ending.is_ok()
+                && report.duration_ns <= JOINED_NS_MAX * u64::from(report.tasks.n_tasks)
         };
         if let Some(last) = reports.last_mut()
             && is_short(&self)

@@ -2,14 +2,17 @@
 
 use crate::batch::{Lists, SILENCE_NS};
 use crate::cost::Costs;
+use crate::faults::Limits;
 use crate::job::{Job, Phase, Work};
 use crate::pressure::Pressure;
+use crate::supplies::Supplies;
 use crate::worker::Worker;
 use crate::{
-    Cause, Command, Commands, Event, JobId, JobSpec, KindId, Report, TaskId, TaskRun, TimeNs,
-    WorkerId,
+    Cause, Command, Commands, Ending, Event, JobId, JobSpec, KindId, Report, TaskId, TaskIndex,
+    TaskRun, TimeNs, WorkerId,
 };
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 
 /// Decides which worker runs which task when. See the [crate documentation](crate).
 #[derive(Default, Debug)]
@@ -23,6 +26,9 @@ pub struct Scheduler {
     pub(crate) n_ready: usize,
     /// Tasks under which a worker died; each is tried once more, alone.
     pub(crate) suspects: VecDeque<TaskId>,
+    /// Tasks that failed and are to be tried again, with when.
+    pub(crate) resting: BinaryHeap<Reverse<(TimeNs, JobId, TaskIndex)>>,
+    pub(crate) limits: Limits,
     /// The worker that runs a suspect while no other may run anything, for the sake of memory.
     pub(crate) alone: Option<WorkerId>,
     pub(crate) costs: Costs,
@@ -33,6 +39,7 @@ pub struct Scheduler {
     pub(crate) n_recalls: u32,
     n_draining: usize,
     pub(crate) pressure: Pressure,
+    pub(crate) supplies: Supplies,
 }
 
 /// A task that two workers died under is not given to a third.
@@ -93,6 +100,12 @@ impl Scheduler {
         })
     }
 
+    /// Whether a worker was commanded to end.
+    pub fn is_killed(&self, worker: WorkerId) -> bool {
+        let worker = self.workers.get(worker.0 as usize).and_then(Option::as_ref);
+        worker.is_some_and(|worker| worker.is_killed)
+    }
+
     /// Whether a job's last task stands first in a worker's queue: all that is left of the job may be running.
     pub fn is_last_begun(&self, job: JobId) -> bool {
         let own = self.jobs.get(job.0 as usize).and_then(Option::as_ref);
@@ -114,7 +127,7 @@ impl Scheduler {
     /// Takes note of an event and appends what is to be done about it.
     pub fn on(&mut self, event: Event<'_>, now_ns: TimeNs, commands: &mut Commands) {
         match event {
-            Event::Submit(job, spec) => self.on_submit(job, spec, commands),
+            Event::Submit(job, spec) => self.on_submit(job, spec, now_ns, commands),
             Event::Extend(job, n_more) => self.on_extend(job, n_more),
             Event::Close(job) => self.on_close(job, commands),
             Event::Cancel { job, grace_ns } => {
@@ -129,22 +142,33 @@ impl Scheduler {
                 worker,
                 running,
                 was_memory_short,
-            } => self.on_worker_lost(worker, running, was_memory_short, commands),
+            } => self.on_worker_lost(worker, running, was_memory_short, now_ns, commands),
+            Event::Seen(worker, sight) => self.on_seen(worker, sight, now_ns, commands),
             Event::Pressure { is_high } => self.on_pressure(is_high),
             Event::Tick => {}
         }
+        self.deadline_ns = None;
+        if !self.resting.is_empty() {
+            self.wake_resting(now_ns);
+        }
         self.let_roots_go();
         self.end_overdue(now_ns, commands);
+        self.look_at_overdue(now_ns, commands);
         self.dispatch(now_ns, commands);
     }
 
-    fn on_submit(&mut self, id: JobId, spec: JobSpec, commands: &mut Commands) {
+    fn on_submit(&mut self, id: JobId, spec: JobSpec, now_ns: TimeNs, commands: &mut Commands) {
+        let limit_ns = spec.rules.limit_ns;
         let slot = &mut self.jobs[id.0 as usize];
         assert!(slot.is_none(), "{id:?} is in use");
-        let job = slot.insert(Job::new(spec));
+        let needs = self.supplies.on_submit(id);
+        let job = slot.insert(Job::new(spec, needs));
         self.pressure.on_submit(id, job);
         self.n_ready += job.n_ready();
         self.lists.list_job(id, job);
+        if let Some(limit_ns) = limit_ns {
+            self.limits.add(limit_ns.get(), now_ns);
+        }
         self.retire_if_done(id, commands);
     }
 
@@ -154,7 +178,7 @@ impl Scheduler {
             && job.phase == Phase::Running
         {
             job.extend(n_more);
-            self.n_ready += n_more as usize;
+            self.n_ready += job.n_to_count(n_more as usize);
             self.lists.list_job(id, job);
         }
     }
@@ -205,23 +229,31 @@ impl Scheduler {
                 worker.heard_ns = now_ns;
                 worker.is_exclusive = false;
                 worker.is_overdue = false;
+                self.let_go(id, run);
                 self.end_alone(id);
-                self.tasks_ended(run, report.each_ns(), report.is_ok, commands);
+                self.tasks_ended(run, report, now_ns, commands);
             }
         }
         self.relist(id);
     }
 
     #[inline]
-    fn tasks_ended(&mut self, run: TaskRun, each_ns: u64, is_ok: bool, commands: &mut Commands) {
+    fn tasks_ended(
+        &mut self,
+        run: TaskRun,
+        report: &Report,
+        now_ns: TimeNs,
+        commands: &mut Commands,
+    ) {
         let id = run.job;
+        let each_ns = report.each_ns();
         let job = self.jobs[id.0 as usize]
             .as_mut()
             .expect("a job lives while a worker holds one of its tasks");
         job.n_in_flight -= run.n_tasks as usize;
         if job.phase != Phase::Running {
             // Nobody wants it any more.
-        } else if is_ok {
+        } else if report.ending.is_ok() {
             match &job.work {
                 Work::Loose(loose) => self.costs.learn(loose.kind, each_ns, run.n_tasks),
                 Work::Graphed(graphed) => run
@@ -229,11 +261,11 @@ impl Scheduler {
                     .for_each(|index| self.costs.learn(graphed.kind(index), each_ns, 1)),
                 Work::Abandoned => {}
             }
-            self.n_ready += job.finish(run, commands);
+            let n_made_ready = job.finish(run, commands);
+            self.n_ready += job.n_to_count(n_made_ready);
             self.lists.list_job(id, job);
         } else {
-            commands.push(Command::Fail(run.first(), Cause::Failed));
-            self.drain(id, TimeNs::MAX, commands);
+            self.task_failed(run.first(), Cause::Failed, report.ending, now_ns, commands);
         }
         self.retire_if_done(id, commands);
     }
@@ -264,6 +296,7 @@ impl Scheduler {
                 && let Some(run) = worker.queue.strike(&mut returned)
             {
                 worker.is_exclusive = false;
+                self.let_go(id, run);
                 self.end_alone(id);
                 self.tasks_returned(run, commands);
             }
@@ -290,14 +323,14 @@ impl Scheduler {
                     self.suspects.push_back(task);
                 } else {
                     job.put_back(task.into());
-                    self.n_ready += 1;
+                    self.n_ready += job.n_to_count(1);
                 }
             }
             rest.n_tasks = 0;
         }
         if rest.n_tasks > 0 {
             job.put_back(rest);
-            self.n_ready += rest.n_tasks as usize;
+            self.n_ready += job.n_to_count(rest.n_tasks as usize);
         }
         self.lists.list_job(id, job);
     }
@@ -307,6 +340,7 @@ impl Scheduler {
         id: WorkerId,
         running: Option<TaskId>,
         was_memory_short: bool,
+        now_ns: TimeNs,
         commands: &mut Commands,
     ) {
         let Some(mut worker) = self
@@ -319,11 +353,12 @@ impl Scheduler {
         self.n_workers -= 1;
         self.n_recalls -= worker.n_recalls;
         self.lists.unlist_worker(id);
+        self.let_go_all(worker.held.take());
         self.end_alone(id);
         // A worker that was told to end did not die of what it ran.
         let running = running.filter(|_| !worker.is_killed);
         let head = worker.queue.head().filter(|_| !worker.is_killed);
-        let suspect = running.or(head);
+        let suspect = worker.out_of_time.or(running).or(head);
         for mut run in worker.queue.take_all() {
             let place = suspect.filter(|task| task.job == run.job);
             let n_before = place.map(|task| task.index.0.wrapping_sub(run.first.0));
@@ -333,7 +368,13 @@ impl Scheduler {
                     self.tasks_returned(before, commands);
                 }
                 let blamed = run.split_first(1).first();
-                self.blame(blamed, running.is_some(), was_memory_short, commands);
+                match worker.out_of_time {
+                    Some(_) => self.out_of_time(blamed, now_ns, commands),
+                    None => {
+                        let is_heavy = was_memory_short;
+                        self.blame(blamed, running.is_some(), is_heavy, now_ns, commands);
+                    }
+                }
             }
             if run.n_tasks > 0 {
                 self.tasks_returned(run, commands);
@@ -347,6 +388,7 @@ impl Scheduler {
         task: TaskId,
         was_running: bool,
         was_memory_short: bool,
+        now_ns: TimeNs,
         commands: &mut Commands,
     ) {
         let job = self.jobs[task.job.0 as usize]
@@ -358,10 +400,9 @@ impl Scheduler {
             casualty.n_losses += u8::from(!was_running);
             casualty.is_heavy |= was_memory_short;
             if casualty.n_crashes >= N_CRASHES_MAX || casualty.n_losses >= N_LOSSES_MAX {
-                commands.push(Command::Fail(task, Cause::WorkerDied));
                 // This one has come back already.
                 job.n_in_flight -= 1;
-                self.drain(task.job, TimeNs::MAX, commands);
+                self.task_failed(task, Cause::WorkerDied, Ending::Failed, now_ns, commands);
                 self.retire_if_done(task.job, commands);
                 return;
             }
@@ -378,7 +419,7 @@ impl Scheduler {
     }
 
     /// Ends a job: drops what has not been sent, asks back what has.
-    fn drain(&mut self, id: JobId, kill_at_ns: TimeNs, commands: &mut Commands) {
+    pub(crate) fn drain(&mut self, id: JobId, kill_at_ns: TimeNs, commands: &mut Commands) {
         let job = self.jobs[id.0 as usize]
             .as_mut()
             .expect("only a job that exists is drained");
@@ -390,10 +431,14 @@ impl Scheduler {
             return;
         }
         job.phase = Phase::Draining { kill_at_ns };
+        if let Some(limit_ns) = job.rules.limit_ns {
+            self.limits.remove(limit_ns.get());
+        }
         self.n_draining += 1;
         self.n_ready -= job.n_ready();
         job.abandon();
         self.suspects.retain(|task| task.job != id);
+        self.resting.retain(|Reverse((_, job, _))| *job != id);
         if job.n_in_flight > 0 {
             self.recall_job(id, commands);
         }
@@ -418,16 +463,22 @@ impl Scheduler {
     }
 
     #[inline]
-    fn retire_if_done(&mut self, id: JobId, commands: &mut Commands) {
+    pub(crate) fn retire_if_done(&mut self, id: JobId, commands: &mut Commands) {
         let slot = &mut self.jobs[id.0 as usize];
         let is_done = slot
             .as_ref()
             .is_some_and(|job| job.n_unfinished == 0 && job.n_in_flight == 0 && !job.is_open);
         if is_done {
             if let Some(job) = slot.take() {
+                if let (Phase::Running, Some(limit_ns)) = (job.phase, job.rules.limit_ns) {
+                    self.limits.remove(limit_ns.get());
+                }
                 self.n_draining -= usize::from(job.phase != Phase::Running);
                 if job.is_listed {
                     self.lists.unlist_job(id);
+                }
+                if !job.needs.is_empty() {
+                    self.supplies.forget(id);
                 }
             }
             self.free_jobs.push(id.0);
@@ -437,7 +488,6 @@ impl Scheduler {
 
     /// Ends the workers that hold a task of a cancelled job for too long.
     fn end_overdue(&mut self, now_ns: TimeNs, commands: &mut Commands) {
-        self.deadline_ns = None;
         if self.n_draining == 0 {
             return;
         }
@@ -460,6 +510,11 @@ impl Scheduler {
                 self.deadline_ns = Some(self.deadline_ns.map_or(kill_at_ns, |d| d.min(kill_at_ns)));
             }
         }
+    }
+
+    /// What has to be looked at again has to be by then.
+    pub(crate) fn look_again_at(&mut self, at_ns: TimeNs) {
+        self.deadline_ns = Some(self.deadline_ns.map_or(at_ns, |d| d.min(at_ns)));
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! What the scheduler knows of a worker.
 
 use crate::batch::LOW_NS;
+use crate::supplies::Held;
 use crate::{TaskId, TaskRun, TimeNs};
 use std::collections::VecDeque;
 
@@ -31,6 +32,8 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
     pub(crate) queue: Queue,
+    /// What it holds for the first task of its queue.
+    pub(crate) held: Option<Box<Held>>,
     /// How many had joined before it.
     pub(crate) number: u64,
     /// When it last reported a task, or was given work when it had none.
@@ -47,6 +50,12 @@ pub(crate) struct Worker {
     pub(crate) is_exclusive: bool,
     /// It is being ended.
     pub(crate) is_killed: bool,
+    /// The task that it is being ended for, as that ran for too long.
+    pub(crate) out_of_time: Option<TaskId>,
+    /// It is being looked at.
+    pub(crate) is_looked_at: bool,
+    /// What it runs is within its time until then, as far as it has been looked at.
+    pub(crate) in_time_until_ns: TimeNs,
     /// It was silent for too long and gets nothing more before it reports.
     pub(crate) is_overdue: bool,
     /// It gave tasks back for others, which are to be asked first whether they can take them.

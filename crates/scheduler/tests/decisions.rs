@@ -1,8 +1,8 @@
 //! Single decisions, spelled out: which commands follow from which event.
 
 use manyhands_scheduler::{
-    Command, Commands, Event, Graph, JobId, JobSpec, KindId, Kinds, Report, Scheduler, TaskId,
-    TaskIndex, Wanted, WorkerId,
+    Command, Commands, Event, Graph, JobId, JobSpec, KindId, Kinds, Need, Report, Rules, Scheduler,
+    Supply, TaskId, TaskIndex, Wanted, WorkerId,
 };
 use std::num::NonZeroU32;
 
@@ -44,7 +44,12 @@ impl Rig {
             Command::Kill(worker) => format!("{worker:?} ends"),
             Command::Deliver(run) => format!("deliver {run:?}"),
             Command::Release(run) => format!("release {run:?}"),
-            Command::Fail(task, cause) => format!("{task:?} failed: {cause:?}"),
+            Command::Fail(task, loss) => format!("{task:?} failed: {:?}", loss.cause),
+            Command::Lose(task, loss) => {
+                format!("{task:?} is lost: {:?}, {}", loss.cause, loss.n_tries)
+            }
+            Command::DeliverLoss(task, culprit) => format!("no {task:?} for {culprit:?}"),
+            Command::Look(worker) => format!("look at {worker:?}"),
             Command::JobDone(job) => format!("{job:?} done"),
         });
         texts.collect::<Vec<_>>().join("; ")
@@ -111,6 +116,7 @@ fn map(n_tasks: u32) -> JobSpec {
         kinds: Kinds::One(KindId(0)),
         batch_size: None,
         is_open: false,
+        rules: Rules::default(),
     }
 }
 
@@ -364,4 +370,108 @@ fn a_report_about_a_task_not_held_changes_nothing() {
     assert_eq!(rig.finish(1, [1], US), "");
     assert_eq!(rig.finish(0, [1], US), "deliver j0.t1");
     assert_eq!(rig.finish(0, [1], US), "");
+}
+
+/// A job of tasks that need so many units each of the only resource.
+fn submit_needing(rig: &mut Rig, supply: Supply, n_tasks: u32, n_units: u32) -> String {
+    rig.scheduler.set_supplies(&[supply]);
+    let id = rig.scheduler.new_job_id();
+    let need = Need {
+        resource: 0,
+        n_units,
+    };
+    rig.scheduler.set_needs(id, vec![need]);
+    rig.on(Event::Submit(id, map(n_tasks)))
+}
+
+#[test]
+fn no_more_tasks_run_than_there_are_resources_for() {
+    let supply = Supply {
+        n_units: 5,
+        is_by_worker: false,
+    };
+    let mut rig = Rig::new(4);
+    let started = submit_needing(&mut rig, supply, 4, 2);
+    assert_eq!(started, "w3 starts j0.t0; w2 starts j0.t1");
+    assert_eq!(rig.finish(3, [0], US), "deliver j0.t0; w3 starts j0.t2");
+    assert_eq!(rig.lose(2, None), "w1 starts j0.t1");
+}
+
+#[test]
+fn devices_belong_to_workers() {
+    let supply = Supply {
+        n_units: 2,
+        is_by_worker: true,
+    };
+    // w0 and w2 have one device, w1 and w3 the other.
+    let mut rig = Rig::new(4);
+    let started = submit_needing(&mut rig, supply, 4, 1);
+    assert_eq!(started, "w3 starts j0.t0; w2 starts j0.t1");
+    assert_eq!(rig.finish(2, [1], US), "deliver j0.t1; w2 starts j0.t2");
+}
+
+#[test]
+fn workers_run_dry_for_a_task_that_waits_for_one_alone() {
+    let supply = Supply {
+        n_units: 1,
+        is_by_worker: false,
+    };
+    let mut rig = Rig::new(1);
+    assert_eq!(rig.submit(map(50)), "w0 starts j0.t0");
+    assert_eq!(submit_needing(&mut rig, supply, 1, 1), "");
+    assert_eq!(rig.finish(0, [0], US), "deliver j0.t0; w0 starts j1.t0");
+}
+
+#[test]
+fn what_can_never_be_had_waits() {
+    let supply = Supply {
+        n_units: 1,
+        is_by_worker: false,
+    };
+    let mut rig = Rig::new(1);
+    assert_eq!(submit_needing(&mut rig, supply, 1, 2), "");
+    // Until there is more.
+    rig.scheduler.set_supplies(&[Supply {
+        n_units: 2,
+        ..supply
+    }]);
+    assert_eq!(rig.on(Event::Tick), "w0 starts j0.t0");
+}
+
+#[test]
+fn a_task_that_memory_was_short_for_gets_its_resources_while_nothing_else_runs() {
+    let supply = Supply {
+        n_units: 2,
+        is_by_worker: false,
+    };
+    let mut rig = Rig::new(2);
+    let started = submit_needing(&mut rig, supply, 3, 1);
+    assert_eq!(started, "w1 starts j0.t0; w0 starts j0.t1");
+    assert_eq!(rig.starve(1, 0), "");
+    // There is a unit for the third, which has to wait all the same.
+    assert_eq!(rig.on(Event::WorkerJoined(WorkerId(1))), "");
+    assert_eq!(rig.finish(0, [1], US), "deliver j0.t1; w1 starts j0.t0");
+    let told = rig.finish(1, [0], US);
+    assert!(told.starts_with("deliver j0.t0; w"), "{told}");
+    assert!(told.ends_with(" starts j0.t2"), "{told}");
+}
+
+#[test]
+fn a_task_that_should_run_alone_and_needs_more_than_there_is_holds_nobody_up() {
+    let supply = Supply {
+        n_units: 2,
+        is_by_worker: false,
+    };
+    let mut rig = Rig::new(2);
+    assert_eq!(submit_needing(&mut rig, supply, 1, 2), "w1 starts j0.t0");
+    let id = rig.scheduler.new_job_id();
+    assert_eq!(rig.on(Event::Submit(id, map(1))), "w0 starts j1.t0");
+    rig.scheduler.set_supplies(&[Supply {
+        n_units: 1,
+        ..supply
+    }]);
+    assert_eq!(rig.starve(1, 0), "");
+    assert_eq!(rig.on(Event::WorkerJoined(WorkerId(1))), "");
+    let id = rig.scheduler.new_job_id();
+    assert_eq!(rig.on(Event::Submit(id, map(1))), "w1 starts j2.t0");
 }

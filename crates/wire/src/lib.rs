@@ -22,7 +22,7 @@ mod write;
 pub use marks::{MARK_BYTES, Mark, MarkReader, Piece, Secret};
 pub use read::{Context, FrameReader, Message, PlaceEntries, Report, TaskKeys};
 pub use runs::{
-    ResultEntries, ResultEntry, TaskEntries, TaskEntry, TaskRun, next_in_run, push_counted,
+    Ending, ResultEntries, ResultEntry, TaskEntries, TaskEntry, TaskRun, next_in_run, push_counted,
 };
 pub use write::{FrameWriter, OpenResults, ResultsWriter, TasksWriter};
 

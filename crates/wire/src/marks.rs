@@ -17,6 +17,7 @@ pub const MARK_BYTES: usize = SECRET_BYTES + 9;
 const ROUTE: u8 = 1;
 const ENDED: u8 = 2;
 const REPORT: u8 = 3;
+const TRIED: u8 = 4;
 
 /// What marks of one worker begin with; both ends know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +50,8 @@ pub enum Mark {
     Route(u32),
     /// What came since the mark before was written by this task, which has ended.
     Ended(TaskKey),
+    /// The same of a task that has failed, and is run once more if it may be.
+    Tried(TaskKey),
     /// Here belongs the report with this number, which comes by itself.
     Report(u32),
 }
@@ -59,6 +62,7 @@ impl Mark {
         let (kind, a, b) = match self {
             Mark::Route(route) => (ROUTE, route, 0),
             Mark::Ended(task) => (ENDED, task.job, task.index),
+            Mark::Tried(task) => (TRIED, task.job, task.index),
             Mark::Report(number) => (REPORT, number, 0),
         };
         let mut bytes = [0; MARK_BYTES];
@@ -80,6 +84,7 @@ impl Mark {
         match rest[0] {
             ROUTE => Some(Mark::Route(a)),
             ENDED => Some(Mark::Ended(TaskKey { job: a, index: b })),
+            TRIED => Some(Mark::Tried(TaskKey { job: a, index: b })),
             REPORT => Some(Mark::Report(a)),
             _ => None,
         }

@@ -3,7 +3,8 @@
 //! ```text
 //! tasks    job: u32, function: u32, first: u32, n: u32, n times (length: varint, bytes)
 //! results  job: u32, first: u32, n: u32,
-//!          n times (length * 2 + is_ok: varint, duration_ns: varint, bytes)
+//!          n times (length * 2 + is_ok: varint, duration_ns: varint, bytes); where it is not ok,
+//!          the first of the bytes says in what way
 //! ```
 
 use crate::TaskKey;
@@ -284,7 +285,7 @@ impl ResultRuns {
         &mut self,
         out: &mut Vec<u8>,
         task: TaskKey,
-        is_ok: bool,
+        ending: Ending,
         duration_ns: u64,
         bytes: &[u8],
     ) {
@@ -302,10 +303,31 @@ impl ResultRuns {
             job: task.job,
             index,
         });
-        push_varint(out, (bytes.len() as u64) << 1 | u64::from(is_ok));
+        let way = match ending {
+            Ending::Returned => None,
+            Ending::Failed => Some(0),
+            Ending::Retriable => Some(1),
+            Ending::Fatal => Some(2),
+        };
+        let n_bytes = bytes.len() as u64 + u64::from(way.is_some());
+        push_varint(out, n_bytes << 1 | u64::from(way.is_none()));
         push_varint(out, duration_ns);
+        out.extend(way);
         out.extend_from_slice(bytes);
     }
+}
+
+/// In what way a task ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It returned.
+    Returned,
+    /// It failed.
+    Failed,
+    /// It failed, and may be tried again where that was asked for.
+    Retriable,
+    /// It failed in a way that is not to be tolerated.
+    Fatal,
 }
 
 /// How a task ended.
@@ -313,8 +335,8 @@ impl ResultRuns {
 pub struct ResultEntry<'a> {
     /// Which task.
     pub task: TaskKey,
-    /// Whether it returned, rather than failed.
-    pub is_ok: bool,
+    /// In what way it ended.
+    pub ending: Ending,
     /// How long it ran.
     pub duration_ns: u64,
     /// What it returned, or how it failed.
@@ -366,10 +388,22 @@ impl<'a> Iterator for ResultEntries<'a> {
         }
         let head = varint(self.bytes, &mut self.at)?;
         let duration_ns = varint(self.bytes, &mut self.at)?;
-        let range = counted(self.bytes, &mut self.at, head >> 1)?;
+        let mut range = counted(self.bytes, &mut self.at, head >> 1)?;
+        let ending = if head & 1 == 1 {
+            Ending::Returned
+        } else {
+            let way = self.bytes[range.clone()].first()?;
+            range.start += 1;
+            match way {
+                0 => Ending::Failed,
+                1 => Ending::Retriable,
+                2 => Ending::Fatal,
+                _ => return None,
+            }
+        };
         let entry = ResultEntry {
             task: self.next,
-            is_ok: head & 1 == 1,
+            ending,
             duration_ns,
             bytes: &self.bytes[range],
         };

@@ -1,6 +1,6 @@
 //! Writing frames into a byte buffer.
 
-use crate::runs::{ResultRuns, TaskRuns};
+use crate::runs::{Ending, ResultRuns, TaskRuns};
 use crate::{Context, HEADER_BYTES, PROTOCOL_VERSION, PlaceBytes, Report, TaskKey, kind};
 
 /// Appends frames to a buffer.
@@ -215,8 +215,8 @@ impl<'a> ResultsWriter<'a> {
 
     /// Adds a result of known bytes.
     #[inline]
-    pub fn result(&mut self, task: TaskKey, is_ok: bool, duration_ns: u64, bytes: &[u8]) {
-        (self.open.runs).result(self.out, task, is_ok, duration_ns, bytes);
+    pub fn result(&mut self, task: TaskKey, ending: Ending, duration_ns: u64, bytes: &[u8]) {
+        (self.open.runs).result(self.out, task, ending, duration_ns, bytes);
     }
 }
 

@@ -1,8 +1,8 @@
 //! What is written is read again, in whatever pieces it arrives; nonsense is an error.
 
 use manyhands_wire::{
-    Context, FrameReader, FrameWriter, Mark, MarkReader, Message, Piece, PlaceBytes, Report,
-    ResultsWriter, Secret, TaskKey, TasksWriter, WireError, next_in_run, push_counted,
+    Context, Ending, FrameReader, FrameWriter, Mark, MarkReader, Message, Piece, PlaceBytes,
+    Report, ResultsWriter, Secret, TaskKey, TasksWriter, WireError, next_in_run, push_counted,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -20,7 +20,7 @@ enum Owned {
     Tasks(Vec<(TaskKey, u32, Vec<u8>)>),
     TakeBack(Vec<TaskKey>),
     TakenBack(Vec<TaskKey>),
-    Results(Vec<(TaskKey, bool, u64, Vec<u8>)>),
+    Results(Vec<(TaskKey, Ending, u64, Vec<u8>)>),
     Segment(u64),
     Release(Vec<PlaceBytes>),
     OwnerGone(u32),
@@ -68,10 +68,10 @@ fn message() -> impl Strategy<Value = Owned> {
         }),
         vec(key(), 0..5).prop_map(Owned::TakeBack),
         vec(key(), 0..5).prop_map(Owned::TakenBack),
-        with_keys((any::<bool>(), any::<u64>(), bytes())).prop_map(|results| {
+        with_keys((ending(), any::<u64>(), bytes())).prop_map(|results| {
             let flat = results
                 .into_iter()
-                .map(|(task, (is_ok, ns, bytes))| (task, is_ok, ns, bytes));
+                .map(|(task, (ending, ns, bytes))| (task, ending, ns, bytes));
             Owned::Results(flat.collect())
         }),
         any::<u64>().prop_map(Owned::Segment),
@@ -80,6 +80,15 @@ fn message() -> impl Strategy<Value = Owned> {
         vec(any::<u32>(), 0..5).prop_map(Owned::Forgotten),
         Just(Owned::Stop),
         Just(Owned::Ready),
+    ]
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        Just(Ending::Returned),
+        Just(Ending::Failed),
+        Just(Ending::Retriable),
+        Just(Ending::Fatal),
     ]
 }
 
@@ -121,8 +130,8 @@ fn write(message: &Owned, out: &mut Vec<u8>) {
         }
         Owned::Results(results) => {
             let mut writer = ResultsWriter::new(out);
-            for (task, is_ok, duration_ns, bytes) in results {
-                writer.result(*task, *is_ok, *duration_ns, bytes);
+            for (task, ending, duration_ns, bytes) in results {
+                writer.result(*task, *ending, *duration_ns, bytes);
             }
         }
     }
@@ -163,7 +172,7 @@ fn own(message: Message<'_>) -> Owned {
             results
                 .map(|entry| {
                     let bytes = entry.bytes.to_vec();
-                    (entry.task, entry.is_ok, entry.duration_ns, bytes)
+                    (entry.task, entry.ending, entry.duration_ns, bytes)
                 })
                 .collect(),
         ),
@@ -239,6 +248,7 @@ fn mark() -> impl Strategy<Value = Mark> {
     prop_oneof![
         any::<u32>().prop_map(Mark::Route),
         key().prop_map(Mark::Ended),
+        key().prop_map(Mark::Tried),
         any::<u32>().prop_map(Mark::Report),
     ]
 }

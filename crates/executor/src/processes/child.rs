@@ -71,7 +71,7 @@ pub(crate) struct Child {
     pub(crate) pidfd: Option<Descriptor>,
     stdout: Output,
     stderr: Output,
-    pub(crate) status: Option<StatusPage>,
+    pub(crate) status: Option<Arc<StatusPage>>,
     tail: Vec<u8>,
     /// Whether the worker has been ready.
     is_let_out: bool,
@@ -147,7 +147,7 @@ impl Child {
             pidfd: pidfd.map(Descriptor::new),
             stdout: Output::new(stdout, Stream::Stdout, secret, ways),
             stderr: Output::new(stderr, Stream::Stderr, secret, ways),
-            status,
+            status: status.map(Arc::new),
             tail: Vec::new(),
             is_let_out: false,
         };
@@ -239,7 +239,10 @@ impl Child {
         self.relay_parts();
         let start = self.tail.len().saturating_sub(TAIL_BYTES);
         let mut output = String::from_utf8_lossy(&self.tail[start..]).into_owned();
-        let mut stack = (self.status.as_ref()).map_or_else(String::new, StatusPage::text);
+        let mut stack = self
+            .status
+            .as_deref()
+            .map_or_else(String::new, StatusPage::text);
         let was_signalled = end.is_some_and(|end| end.signal.is_some());
         // A task may have had it written there.
         if was_signalled

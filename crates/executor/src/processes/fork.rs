@@ -10,6 +10,7 @@ use super::process::Process;
 use super::reactor::Peer;
 use super::{Line, ProcessPool, Shared};
 use crate::job::{Owner, lock};
+use crate::relay::Surroundings;
 use crate::stock::Pinned;
 use crate::worker::{Host, exit_now, serve_forked};
 use manyhands_scheduler::{Event, WorkerId};
@@ -145,6 +146,8 @@ impl Nursery {
             shared: Arc::clone(&self.shared),
             owner: self.owner,
             is_first: false,
+            context: Arc::new(Surroundings::here(&[])),
+            needs: Vec::new(),
         }
     }
 
@@ -228,7 +231,7 @@ impl Nursery {
             child.bury(false);
             return;
         }
-        let at = state.add_line(Line::new(Arc::clone(&socket), child.pid(), owner));
+        let at = state.add_line(Line::new(Arc::clone(&socket), &child, owner));
         let watched = Watched::forked(child.pid());
         let mut peer = Peer::new(child, owner, socket);
         peer.pinned = pinned;

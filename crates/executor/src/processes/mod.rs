@@ -32,12 +32,13 @@ use crate::core::{Core, Entry, Hands};
 use crate::job::{Control, Failure, Inbox, Job, Owner, lock};
 use crate::program::{Death, RemoteProgram};
 use crate::relay::{self, Relay, Routes, Surroundings};
+use crate::status::{StatusPage, monotonic_ns};
 use crate::stock::{Queued, Returns, Stock};
 use child::Ways;
 use functions::{Functions, Kept};
 use hurry::Hurry;
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, JobSpec, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{Event, JobId, JobSpec, Need, Sight, Supply, TaskId, TimeNs, WorkerId};
 use manyhands_store::{Place, SegmentId};
 use manyhands_wire::{Context, FrameWriter, TaskKey, TasksWriter};
 use outbox::Outbox;
@@ -75,6 +76,10 @@ pub struct ProcessPool {
     owner: Owner,
     /// Whether it ends the pool when it is dropped, rather than being one of the pool's other holders.
     is_first: bool,
+    /// The surroundings for the tasks of what is submitted here.
+    context: Arc<Surroundings>,
+    /// What each of them needs while it runs.
+    needs: Vec<Need>,
 }
 
 pub(crate) struct Shared {
@@ -95,8 +100,6 @@ pub(crate) struct State {
     arrivals: Vec<(usize, reactor::Peer)>,
     functions: Functions,
     options: ProcessOptions,
-    /// The surroundings for the tasks of jobs submitted from now on, unless they say more.
-    context: Arc<Surroundings>,
     is_stopped: bool,
     has_reactor: bool,
     /// Whether the reactor looks after the memory of workers.
@@ -108,6 +111,8 @@ pub(crate) struct State {
     starts: Starts,
     /// What workers are to be told about shared memory.
     returns: Arc<Returns>,
+    /// The pool's moment zero, by the clock that workers read.
+    epoch_ns: u64,
     /// Where goes what workers write.
     routes: Arc<Routes>,
 }
@@ -161,6 +166,8 @@ impl Starts {
 /// A worker, as far as sending to it goes.
 struct Line {
     socket: Arc<Descriptor>,
+    /// Where the worker says what it runs.
+    status: Option<Arc<StatusPage>>,
     pid: u32,
     /// The number under which it allocates shared memory; zero for none.
     owner: u32,
@@ -187,6 +194,7 @@ struct LineHands<'a> {
     lines: &'a mut Vec<Option<Line>>,
     functions: &'a mut Functions,
     stock: Option<&'a Stock>,
+    epoch_ns: u64,
     routes: &'a Routes,
     finished: Vec<Entry<dyn RemoteProgram>>,
 }
@@ -203,7 +211,12 @@ impl Hands<dyn RemoteProgram> for LineHands<'_> {
             return;
         };
         if let Some(context) = &entry.context {
-            line.refresh_context(context);
+            line.refresh_context(context, worker);
+        }
+        if entry.has_limit
+            && let Some(status) = &line.status
+        {
+            status.ask_since();
         }
         for &task in tasks {
             let function = entry.program.function(task);
@@ -238,6 +251,17 @@ impl Hands<dyn RemoteProgram> for LineHands<'_> {
         }
     }
 
+    fn look(&mut self, worker: WorkerId) -> Sight {
+        let line = self.lines.get(worker.0 as usize).and_then(Option::as_ref);
+        let Some(status) = line.and_then(|line| line.status.as_ref()) else {
+            return Sight::Hidden;
+        };
+        status.get_since().map_or(Sight::Nothing, |(task, at_ns)| {
+            let since_ns = at_ns.saturating_sub(self.epoch_ns);
+            Sight::Running(reactor::task_id(task), since_ns)
+        })
+    }
+
     fn release(&mut self, program: &Arc<dyn RemoteProgram>, task: TaskIndex) {
         program.release(task);
     }
@@ -258,10 +282,11 @@ fn key(task: TaskId) -> TaskKey {
 }
 
 impl Line {
-    fn new(socket: Arc<Descriptor>, pid: u32, owner: u32) -> Line {
+    fn new(socket: Arc<Descriptor>, child: &child::Child, owner: u32) -> Line {
         Line {
             socket,
-            pid,
+            status: child.status.clone(),
+            pid: child.pid(),
             owner,
             is_ready: false,
             is_held: false,
@@ -328,16 +353,17 @@ impl Line {
         self.outbox.send(&self.socket);
     }
 
-    fn refresh_context(&mut self, context: &Arc<Surroundings>) {
+    fn refresh_context(&mut self, context: &Arc<Surroundings>, own: WorkerId) {
         let is_current = self
             .context
             .as_ref()
             .is_some_and(|own| Arc::ptr_eq(own, context));
         if !is_current {
+            let bytes = [&context.bytes, &own.0.to_le_bytes()[..]].concat();
             FrameWriter::new(&mut self.outbox.bytes).context(&Context {
                 route: context.route,
                 is_marked: context.is_marked,
-                bytes: &context.bytes,
+                bytes: &bytes,
             });
             self.context = Some(Arc::clone(context));
         }
@@ -351,6 +377,7 @@ impl State {
             lines: &mut self.lines,
             functions: &mut self.functions,
             stock: self.options.stock.as_deref(),
+            epoch_ns: self.epoch_ns,
             routes: &self.routes,
             finished: Vec::new(),
         };
@@ -534,7 +561,6 @@ impl ProcessPool {
                 arrivals: Vec::new(),
                 functions: Functions::default(),
                 options,
-                context: Arc::new(Surroundings::here(&[])),
                 is_stopped: false,
                 has_reactor: true,
                 is_watched: false,
@@ -542,6 +568,7 @@ impl ProcessPool {
                 is_held: false,
                 starts: Starts::default(),
                 returns,
+                epoch_ns: monotonic_ns(),
                 routes: Arc::clone(&routes),
             }),
             changed: Condvar::new(),
@@ -561,6 +588,8 @@ impl ProcessPool {
             shared,
             owner,
             is_first: true,
+            context: Arc::new(Surroundings::here(&[])),
+            needs: Vec::new(),
         })
     }
 
@@ -591,11 +620,27 @@ impl ProcessPool {
         self.shared.wake_reactor();
     }
 
-    /// The surroundings for the tasks of jobs submitted from now on.
-    pub fn set_context(&self, bytes: &[u8]) {
-        let mut state = lock(&self.shared.state);
-        if *state.context.bytes != *bytes {
-            state.context = Arc::new(Surroundings::here(bytes));
+    /// How much there is of each resource, from now on; see [`Scheduler::set_supplies`].
+    ///
+    /// [`Scheduler::set_supplies`]: manyhands_scheduler::Scheduler::set_supplies
+    pub fn set_supplies(&self, supplies: &[Supply]) {
+        lock(&self.shared.state)
+            .core
+            .scheduler
+            .set_supplies(supplies);
+        (self.shared).update(|core, hands, now_ns| core.on(Event::Tick, now_ns, hands));
+    }
+
+    /// The same pool for jobs whose tasks have these surroundings and need this while they run. A worker
+    /// is told of the surroundings, with its own number behind them, when they are others than those of
+    /// the task before; so hold on to what this gives.
+    pub fn with_context(&self, bytes: &[u8], needs: Vec<Need>) -> ProcessPool {
+        ProcessPool {
+            shared: Arc::clone(&self.shared),
+            owner: self.owner,
+            is_first: false,
+            context: Arc::new(Surroundings::here(bytes)),
+            needs,
         }
     }
 
@@ -646,22 +691,20 @@ impl ProcessPool {
     ) -> Job {
         let mut submitted = None;
         let inbox = Arc::new(Inbox::default());
-        let context = {
-            let mut state = lock(&self.shared.state);
-            // Whatever kept workers from starting may have been mended.
-            state.starts = Starts::default();
-            match self.shared.ways.routes.add(relay, &inbox) {
-                relay::HERE => Arc::clone(&state.context),
-                route => Arc::new(Surroundings {
-                    route,
-                    is_marked: relay == Relay::CallerByTask,
-                    bytes: Arc::clone(&state.context.bytes),
-                }),
-            }
+        // Whatever kept workers from starting may have been mended.
+        lock(&self.shared.state).starts = Starts::default();
+        let context = match self.shared.ways.routes.add(relay, &inbox) {
+            relay::HERE => Arc::clone(&self.context),
+            route => Arc::new(Surroundings {
+                route,
+                is_marked: relay == Relay::CallerByTask,
+                bytes: Arc::clone(&self.context.bytes),
+            }),
         };
         let known = (Arc::clone(&inbox), Some(context));
+        let of_job = (functions, self.needs.clone());
         self.shared.update(|core, hands, now_ns| {
-            submitted = Some(core.submit(spec, program, functions, known, now_ns, hands));
+            submitted = Some(core.submit(spec, program, of_job, known, now_ns, hands));
         });
         let id = submitted.unwrap_or_else(|| unreachable!("update runs its closure"));
         let mut state = lock(&self.shared.state);

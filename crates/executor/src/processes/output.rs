@@ -145,7 +145,7 @@ impl Output {
     /// Nothing more will come. What came last was written by this task, if any was running.
     pub(super) fn give_up(&mut self, running: Option<TaskKey>) {
         if let Some(task) = running {
-            self.way.end(task, false);
+            self.way.end(task, false, false);
         }
     }
 }
@@ -176,13 +176,14 @@ impl Way {
                 self.parts.clear();
                 self.route = self.ways.routes.get(route);
             }
-            Mark::Ended(task) => self.end(task, true),
+            Mark::Ended(task) => self.end(task, true, false),
+            Mark::Tried(task) => self.end(task, true, true),
             Mark::Report(number) => self.parts.push(Part::Report(number)),
         }
     }
 
     /// All that came since the last mark was written by this task.
-    fn end(&mut self, task: TaskKey, is_whole: bool) {
+    fn end(&mut self, task: TaskKey, is_whole: bool, may_follow: bool) {
         let parts = std::mem::take(&mut self.parts);
         if !is_whole && parts.is_empty() {
             return;
@@ -195,6 +196,7 @@ impl Way {
                 stream: self.stream,
                 parts,
                 is_whole,
+                may_follow,
             });
         }
     }

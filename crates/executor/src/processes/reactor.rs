@@ -10,9 +10,9 @@ use crate::job::{Failure, lock};
 use crate::relay::Said;
 use crate::stock::Pinned;
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, Report, TaskId, WorkerId};
+use manyhands_scheduler::{Ending, Event, JobId, Report, TaskId, WorkerId};
 use manyhands_store::SegmentId;
-use manyhands_wire::{FrameReader, Message, PROTOCOL_VERSION, ResultEntry, TaskKey};
+use manyhands_wire::{self as wire, FrameReader, Message, PROTOCOL_VERSION, ResultEntry, TaskKey};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -150,7 +150,7 @@ impl Reactor {
     }
 
     fn add(&mut self, state: &mut State, child: Child, owner: u32, socket: Arc<Descriptor>) {
-        let at = state.add_line(Line::new(Arc::clone(&socket), child.pid(), owner));
+        let at = state.add_line(Line::new(Arc::clone(&socket), &child, owner));
         self.put(at, Peer::new(child, owner, socket));
     }
 
@@ -405,7 +405,7 @@ fn gather(fds: &[PollFd<'_>], owners: &[(usize, Role)]) -> Vec<(usize, Ready)> {
     ready
 }
 
-fn task_id(task: TaskKey) -> TaskId {
+pub(super) fn task_id(task: TaskKey) -> TaskId {
     TaskId {
         job: JobId(task.job),
         index: TaskIndex(task.index),
@@ -526,9 +526,15 @@ fn take(
                 let goes_on = entry.is_some_and(|entry| entry.program.goes_on_after_failures());
                 let mut reported = group.map(|result| {
                     let task = task_id(result.task);
-                    let is_ok = result.is_ok || goes_on;
-                    Report::one(task, result.duration_ns, is_ok).push_to(reports);
-                    (task.index, result.is_ok, result.bytes)
+                    let ending = match result.ending {
+                        wire::Ending::Returned => Ending::Returned,
+                        wire::Ending::Failed => Ending::Failed,
+                        wire::Ending::Retriable => Ending::Retriable,
+                        wire::Ending::Fatal => Ending::Fatal,
+                    };
+                    let counted = if goes_on { Ending::Returned } else { ending };
+                    Report::one(task, result.duration_ns, counted).push_to(reports);
+                    (task.index, ending.is_ok(), result.bytes)
                 });
                 match entry {
                     Some(entry) => entry.program.store(&mut reported),

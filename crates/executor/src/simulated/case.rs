@@ -2,16 +2,24 @@
 
 use super::random::Random;
 use super::shapes::{Durations, random_graph};
-use manyhands_scheduler::{Graph, JobSpec, KindId, Kinds, TaskIndex, TimeNs, Wanted};
-use std::num::NonZeroU32;
+use manyhands_scheduler::{
+    Graph, JobSpec, KindId, Kinds, Need, Rules, Supply, TaskIndex, TimeNs, Wanted,
+};
+use std::num::{NonZeroU32, NonZeroU64};
 
 /// What a task does when it is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// It returns.
     Returns,
-    /// It raises.
+    /// It raises what is not to be tried again.
     Fails,
+    /// It raises the first so many times, and may be tried again.
+    FailsAtFirst(u8),
+    /// It raises what ends its job, whatever that tolerates.
+    Exits,
+    /// It does not end, the first so many times. Only where there is a limit.
+    Hangs(u8),
     /// It ends its worker the first so many times.
     KillsWorker(u8),
 }
@@ -23,6 +31,8 @@ pub struct JobPlan {
     pub shape: &'static str,
     /// What is submitted.
     pub spec: JobSpec,
+    /// What each task needs.
+    pub needs: Vec<Need>,
     /// When.
     pub submit_ns: TimeNs,
     /// When an open job gets how many tasks more.
@@ -52,7 +62,9 @@ impl JobPlan {
                 kinds: Kinds::One(KindId(0)),
                 batch_size: None,
                 is_open: false,
+                rules: Rules::default(),
             },
+            needs: Vec::new(),
             submit_ns: 0,
             pieces: Vec::new(),
             close_ns: 0,
@@ -89,6 +101,8 @@ impl JobPlan {
 pub struct Machine {
     /// How many workers there are, unless some are lost.
     pub n_workers: u32,
+    /// What resources there are.
+    pub supplies: Vec<Supply>,
     /// How many of them compute at one time, taking turns; `None` is all of them.
     pub n_cores: Option<u32>,
     /// Results that nobody asked for are piled up from this size on, all together, until they are half
@@ -110,6 +124,11 @@ pub struct Machine {
     pub n_losses_max: u32,
     /// In how many cases of four it is known what a lost worker was running.
     pub knows_running_of_four: u64,
+    /// How many workers stop for good at random, without ending. Only where all jobs have limits, or nobody
+    /// would notice.
+    pub n_freezes: u32,
+    /// In how many cases of four it cannot be seen what a worker runs.
+    pub hides_of_four: u64,
     /// In how many cases of four a lost worker is replaced if others are left.
     pub replaces_of_four: u64,
     /// One step in so many is followed by a late report about a task no longer held; 0 is never.
@@ -121,6 +140,7 @@ impl Machine {
     pub fn calm(n_workers: u32, delay_ns: u64, flush_ns: u64) -> Machine {
         Machine {
             n_workers,
+            supplies: Vec::new(),
             n_cores: None,
             pressure_at: None,
             startup_ns: (0, 0),
@@ -131,6 +151,8 @@ impl Machine {
             mean_life_ns: 0,
             n_losses_max: 0,
             knows_running_of_four: 4,
+            hides_of_four: 0,
+            n_freezes: 0,
             replaces_of_four: 4,
             stray_report_one_in: 0,
         }
@@ -149,6 +171,7 @@ impl Machine {
         let is_calm = random.one_in(2);
         Machine {
             n_workers: n_workers as u32,
+            supplies: Vec::new(),
             pressure_at: random.one_in(3).then(|| random.between(1, 12)),
             n_cores: random.one_in(4).then(|| random.between(1, 4) as u32),
             startup_ns: [(0, 0), (0, 20_000_000)][random.index(2)],
@@ -163,6 +186,8 @@ impl Machine {
                 random.between(1, 12) as u32
             },
             knows_running_of_four: [4, 4, 2, 0][random.index(4)],
+            hides_of_four: [0, 0, 0, 2][random.index(4)],
+            n_freezes: 0,
             replaces_of_four: [4, 4, 2, 0][random.index(4)],
             stray_report_one_in: [0, 0, 10][random.index(3)],
         }
@@ -184,7 +209,7 @@ impl Case {
     /// The random case of this seed.
     pub fn random(seed: u64) -> Case {
         let mut random = Random::new(seed);
-        let machine = Machine::random(&mut random);
+        let mut machine = Machine::random(&mut random);
         // Small cases find nearly everything, and a thousand of them cost less than one large one.
         let n_tasks_max = match random.below(64) {
             0 => 600,
@@ -192,9 +217,16 @@ impl Case {
             _ => 30,
         };
         let n_jobs = [1, 1, 2, 3, 6][random.index(5)];
-        let jobs = (0..n_jobs)
+        let mut jobs: Vec<_> = (0..n_jobs)
             .map(|_| random_job(&mut random, n_tasks_max))
             .collect();
+        let has_limit = |job: &JobPlan| job.spec.rules.limit_ns.is_some();
+        if jobs.iter().all(has_limit) && random.one_in(2) {
+            machine.n_freezes = random.between(1, 4) as u32;
+            // A stopped worker that cannot be seen is taken for one that works.
+            machine.hides_of_four = 0;
+        }
+        draw_needs(seed, &mut machine, &mut jobs);
         Case {
             seed,
             machine,
@@ -238,8 +270,26 @@ fn random_job(random: &mut Random, n_tasks_max: u64) -> JobPlan {
         let at_ns = plan.submit_ns + random.log_uniform(100, 1_000_000.0);
         plan.cancel = Some((at_ns, grace_ns));
     }
+    draw_rules(random, &mut plan);
     draw_fates(random, &mut plan);
     plan
+}
+
+fn draw_rules(random: &mut Random, plan: &mut JobPlan) {
+    let n_tasks = plan.durations_ns.len();
+    let rules = &mut plan.spec.rules;
+    rules.is_tolerant = random.one_in(3);
+    if random.one_in(3) {
+        rules.n_retries = random.between(1, 4) as u32;
+        rules.rest_ns = [0, random.log_uniform(1_000, 1_000_000.0)][random.index(2)];
+        rules.retries_out_of_time = random.one_in(2);
+    }
+    if random.one_in(4) && n_tasks > 0 {
+        // About as long as tasks take, so that some of them take longer.
+        let like_ns = plan.durations_ns[random.index(n_tasks)];
+        let limit_ns = 1_000 + like_ns * random.between(1, 16) / 4;
+        rules.limit_ns = NonZeroU64::new(limit_ns);
+    }
 }
 
 fn random_closed(random: &mut Random, n_tasks: usize) -> JobPlan {
@@ -312,17 +362,61 @@ fn random_stream(random: &mut Random, n_tasks: u32) -> JobPlan {
     plan
 }
 
+/// In one case of three there are resources, which some of the jobs need. Drawn apart: all else is as without.
+fn draw_needs(seed: u64, machine: &mut Machine, jobs: &mut [JobPlan]) {
+    let mut random = Random::new(seed ^ 0x5e55);
+    if !random.one_in(3) {
+        return;
+    }
+    for _ in 0..random.between(1, 3) {
+        machine.supplies.push(Supply {
+            n_units: random.between(1, 5) as u32,
+            is_by_worker: random.one_in(2),
+        });
+    }
+    for job in jobs.iter_mut() {
+        for (at, supply) in machine.supplies.iter().enumerate() {
+            if random.one_in(3) {
+                job.needs.push(Need {
+                    resource: at as u32,
+                    n_units: random.between(1, u64::from(supply.n_units)) as u32,
+                });
+            }
+        }
+    }
+}
+
 fn draw_fates(random: &mut Random, plan: &mut JobPlan) {
     let n_tasks = plan.durations_ns.len();
     if n_tasks == 0 {
         return;
     }
+    let has_limit = plan.spec.rules.limit_ns.is_some();
     let mut change = |random: &mut Random, fate: Fate| {
         plan.fates.resize(n_tasks, Fate::Returns);
         plan.fates[random.index(n_tasks)] = fate;
     };
     if random.one_in(6) {
         change(random, Fate::Fails);
+    }
+    if random.one_in(4) {
+        for _ in 0..random.between(1, 6) {
+            let n_times = [1, 2, 3, u8::MAX][random.index(4)];
+            change(random, Fate::FailsAtFirst(n_times));
+        }
+    }
+    if random.one_in(20) {
+        change(random, Fate::Exits);
+    }
+    if has_limit && random.one_in(2) {
+        for _ in 0..random.between(1, 3) {
+            let n_times = [1, 2, u8::MAX][random.index(3)];
+            change(random, Fate::Hangs(n_times));
+        }
+    }
+    if has_limit && let Some((_, grace_ns)) = &mut plan.cancel {
+        // What does not end by itself would keep a worker for as long.
+        *grace_ns = (*grace_ns).min(10_000_000);
     }
     if random.one_in(5) {
         for _ in 0..random.between(1, 3) {

@@ -1,6 +1,6 @@
 //! Processors that workers take turns on, where there are fewer of them than workers.
 
-use super::world::Place;
+use super::happening::Place;
 use manyhands_scheduler::TimeNs;
 use std::collections::VecDeque;
 

@@ -5,9 +5,12 @@
 //! foretells them and compares. Where and when tasks run is the scheduler's choice, so of those
 //! commands the model only says whether they are allowed.
 
+mod needs;
+
+use super::act::{Act, Fault, How, fault};
 use super::case::Case;
 use manyhands_scheduler::{
-    Cause, Command, Commands, JobId, Report, TaskId, TaskIndex, TimeNs, Wanted, WorkerId,
+    Cause, Ending, JobId, Loss, Report, Rules, Sight, TaskId, TaskIndex, TimeNs, Wanted, WorkerId,
 };
 use std::collections::VecDeque;
 
@@ -16,53 +19,8 @@ const N_CRASHES_MAX: u32 = 2;
 /// So is one that so many workers died with at the head of their queue.
 const N_LOSSES_MAX: u32 = 4;
 
-/// What was found to be wrong, and with which task if with one.
-#[derive(Clone, Debug)]
-pub(super) struct Fault {
-    pub(super) what: String,
-    pub(super) task: Option<TaskId>,
-}
-
-pub(super) fn fault<T>(task: Option<TaskId>, what: impl Into<String>) -> Result<T, Fault> {
-    let what = what.into();
-    Err(Fault { what, task })
-}
-
-/// A command with its tasks.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Act {
-    Start(WorkerId, Vec<TaskId>),
-    TakeBack(WorkerId, Vec<TaskId>),
-    Kill(WorkerId),
-    Deliver(TaskId),
-    Release(TaskId),
-    Fail(TaskId, bool),
-    JobDone(JobId),
-}
-
-impl Act {
-    /// What a command comes to, task by task.
-    pub(super) fn from(command: &Command, commands: &Commands) -> Vec<Act> {
-        let tasks = |range| commands.tasks(range).collect();
-        vec![match command {
-            Command::Deliver(run) => return run.tasks().map(Act::Deliver).collect(),
-            Command::Release(run) => return run.tasks().map(Act::Release).collect(),
-            Command::Start(worker, range) => Act::Start(*worker, tasks(range)),
-            Command::TakeBack(worker, range) => Act::TakeBack(*worker, tasks(range)),
-            Command::Kill(worker) => Act::Kill(*worker),
-            Command::Fail(task, cause) => Act::Fail(*task, *cause == Cause::WorkerDied),
-            Command::JobDone(job) => Act::JobDone(*job),
-        }]
-    }
-
-    fn job(&self) -> Option<JobId> {
-        match self {
-            Act::Deliver(task) | Act::Release(task) | Act::Fail(task, _) => Some(task.job),
-            Act::JobDone(job) => Some(*job),
-            Act::Start(..) | Act::TakeBack(..) | Act::Kill(_) => None,
-        }
-    }
-}
+/// A worker that begins nothing is ended so long, or another time, after the shortest limit.
+const BEGIN_NS: u64 = 2_000_000_000;
 
 #[derive(Clone, Debug)]
 struct TaskModel {
@@ -74,6 +32,11 @@ struct TaskModel {
     n_readers_left: u32,
     n_crashes: u32,
     n_losses: u32,
+    n_failures: u32,
+    /// It failed, and is to be tried again then.
+    rests_until_ns: Option<TimeNs>,
+    /// It is lost, for the sake of this task.
+    culprit: Option<TaskIndex>,
     /// Whether memory was short when a worker was lost with it.
     is_heavy: bool,
 }
@@ -81,6 +44,15 @@ struct TaskModel {
 impl TaskModel {
     fn is_suspect(&self) -> bool {
         self.n_crashes + self.n_losses > 0
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_finished || self.culprit.is_some()
+    }
+
+    /// Whether it could run if its inputs were there.
+    fn is_free(&self) -> bool {
+        self.holder.is_none() && !self.is_over() && self.rests_until_ns.is_none()
     }
 }
 
@@ -101,7 +73,11 @@ struct WorkerModel {
     /// What it holds, and since when.
     queue: VecDeque<(TaskId, TimeNs)>,
     idle_since_ns: TimeNs,
+    /// When it last reported a task, or was given work when it had none.
+    heard_ns: TimeNs,
     is_killed: bool,
+    /// The task that it was killed for, if it was for that it ran for too long.
+    out_of_time: Option<TaskId>,
 }
 
 /// The account.
@@ -126,6 +102,12 @@ pub(super) struct Model<'a> {
     seen: Vec<Act>,
     /// Jobs whose end was told in the step under way.
     ended: Vec<JobId>,
+    /// A worker that must be ended in the step under way, as this task runs for too long.
+    too_long: Option<(WorkerId, TaskId)>,
+    /// A worker that must be ended in the step under way, as it begins nothing.
+    stalled: Option<WorkerId>,
+    /// How many tasks rest.
+    n_resting: usize,
 }
 
 impl<'a> Model<'a> {
@@ -144,6 +126,9 @@ impl<'a> Model<'a> {
             expected: Vec::new(),
             seen: Vec::new(),
             ended: Vec::new(),
+            too_long: None,
+            stalled: None,
+            n_resting: 0,
         }
     }
 
@@ -187,6 +172,9 @@ impl<'a> Model<'a> {
                 n_readers_left: spec.graph.dependents(index).len() as u32,
                 n_crashes: 0,
                 n_losses: 0,
+                n_failures: 0,
+                rests_until_ns: None,
+                culprit: None,
                 is_heavy: false,
             })
             .collect();
@@ -221,6 +209,9 @@ impl<'a> Model<'a> {
                 n_readers_left: 0,
                 n_crashes: 0,
                 n_losses: 0,
+                n_failures: 0,
+                rests_until_ns: None,
+                culprit: None,
                 is_heavy: false,
             };
             job.tasks.extend((0..n_more).map(|_| task.clone()));
@@ -244,27 +235,31 @@ impl<'a> Model<'a> {
         self.workers[at] = Some(WorkerModel {
             queue: VecDeque::new(),
             idle_since_ns: now_ns,
+            heard_ns: now_ns,
             is_killed: false,
+            out_of_time: None,
         });
     }
 
     pub(super) fn finished(&mut self, id: WorkerId, reports: &[Report], now_ns: TimeNs) {
-        for (task, is_ok) in reports
+        for (task, ending) in reports
             .iter()
-            .flat_map(|r| r.tasks.tasks().map(|t| (t, r.is_ok)))
+            .flat_map(|r| r.tasks.tasks().map(|t| (t, r.ending)))
         {
             if !self.is_held_by(task, id) {
                 continue;
             }
             self.let_go(task, id, now_ns);
+            if let Some(worker) = self.worker_mut(id) {
+                worker.heard_ns = now_ns;
+            }
             let job = self.job_mut(task.job);
             if job.kill_at_ns.is_some() {
                 // Nobody wants it any more.
-            } else if is_ok {
+            } else if ending.is_ok() {
                 self.finish(task);
             } else {
-                self.expected.push(Act::Fail(task, false));
-                self.end_job(task.job, TimeNs::MAX);
+                self.fail(task, Cause::Failed, ending, now_ns);
             }
             self.end_if_done(task.job);
         }
@@ -292,6 +287,13 @@ impl<'a> Model<'a> {
         let head = worker.queue.front().map(|&(task, _)| task);
         for (task, _) in worker.queue {
             self.let_go(task, id, now_ns);
+            if worker.out_of_time == Some(task) && self.job_mut(task.job).kill_at_ns.is_none() {
+                let ending = match self.rules(task).retries_out_of_time {
+                    true => Ending::Retriable,
+                    false => Ending::Failed,
+                };
+                self.fail(task, Cause::OutOfTime, ending, now_ns);
+            }
             let is_blamed = !worker.is_killed && running.or(head) == Some(task);
             let job = self.jobs[task.job.0 as usize].as_mut().expect("a live job");
             let is_running = job.kill_at_ns.is_none();
@@ -302,8 +304,7 @@ impl<'a> Model<'a> {
                 model.n_losses += u32::from(running.is_none());
                 model.is_heavy |= was_memory_short;
                 if model.n_crashes >= N_CRASHES_MAX || model.n_losses >= N_LOSSES_MAX {
-                    self.expected.push(Act::Fail(task, true));
-                    self.end_job(task.job, TimeNs::MAX);
+                    self.fail(task, Cause::WorkerDied, Ending::Failed, now_ns);
                 }
             }
             self.end_if_done(task.job);
@@ -329,6 +330,190 @@ impl<'a> Model<'a> {
         self.n_suspects_waiting += usize::from(model.is_suspect() && is_running);
     }
 
+    fn rules(&self, task: TaskId) -> Rules {
+        let plan = self.plan(task.job).expect("a live job");
+        self.case.jobs[plan].spec.rules
+    }
+
+    /// A task that no worker holds any more has failed; its job goes on, or did until now.
+    fn fail(&mut self, task: TaskId, cause: Cause, ending: Ending, now_ns: TimeNs) {
+        let rules = self.rules(task);
+        let job = self.jobs[task.job.0 as usize].as_mut().expect("a live job");
+        let model = &mut job.tasks[task.index.as_usize()];
+        model.n_failures += 1;
+        let n_tries = model.n_failures;
+        let is_suspect = model.is_suspect();
+        if ending == Ending::Retriable && n_tries <= rules.n_retries {
+            let longest_ns = 60_000_000_000;
+            let mut rest_ns = rules.rest_ns;
+            for _ in 1..n_tries {
+                rest_ns = longest_ns.min(2 * rest_ns);
+            }
+            model.rests_until_ns = Some(now_ns + rest_ns.min(longest_ns));
+            self.n_resting += 1;
+            self.n_suspects_waiting -= usize::from(is_suspect);
+            return;
+        }
+        // Where nothing is tried again, nobody counts.
+        let n_tries = if rules.n_retries == 0 { 1 } else { n_tries };
+        let how = How::from(Loss { cause, n_tries });
+        if rules.is_tolerant && ending != Ending::Fatal {
+            self.n_suspects_waiting -= usize::from(is_suspect);
+            self.expected.push(Act::Lose(task, how));
+            self.lose(task, task.index);
+        } else {
+            self.expected.push(Act::Fail(task, how));
+            self.end_job(task.job, TimeNs::MAX);
+        }
+    }
+
+    /// A task is lost, and with it those that waited for it last.
+    fn lose(&mut self, task: TaskId, culprit: TaskIndex) {
+        let TaskId { job: id, index } = task;
+        let case = self.case;
+        let job = self.jobs[id.0 as usize].as_mut().expect("a live job");
+        job.n_unfinished -= 1;
+        let model = &mut job.tasks[index.as_usize()];
+        model.culprit = Some(culprit);
+        if model.is_wanted {
+            self.expected.push(Act::DeliverLoss(task, culprit));
+        }
+        let graph = &case.jobs[job.plan].spec.graph;
+        if index.as_usize() < graph.n_tasks() {
+            self.ended_for_neighbours(task);
+        }
+    }
+
+    /// Whom the end of a task of a graph concerns: its inputs lose a reader, its readers an input.
+    fn ended_for_neighbours(&mut self, task: TaskId) {
+        let TaskId { job: id, index } = task;
+        let case = self.case;
+        let job = self.jobs[id.0 as usize].as_mut().expect("a live job");
+        let plan = &case.jobs[job.plan];
+        let graph = &plan.spec.graph;
+        for &index in graph.dependencies(index) {
+            let input = &mut job.tasks[index.as_usize()];
+            input.n_readers_left -= 1;
+            if input.n_readers_left == 0 && !input.is_wanted && input.is_finished {
+                self.n_kept -= 1;
+                self.kept_size -= plan.size(index);
+                self.expected.push(Act::Release(TaskId { job: id, index }));
+            }
+        }
+        let mut lost = Vec::new();
+        for &reader in graph.dependents(index) {
+            job.tasks[reader.as_usize()].n_inputs_missing -= 1;
+            if job.tasks[reader.as_usize()].n_inputs_missing == 0 {
+                let inputs = graph.dependencies(reader).iter();
+                let culprits = inputs.filter_map(|input| job.tasks[input.as_usize()].culprit);
+                lost.extend(culprits.into_iter().next().map(|culprit| (reader, culprit)));
+            }
+        }
+        for (index, culprit) in lost {
+            self.lose(TaskId { job: id, index }, culprit);
+        }
+    }
+
+    /// Tasks that have rested for long enough may run again; how many there are.
+    pub(super) fn wake(&mut self, now_ns: TimeNs) -> usize {
+        if self.n_resting == 0 {
+            return 0;
+        }
+        let n_before = self.n_resting;
+        for job in self.jobs.iter_mut().flatten() {
+            for task in &mut job.tasks {
+                if task
+                    .rests_until_ns
+                    .is_some_and(|until_ns| until_ns <= now_ns)
+                {
+                    task.rests_until_ns = None;
+                    self.n_resting -= 1;
+                    self.n_suspects_waiting += usize::from(task.is_suspect());
+                }
+            }
+        }
+        n_before - self.n_resting
+    }
+
+    /// A worker is looked at: whether what it runs is out of time.
+    pub(super) fn seen(&mut self, id: WorkerId, sight: Sight, now_ns: TimeNs) {
+        let Some(worker) = self.workers.get(id.0 as usize).and_then(Option::as_ref) else {
+            return;
+        };
+        let seen = match sight {
+            Sight::Running(task, since_ns) => Some((task, since_ns)),
+            Sight::Nothing => None,
+            Sight::Hidden => (worker.queue.front()).map(|&(task, _)| (task, worker.heard_ns)),
+        };
+        let is_killed = worker.is_killed;
+        let is_known = seen.is_some_and(|(task, _)| self.is_held_by(task, id));
+        let least_ns = self.least_limit();
+        let stalls_ns =
+            least_ns.map(|least_ns| worker.heard_ns + least_ns + least_ns.max(BEGIN_NS));
+        let is_stalled = stalls_ns.is_some_and(|stalls_ns| stalls_ns <= now_ns);
+        self.stalled =
+            (is_stalled && !is_known && !is_killed && !worker.queue.is_empty()).then_some(id);
+        self.too_long = seen
+            .filter(|&(task, since_ns)| {
+                let is_too_long = |limit_ns| since_ns + limit_ns <= now_ns;
+                !is_killed && self.is_held_by(task, id) && self.limit(task).is_some_and(is_too_long)
+            })
+            .map(|(task, _)| (id, task));
+    }
+
+    /// The shortest limit of all jobs that go on.
+    fn least_limit(&self) -> Option<u64> {
+        let going = self
+            .jobs
+            .iter()
+            .flatten()
+            .filter(|job| job.kill_at_ns.is_none());
+        let limits = going.filter_map(|job| self.case.jobs[job.plan].spec.rules.limit_ns);
+        limits.map(|limit_ns| limit_ns.get()).min()
+    }
+
+    /// How long a task may run, unless nobody wants it any more.
+    fn limit(&self, task: TaskId) -> Option<u64> {
+        let job = self.job(task.job).filter(|job| job.kill_at_ns.is_none())?;
+        let rules = self.case.jobs[job.plan].spec.rules;
+        rules.limit_ns.map(|limit_ns| limit_ns.get())
+    }
+
+    /// How long a task that a worker runs may run, unless the worker is being ended already.
+    pub(super) fn limit_at(&self, task: TaskId, id: WorkerId) -> Option<u64> {
+        let worker = self.workers.get(id.0 as usize)?.as_ref()?;
+        let is_concerned = !worker.is_killed && self.is_held_by(task, id);
+        self.limit(task).filter(|_| is_concerned)
+    }
+
+    /// Whether a worker is ended because its task ran for too long.
+    pub(super) fn is_out_of_time(&self, id: WorkerId) -> bool {
+        let worker = self.workers.get(id.0 as usize).and_then(Option::as_ref);
+        worker.is_some_and(|worker| worker.out_of_time.is_some())
+    }
+
+    /// No task rests for longer than it should.
+    pub(super) fn check_rest(&self, now_ns: TimeNs) -> Result<(), Fault> {
+        if self.n_resting == 0 {
+            return Ok(());
+        }
+        for (at, job) in self.jobs.iter().enumerate() {
+            let tasks = job.iter().flat_map(|job| job.tasks.iter().enumerate());
+            for (index, task) in tasks {
+                if task
+                    .rests_until_ns
+                    .is_some_and(|until_ns| until_ns < now_ns)
+                {
+                    let job = JobId(at as u32);
+                    let index = TaskIndex(index as u32);
+                    let task = TaskId { job, index };
+                    return fault(Some(task), format!("{task:?} rests for too long"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn finish(&mut self, task: TaskId) {
         let TaskId { job: id, index } = task;
         let case = self.case;
@@ -348,20 +533,8 @@ impl<'a> Model<'a> {
             self.kept_size += case.jobs[job.plan].size(index);
             self.kept_size_max = self.kept_size_max.max(self.kept_size);
         }
-        if index.as_usize() >= graph.n_tasks() {
-            return;
-        }
-        for &index in graph.dependents(index) {
-            job.tasks[index.as_usize()].n_inputs_missing -= 1;
-        }
-        for &index in graph.dependencies(index) {
-            let input = &mut job.tasks[index.as_usize()];
-            input.n_readers_left -= 1;
-            if input.n_readers_left == 0 && !input.is_wanted {
-                self.n_kept -= 1;
-                self.kept_size -= case.jobs[job.plan].size(index);
-                self.expected.push(Act::Release(TaskId { job: id, index }));
-            }
+        if index.as_usize() < graph.n_tasks() {
+            self.ended_for_neighbours(task);
         }
     }
 
@@ -369,9 +542,11 @@ impl<'a> Model<'a> {
         let job = self.jobs[id.0 as usize].as_mut().expect("a live job");
         job.is_open = false;
         if job.kill_at_ns.is_none() {
-            let waits =
-                |task: &&TaskModel| task.is_suspect() && task.holder.is_none() && !task.is_finished;
+            let waits = |task: &&TaskModel| task.is_suspect() && task.is_free();
             self.n_suspects_waiting -= job.tasks.iter().filter(waits).count();
+            for task in &mut job.tasks {
+                self.n_resting -= usize::from(task.rests_until_ns.take().is_some());
+            }
         }
         job.kill_at_ns = Some(job.kill_at_ns.map_or(kill_at_ns, |at| at.min(kill_at_ns)));
     }
@@ -407,7 +582,13 @@ impl<'a> Model<'a> {
             Act::Start(worker, tasks) => self.started(*worker, tasks, now_ns),
             Act::TakeBack(worker, tasks) => self.asked_back(*worker, tasks),
             Act::Kill(worker) => self.killed(*worker, now_ns),
-            Act::Deliver(_) | Act::Release(_) | Act::Fail(..) | Act::JobDone(_) => {
+            Act::Look(_) => Ok(()),
+            Act::Deliver(_)
+            | Act::Release(_)
+            | Act::Fail(..)
+            | Act::Lose(..)
+            | Act::DeliverLoss(..)
+            | Act::JobDone(_) => {
                 if act.job().is_some_and(|job| self.ended.contains(&job)) {
                     return fault(None, format!("{act:?} comes after the end of its job"));
                 }
@@ -449,7 +630,8 @@ impl<'a> Model<'a> {
             );
         }
         self.check_others(tasks)?;
-        let is_alone = worker.queue.is_empty() && tasks.len() == 1;
+        let is_idle = worker.queue.is_empty();
+        let is_alone = is_idle && tasks.len() == 1;
         for &task in tasks {
             self.check_start(task, is_alone)?;
             let job = self.jobs[task.job.0 as usize].as_mut().expect("checked");
@@ -460,6 +642,9 @@ impl<'a> Model<'a> {
             self.n_suspects_waiting -= usize::from(model.is_suspect());
         }
         if let Some(worker) = self.worker_mut(id) {
+            if worker.queue.is_empty() {
+                worker.heard_ns = now_ns;
+            }
             worker
                 .queue
                 .extend(tasks.iter().map(|&task| (task, now_ns)));
@@ -493,8 +678,11 @@ impl<'a> Model<'a> {
         let Some(model) = job.tasks.get(task.index.as_usize()) else {
             return refuse("and does not exist");
         };
-        if model.is_finished {
-            return refuse("although it has finished");
+        if model.is_over() {
+            return refuse("although it has finished or is lost");
+        }
+        if model.rests_until_ns.is_some() {
+            return refuse("although it is to rest");
         }
         if let Some(holder) = model.holder {
             return refuse(&format!("although {holder:?} holds it"));
@@ -505,9 +693,8 @@ impl<'a> Model<'a> {
         if self.is_pressed && !model.was_sent && self.is_root(job, task.index) {
             let others = job.tasks.iter().enumerate();
             let is_runnable = |(at, other): (usize, &TaskModel)| {
-                let is_free = other.holder.is_none() && !other.is_finished;
                 let is_root = self.is_root(job, TaskIndex(at as u32));
-                is_free && other.n_inputs_missing == 0 && (!is_root || other.was_sent)
+                other.is_free() && other.n_inputs_missing == 0 && (!is_root || other.was_sent)
             };
             if job.n_held > 0 || others.into_iter().any(is_runnable) {
                 return refuse("although results have piled up and others can run");
@@ -515,6 +702,9 @@ impl<'a> Model<'a> {
         }
         if model.is_suspect() && !is_alone {
             return refuse("among others although a worker died under it");
+        }
+        if !self.case.jobs[job.plan].needs.is_empty() && !is_alone {
+            return refuse("among others although it needs resources");
         }
         Ok(())
     }
@@ -543,8 +733,15 @@ impl<'a> Model<'a> {
     fn killed(&mut self, id: WorkerId, now_ns: TimeNs) -> Result<(), Fault> {
         let head = self.head(id);
         let is_overdue = head.is_some_and(|task| self.is_overdue(task, now_ns));
+        let too_long = self.too_long.take_if(|(worker, _)| *worker == id);
+        let stalled = self.stalled.take_if(|worker| *worker == id);
         match self.worker_mut(id) {
-            Some(worker) if is_overdue && !worker.is_killed => {
+            Some(worker) if too_long.is_some() && !worker.is_killed => {
+                worker.is_killed = true;
+                worker.out_of_time = too_long.map(|(_, task)| task);
+                Ok(())
+            }
+            Some(worker) if (is_overdue || stalled.is_some()) && !worker.is_killed => {
                 worker.is_killed = true;
                 Ok(())
             }
@@ -599,6 +796,18 @@ impl<'a> Model<'a> {
 
     /// What was to be told has been told, each once, and nothing else.
     pub(super) fn check_told(&mut self) -> Result<(), Fault> {
+        if let Some((id, task)) = self.too_long.take() {
+            return fault(
+                Some(task),
+                format!("{id:?} goes on with {task:?} out of time"),
+            );
+        }
+        if let Some(id) = self.stalled.take() {
+            return fault(
+                None,
+                format!("{id:?} is not ended although it begins nothing"),
+            );
+        }
         self.expected.sort_unstable();
         self.seen.sort_unstable();
         if self.expected != self.seen {
@@ -608,7 +817,13 @@ impl<'a> Model<'a> {
                 .map(|(a, b)| a.min(b))
                 .or_else(|| (self.expected.get(n_same)).or_else(|| self.seen.get(n_same)));
             let task = match odd {
-                Some(Act::Deliver(task) | Act::Release(task) | Act::Fail(task, _)) => Some(*task),
+                Some(
+                    Act::Deliver(task)
+                    | Act::Release(task)
+                    | Act::Fail(task, _)
+                    | Act::Lose(task, _)
+                    | Act::DeliverLoss(task, _),
+                ) => Some(*task),
                 _ => None,
             };
             let what = format!(
@@ -670,7 +885,7 @@ impl<'a> Model<'a> {
     pub(super) fn unfinished(&self) -> Option<TaskId> {
         let job = self.jobs.iter().position(Option::is_some)?;
         let tasks = &self.jobs[job].as_ref()?.tasks;
-        let index = tasks.iter().position(|task| !task.is_finished)?;
+        let index = tasks.iter().position(|task| !task.is_over())?;
         Some(TaskId {
             job: JobId(job as u32),
             index: TaskIndex(index as u32),

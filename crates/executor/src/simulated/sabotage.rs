@@ -1,6 +1,6 @@
 //! Faults put in on purpose, to show that the checks would find them.
 
-use super::model::Act;
+use super::act::Act;
 use manyhands_scheduler::{TaskId, TaskIndex};
 
 /// What goes wrong between the scheduler and the workers.
@@ -28,6 +28,12 @@ pub enum Sabotage {
     EarlyRelease,
     /// A failure is not told.
     LoseFail,
+    /// The same of one that its job goes on without.
+    LoseLoss,
+    /// Nobody hears that a result will not come.
+    LoseDeliverLoss,
+    /// A worker is not looked at.
+    LoseLook,
     /// The end of a job is not told.
     LoseJobDone,
     /// The end of a job is told twice.
@@ -36,11 +42,13 @@ pub enum Sabotage {
     MissTicks,
     /// Nobody says that results pile up.
     MissPressure,
+    /// The scheduler does not hear of what a job needs.
+    MissNeeds,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Sabotage; 15] = [
+    pub const ALL: [Sabotage; 19] = [
         Sabotage::LoseStart,
         Sabotage::RepeatStart,
         Sabotage::StartUnready,
@@ -52,10 +60,14 @@ impl Sabotage {
         Sabotage::LoseRelease,
         Sabotage::EarlyRelease,
         Sabotage::LoseFail,
+        Sabotage::LoseLoss,
+        Sabotage::LoseDeliverLoss,
+        Sabotage::LoseLook,
         Sabotage::LoseJobDone,
         Sabotage::RepeatJobDone,
         Sabotage::MissTicks,
         Sabotage::MissPressure,
+        Sabotage::MissNeeds,
     ];
 
     /// Spoils a step's commands; true if there was something to spoil.
@@ -82,8 +94,11 @@ impl Sabotage {
             Sabotage::LoseDeliver | Sabotage::RepeatDeliver => matches!(act, Act::Deliver(_)),
             Sabotage::LoseRelease => matches!(act, Act::Release(_)),
             Sabotage::LoseFail => matches!(act, Act::Fail(..)),
+            Sabotage::LoseLoss => matches!(act, Act::Lose(..)),
+            Sabotage::LoseDeliverLoss => matches!(act, Act::DeliverLoss(..)),
+            Sabotage::LoseLook => matches!(act, Act::Look(_)),
             Sabotage::LoseJobDone | Sabotage::RepeatJobDone => matches!(act, Act::JobDone(_)),
-            Sabotage::MissTicks | Sabotage::MissPressure => false,
+            Sabotage::MissTicks | Sabotage::MissPressure | Sabotage::MissNeeds => false,
         };
         let Some(at) = acts.iter().position(is_target) else {
             return false;

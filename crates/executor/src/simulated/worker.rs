@@ -9,6 +9,8 @@ pub(super) struct Worker {
     /// Tells it from earlier and later workers of the same number.
     pub(super) incarnation: u32,
     pub(super) is_alive: bool,
+    /// It has been stopped, and does nothing more.
+    pub(super) is_frozen: bool,
     pub(super) queue: VecDeque<TaskId>,
     /// The task under way, and since when.
     pub(super) running: Option<(TaskId, TimeNs)>,
@@ -28,6 +30,7 @@ impl Worker {
         Worker {
             incarnation,
             is_alive: true,
+            is_frozen: false,
             queue: VecDeque::new(),
             running: None,
             left_ns: 0,

@@ -1,82 +1,20 @@
 //! Virtual time: the happenings of a case in their order, and the scheduler in their midst.
 
-use super::case::{Case, Fate};
+use super::act::{Act, Fault, fault};
+use super::case::{Case, Fate, JobPlan};
 use super::cores::Cores;
-use super::model::{Act, Fault, Model, fault};
+use super::happening::{Happening, Notice, Order, Place, What};
+use super::model::Model;
 use super::random::Random;
 use super::sabotage::Sabotage;
 use super::worker::Worker;
 use super::{Outcome, story::Story};
 use manyhands_scheduler::{
-    Commands, Event, JobId, Report, Scheduler, TaskId, TaskIndex, TimeNs, WorkerId,
+    Commands, Ending, Event, JobId, Report, Scheduler, Sight, TaskId, TaskIndex, TimeNs, WorkerId,
 };
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
-
-/// From the scheduler to a worker.
-#[derive(Clone, Debug)]
-enum Order {
-    Start(Vec<TaskId>),
-    TakeBack(Vec<TaskId>),
-}
-
-/// From a worker, or from the system about it, to the scheduler.
-#[derive(Clone, Debug)]
-enum Notice {
-    Joined,
-    Finished(Vec<Report>),
-    TakenBack(Vec<TaskId>),
-    /// Running what, as far as known, and whether memory was short.
-    Lost(Option<TaskId>, bool),
-}
-
-#[derive(Clone, Debug)]
-enum What {
-    Submit(usize),
-    Extend(usize, u32),
-    Close(usize),
-    Cancel(usize, u64),
-    Up(Place),
-    Order(Place, Order),
-    /// A worker's task ends, or its turn on a processor.
-    Computed(Place),
-    Flush(Place),
-    Die(Place),
-    Notice(Place, Notice),
-}
-
-/// A worker in one of its incarnations.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
-    id: WorkerId,
-    incarnation: u32,
-}
-
-#[derive(Debug)]
-struct Happening {
-    at_ns: TimeNs,
-    /// What is entered first happens first.
-    number: u64,
-    what: What,
-}
-
-impl PartialEq for Happening {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Happening {}
-impl PartialOrd for Happening {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Happening {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at_ns, self.number).cmp(&(other.at_ns, other.number))
-    }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -101,9 +39,12 @@ pub(super) struct World<'a> {
     cores: Cores,
     n_incarnations: u32,
     n_losses_left: u32,
+    n_freezes_left: u32,
     stages: Vec<Stage>,
-    /// How many workers each task has killed so far, by job.
-    n_kills: Vec<Vec<u8>>,
+    /// How often each task has failed, hung or killed its worker so far, by job.
+    n_mishaps: Vec<Vec<u8>>,
+    /// Workers that are to be looked at after the step under way.
+    looks: Vec<WorkerId>,
     /// Reports made before, of which a late double may turn up.
     reported: Vec<(WorkerId, Report)>,
     pub(super) outcome: Outcome,
@@ -112,9 +53,11 @@ pub(super) struct World<'a> {
 
 impl<'a> World<'a> {
     pub(super) fn new(case: &'a Case, sabotage: Option<Sabotage>, story: Story) -> World<'a> {
+        let mut scheduler = Scheduler::new();
+        scheduler.set_supplies(&case.machine.supplies);
         World {
             case,
-            scheduler: Scheduler::new(),
+            scheduler,
             commands: Commands::default(),
             model: Model::new(case),
             sabotage,
@@ -127,8 +70,10 @@ impl<'a> World<'a> {
             cores: Cores::new(case.machine.n_cores),
             n_incarnations: 0,
             n_losses_left: case.machine.n_losses_max,
+            n_freezes_left: case.machine.n_freezes,
             stages: vec![Stage::NotSubmitted; case.jobs.len()],
-            n_kills: (case.jobs.iter())
+            looks: Vec::new(),
+            n_mishaps: (case.jobs.iter())
                 .map(|job| {
                     vec![
                         0;
@@ -163,14 +108,22 @@ impl<'a> World<'a> {
                 self.enter(at_ns, What::Cancel(plan, grace_ns));
             }
         }
-        let n_steps_max = 5_000 + 400 * self.case.n_tasks() as u64;
+        let mut n_steps_max = 5_000 + 400 * self.case.n_tasks() as u64;
+        let has_limit = |job: &JobPlan| job.spec.rules.limit_ns.is_some();
+        if self.case.jobs.iter().any(has_limit) {
+            // Ticks come as often as workers may be looked at.
+            n_steps_max *= 20;
+        }
         while let Some(what) = self.next() {
             // A tick had its chance before this.
             let late_ns = self.case.machine.tick_late_ns_max;
             self.model
                 .check_overdue(self.now_ns.saturating_sub(late_ns + 1))?;
+            self.model
+                .check_rest(self.now_ns.saturating_sub(late_ns + 1))?;
             self.happen(what)?;
-            if self.outcome.n_steps > n_steps_max {
+            // Each look may have taken a tick.
+            if self.outcome.n_steps > n_steps_max + 2 * self.outcome.n_looks {
                 let task = self.model.unfinished();
                 return fault(task, format!("no end after {n_steps_max} steps"));
             }
@@ -270,6 +223,14 @@ impl<'a> World<'a> {
                 self.die(place);
                 Ok(())
             }
+            What::Freeze(place) => {
+                if let Some(worker) = self.alive(place) {
+                    worker.is_frozen = true;
+                    self.story.worker(self.now_ns, place.id, "stops");
+                    self.leave_core(place, false);
+                }
+                Ok(())
+            }
             What::Notice(place, notice) => self.hear(place, notice),
         }
     }
@@ -280,6 +241,12 @@ impl<'a> World<'a> {
         self.story
             .job(self.now_ns, plan, &format!("is submitted as {id:?}"));
         self.model.submitted(id, plan);
+        let needs = &self.case.jobs[plan].needs;
+        if self.sabotage != Some(Sabotage::MissNeeds) {
+            self.scheduler.set_needs(id, needs.clone());
+        } else if !needs.is_empty() {
+            self.outcome.is_spoilt = true;
+        }
         self.step(Event::Submit(id, self.case.jobs[plan].spec.clone()))
     }
 
@@ -289,6 +256,7 @@ impl<'a> World<'a> {
         self.outcome.n_steps += 1;
         self.commands.clear();
         self.scheduler.on(event, now_ns, &mut self.commands);
+        self.outcome.n_retries += self.model.wake(now_ns) as u64;
         let commands = std::mem::take(&mut self.commands);
         let all = commands
             .iter()
@@ -305,6 +273,7 @@ impl<'a> World<'a> {
         self.model.check_told()?;
         self.model.check_overdue(now_ns)?;
         self.model.check_heads(|id| self.scheduler.head(id))?;
+        self.model.check_needs()?;
         // The whole state is checked after each step, but for cases so large that this would take
         // all the time.
         let n_steps_per_check = match self.case.n_tasks() as u64 {
@@ -317,8 +286,52 @@ impl<'a> World<'a> {
             return fault(None, what);
         }
         self.check_waiting()?;
+        self.check_limits()?;
+        self.look()?;
         self.set_tick()?;
         self.feel_pressure()
+    }
+
+    /// Answers at once what workers run.
+    fn look(&mut self) -> Result<(), Fault> {
+        while let Some(id) = self.looks.pop() {
+            self.outcome.n_looks += 1;
+            let is_hidden = self.random.below(4) < self.case.machine.hides_of_four;
+            let running = (self.workers[id.0 as usize].as_ref()).and_then(|worker| worker.running);
+            let sight = match running {
+                _ if is_hidden => Sight::Hidden,
+                Some((task, since_ns)) => Sight::Running(task, since_ns),
+                None => Sight::Nothing,
+            };
+            let what = format!("is looked at: {sight:?}");
+            self.story.worker(self.now_ns, id, &what);
+            self.model.seen(id, sight, self.now_ns);
+            self.step(Event::Seen(id, sight))?;
+        }
+        Ok(())
+    }
+
+    /// No worker goes on with a task that is out of time for longer than it takes to notice.
+    fn check_limits(&self) -> Result<(), Fault> {
+        let machine = &self.case.machine;
+        let pause_ns = 1_000_000;
+        let notice_ns = pause_ns + machine.flush_ns + machine.delay_ns.1 + machine.tick_late_ns_max;
+        for (at, worker) in self.workers.iter().enumerate() {
+            let id = WorkerId(at as u32);
+            if self.looks.contains(&id) {
+                continue;
+            }
+            if let Some(worker) = worker
+                && worker.is_alive
+                && let Some((task, since_ns)) = worker.running
+                && let Some(limit_ns) = self.model.limit_at(task, id)
+                && since_ns + limit_ns + notice_ns < self.now_ns
+            {
+                let what = format!("{id:?} runs {task:?} for longer than {limit_ns} ns");
+                return fault(Some(task), what);
+            }
+        }
+        Ok(())
     }
 
     /// Says so when results have begun or ceased to pile up.
@@ -367,6 +380,10 @@ impl<'a> World<'a> {
 
     fn check_waiting(&self) -> Result<(), Fault> {
         let machine = &self.case.machine;
+        if machine.n_freezes > 0 {
+            // A stopped worker gives nothing back, though it may be the only one that was asked.
+            return Ok(());
+        }
         let silence_ns = 3_000_000;
         let batch_ns = 2_000_000;
         let ask_ns = 2 * machine.delay_ns.1;
@@ -374,9 +391,9 @@ impl<'a> World<'a> {
             silence_ns + batch_ns + machine.flush_ns + machine.tick_late_ns_max + ask_ns;
         self.model
             .check_waiting(self.now_ns, notice_ns, ask_ns, |id, task| {
-                self.workers[id.0 as usize]
-                    .as_ref()
-                    .is_some_and(|worker| worker.is_alive && worker.queue.contains(&task))
+                self.workers[id.0 as usize].as_ref().is_some_and(|worker| {
+                    worker.is_alive && !worker.is_frozen && worker.queue.contains(&task)
+                })
             })
     }
 
@@ -411,7 +428,9 @@ impl<'a> World<'a> {
                 }
                 self.send(id, Order::TakeBack(tasks));
             }
+            Act::Look(id) => self.looks.push(id),
             Act::Kill(id) => {
+                self.outcome.n_out_of_time += u64::from(self.model.is_out_of_time(id));
                 self.story.worker(self.now_ns, id, "is to be ended");
                 let (low, high) = self.case.machine.kill_ns;
                 let after_ns = self.random.between(low, high);
@@ -427,6 +446,22 @@ impl<'a> World<'a> {
             Act::Fail(task, _) => {
                 self.outcome.n_failed += 1;
                 self.tell(task, format_args!("is reported as failed"));
+                let stage = Stage::Live(task.job);
+                let plan = self.stages.iter().position(|s| *s == stage);
+                // As executors do: what does not end by itself would keep the job for ever.
+                if let Some(plan) = plan
+                    && self.case.jobs[plan].spec.rules.limit_ns.is_some()
+                {
+                    self.enter_in(0, What::Cancel(plan, 1_000_000));
+                }
+            }
+            Act::Lose(task, how) => {
+                self.outcome.n_failed += 1;
+                self.tell(task, format_args!("is lost: {how:?}"));
+            }
+            Act::DeliverLoss(task, culprit) => {
+                self.outcome.n_lost += 1;
+                self.tell(task, format_args!("will not come, because of {culprit:?}"));
             }
             Act::JobDone(id) => return self.job_done(id),
         }
@@ -513,6 +548,16 @@ impl<'a> World<'a> {
             self.enter_in(after_ns, What::Die(place));
             self.n_losses_left -= 1;
         }
+        if self.n_freezes_left > 0 {
+            let after_ns = self.random.exponential(self.case.machine.mean_life_ns);
+            self.enter_in(after_ns, What::Freeze(place));
+            self.n_freezes_left -= 1;
+        }
+    }
+
+    /// The worker, if it is alive and goes on.
+    fn going(&mut self, place: Place) -> Option<&mut Worker> {
+        self.alive(place).filter(|worker| !worker.is_frozen)
     }
 
     fn delay_ns(&mut self) -> u64 {
@@ -542,7 +587,7 @@ impl<'a> World<'a> {
     }
 
     fn carry_out(&mut self, place: Place, order: Order) {
-        let Some(worker) = self.alive(place) else {
+        let Some(worker) = self.going(place) else {
             return;
         };
         match order {
@@ -593,6 +638,10 @@ impl<'a> World<'a> {
         };
         let job = &case.jobs[plan];
         let now_ns = self.now_ns;
+        let is_hanging = match job.fate(task.index) {
+            Fate::Hangs(n_times) => self.has_mishap(plan, task.index, n_times),
+            _ => false,
+        };
         if let Some(worker) = self.alive(place) {
             worker.left_ns = job.durations_ns[task.index.as_usize()];
             if worker.is_first_call(job.kind(task.index)) {
@@ -601,7 +650,10 @@ impl<'a> World<'a> {
             worker.running = Some((task, now_ns));
         }
         self.tell(task, format_args!("starts at {:?}", place.id));
-        self.compute(place);
+        // What hangs computes nothing, and nothing more happens there by itself.
+        if !is_hanging {
+            self.compute(place);
+        }
     }
 
     /// A worker has a task to compute, and goes on as soon as a processor is free.
@@ -619,7 +671,7 @@ impl<'a> World<'a> {
     /// A worker is at the end of its task, or of its turn.
     fn computed(&mut self, place: Place) {
         let now_ns = self.now_ns;
-        let since_ns = self.alive(place).and_then(|worker| worker.running);
+        let since_ns = self.going(place).and_then(|worker| worker.running);
         let Some((_, since_ns)) = since_ns else {
             return;
         };
@@ -665,14 +717,23 @@ impl<'a> World<'a> {
         let stage = Stage::Live(task.job);
         let plan = self.stages.iter().position(|s| *s == stage);
         let fate = plan.map_or(Fate::Returns, |plan| case.jobs[plan].fate(task.index));
-        if let (Fate::KillsWorker(n_times), Some(plan)) = (fate, plan) {
-            let n_kills = &mut self.n_kills[plan][task.index.as_usize()];
-            if *n_kills < n_times {
-                *n_kills += 1;
+        let is_mishap = match (fate, plan) {
+            (Fate::KillsWorker(n_times) | Fate::FailsAtFirst(n_times), Some(plan)) => {
+                self.has_mishap(plan, task.index, n_times)
+            }
+            (Fate::Fails | Fate::Exits, _) => true,
+            _ => false,
+        };
+        let ending = match fate {
+            _ if !is_mishap => Ending::Returned,
+            Fate::KillsWorker(_) => {
                 self.die(place);
                 return;
             }
-        }
+            Fate::FailsAtFirst(_) => Ending::Retriable,
+            Fate::Exits => Ending::Fatal,
+            Fate::Fails | Fate::Returns | Fate::Hangs(_) => Ending::Failed,
+        };
         self.outcome.n_tasks_run += 1;
         self.outcome.busy_ns += duration_ns;
         self.tell(task, format_args!("ends at {:?}", place.id));
@@ -680,7 +741,7 @@ impl<'a> World<'a> {
             return;
         };
         worker.running = None;
-        Report::one(task, duration_ns, fate != Fate::Fails).push_to(&mut worker.unreported);
+        Report::one(task, duration_ns, ending).push_to(&mut worker.unreported);
         let is_idle = worker.queue.is_empty();
         if is_idle || case.machine.flush_ns == 0 {
             self.flush(place);
@@ -697,8 +758,16 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether something happens to a task once more that happens the first so many times.
+    fn has_mishap(&mut self, plan: usize, task: TaskIndex, n_times: u8) -> bool {
+        let n_mishaps = &mut self.n_mishaps[plan][task.as_usize()];
+        let is_due = *n_mishaps < n_times;
+        *n_mishaps = n_mishaps.saturating_add(u8::from(is_due));
+        is_due
+    }
+
     fn flush(&mut self, place: Place) {
-        let Some(worker) = self.alive(place) else {
+        let Some(worker) = self.going(place) else {
             return;
         };
         worker.is_flush_due = false;

@@ -6,7 +6,8 @@ use crate::inline::survive;
 use crate::job::lock;
 use crate::program::{Feed, Program};
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, Report, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{Ending, Event, JobId, Report, TaskId, TimeNs, WorkerId};
+use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
@@ -143,8 +144,21 @@ impl Queue {
     }
 }
 
+thread_local! {
+    /// The lane of this thread, if it is one of a pool.
+    static OWN: RefCell<Option<Arc<Lane>>> = const { RefCell::new(None) };
+}
+
+/// Whether the calling thread belongs to a pool that has given it up: nobody wants what its task
+/// will return, so there is no point in waiting for something in the task.
+pub fn is_given_up() -> bool {
+    let is_stopped = |lane: &Arc<Lane>| lock(&lane.queue).is_stopped;
+    OWN.with_borrow(|own| own.as_ref().is_some_and(is_stopped))
+}
+
 /// A thread's life.
-pub(super) fn work(shared: &Shared, lane: &Lane) {
+pub(super) fn work(shared: &Shared, lane: &Arc<Lane>) {
+    OWN.set(Some(Arc::clone(lane)));
     let _guard = shared.hook.started();
     while let Some((program, job)) = lane.wait() {
         let mut feed = LaneFeed {
@@ -163,7 +177,7 @@ pub(super) fn work(shared: &Shared, lane: &Lane) {
             if feed.current.is_none() {
                 feed.current = feed.pop();
             }
-            feed.ended(false);
+            feed.ended(Ending::Failed);
         }
         feed.report();
         survive(|| shared.hook.let_go(program));
@@ -186,7 +200,10 @@ impl LaneFeed<'_> {
     /// Reports all there is to report, from this thread.
     fn report(&mut self) {
         let lane = self.lane;
-        let has_failed = self.ended.as_ref().is_some_and(|ended| !ended.is_ok);
+        let has_failed = self
+            .ended
+            .as_ref()
+            .is_some_and(|ended| !ended.ending.is_ok());
         let mut queue = lock(&lane.queue);
         if let Some(ended) = self.ended.take() {
             ended.push_to(&mut queue.reports);
@@ -255,16 +272,16 @@ impl Feed for LaneFeed<'_> {
         self.current
     }
 
-    fn ended(&mut self, is_ok: bool) {
+    fn ended(&mut self, ending: Ending) {
         let Some(index) = self.current.take() else {
             return;
         };
         let now = Instant::now();
         let job = self.job;
         let duration_ns = (now - self.started).as_nanos() as u64;
-        self.ended = Some(Report::one(TaskId { job, index }, duration_ns, is_ok));
+        self.ended = Some(Report::one(TaskId { job, index }, duration_ns, ending));
         self.started = now;
-        if !is_ok || now - self.reported > REPORT_AGE_MAX {
+        if !ending.is_ok() || now - self.reported > REPORT_AGE_MAX {
             self.report();
             self.started = Instant::now();
         }

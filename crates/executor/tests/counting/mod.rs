@@ -231,7 +231,7 @@ impl Program for Counting {
     fn run(&self, feed: &mut dyn Feed) {
         while let Some(task) = feed.next() {
             let is_ok = self.run_one(task);
-            feed.ended(is_ok);
+            feed.ended(is_ok.into());
         }
     }
 
@@ -322,6 +322,7 @@ pub fn random_job(random: &mut Random, n_tasks_max: usize) -> (JobSpec, Counting
         kinds,
         batch_size,
         is_open: false,
+        rules: manyhands_scheduler::Rules::default(),
     };
     (spec, program)
 }
@@ -334,5 +335,6 @@ pub fn flat_spec(n_tasks: u32) -> JobSpec {
         kinds: Kinds::One(KindId(7)),
         batch_size: None,
         is_open: false,
+        rules: manyhands_scheduler::Rules::default(),
     }
 }

@@ -9,7 +9,7 @@ use manyhands_executor::{Adopted, Failure, Job, RemoteProgram, Stock, WorkerStoc
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Wanted};
 use manyhands_store::{Arena, ArenaOptions, Place, PrivateView, SegmentId};
-use manyhands_wire::{TaskKey, TasksWriter};
+use manyhands_wire::{Ending, TaskKey, TasksWriter};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
@@ -205,12 +205,12 @@ impl Host for MemoryHost {
         self.sums_at_forget += gone.view.as_ref().map_or(0, sum);
     }
 
-    fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+    fn call(&mut self, function: u32, bytes: &[u8], out: &mut Vec<u8>) -> Ending {
         match self.try_call(function, bytes, out) {
-            Ok(()) => true,
+            Ok(()) => Ending::Returned,
             Err(text) => {
                 *out = text.into_bytes();
-                false
+                Ending::Failed
             }
         }
     }
@@ -406,6 +406,7 @@ pub fn submit(
         kinds: Kinds::One(KindId(function)),
         batch_size: None,
         is_open: false,
+        rules: manyhands_scheduler::Rules::default(),
     };
     let calls = Arc::new(Calls {
         stock: Arc::clone(stock),

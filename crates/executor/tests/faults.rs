@@ -1,0 +1,159 @@
+//! Jobs that go on without failed tasks and try others again, in the calling thread and in threads.
+
+mod counting;
+
+use counting::{Random, Watchdog, random_job};
+use manyhands_executor::threads::ThreadPool;
+use manyhands_executor::{Failure, Feed, Program, inline};
+use manyhands_graph::{Graph, TaskIndex};
+use manyhands_scheduler::{Ending, JobSpec, Rules, Wanted};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const N_RETRIES: u32 = 2;
+
+/// How often each task fails before it returns.
+struct Flaky {
+    n_failures: Vec<u32>,
+    n_runs: Vec<AtomicU32>,
+    released: Mutex<Vec<TaskIndex>>,
+}
+
+impl Flaky {
+    fn random(graph: &Graph, random: &mut Random) -> Flaky {
+        let mut draw = |_| match random.below(8) {
+            0 => N_RETRIES + 1,
+            1 => 1 + random.below(N_RETRIES as usize) as u32,
+            _ => 0,
+        };
+        Flaky {
+            n_failures: graph.tasks().map(&mut draw).collect(),
+            n_runs: graph.tasks().map(|_| AtomicU32::new(0)).collect(),
+            released: Mutex::default(),
+        }
+    }
+
+    /// Which task each lost task is lost for.
+    fn culprits(&self, graph: &Graph) -> BTreeMap<TaskIndex, TaskIndex> {
+        let mut culprits: BTreeMap<TaskIndex, TaskIndex> = BTreeMap::new();
+        for task in graph.tasks() {
+            let mut inputs = graph.dependencies(task).iter();
+            let inherited = inputs.find_map(|input| culprits.get(input).copied());
+            let own = (self.n_failures[task.as_usize()] > N_RETRIES).then_some(task);
+            if let Some(culprit) = inherited.or(own) {
+                culprits.insert(task, culprit);
+            }
+        }
+        culprits
+    }
+
+    /// What was told is what must have happened.
+    fn check(&self, spec: &JobSpec, lost: Vec<(TaskIndex, Failure)>, seed: u64) {
+        let culprits = self.culprits(&spec.graph);
+        let is_wanted = |task: &TaskIndex| match &spec.wanted {
+            Wanted::All => true,
+            Wanted::Tasks(wanted) => wanted.contains(task),
+        };
+        let expected: BTreeMap<_, _> = (culprits.iter())
+            .filter(|(task, _)| is_wanted(task))
+            .map(|(task, culprit)| (*task, Failure::Task(*culprit, N_RETRIES + 1)))
+            .collect();
+        let n_lost = lost.len();
+        let told: BTreeMap<_, _> = lost.into_iter().collect();
+        assert_eq!((n_lost, &told), (expected.len(), &expected), "seed {seed}");
+        for task in spec.graph.tasks() {
+            let n_runs = self.n_runs[task.as_usize()].load(Ordering::SeqCst);
+            let n_failures = self.n_failures[task.as_usize()];
+            let n_expected = match culprits.get(&task) {
+                Some(culprit) if *culprit != task => 0,
+                Some(_) => N_RETRIES + 1,
+                None => n_failures + 1,
+            };
+            assert_eq!(n_runs, n_expected, "runs of {task:?}, seed {seed}");
+        }
+        let released = self.released.lock().expect("no holder panics");
+        let is_result = |task: &TaskIndex| !culprits.contains_key(task) && !is_wanted(task);
+        assert!(released.iter().all(is_result), "seed {seed}");
+    }
+}
+
+impl Program for Flaky {
+    fn run(&self, feed: &mut dyn Feed) {
+        while let Some(task) = feed.next() {
+            let n_before = self.n_runs[task.as_usize()].fetch_add(1, Ordering::SeqCst);
+            feed.ended(match n_before < self.n_failures[task.as_usize()] {
+                true => Ending::Retriable,
+                false => Ending::Returned,
+            });
+        }
+    }
+
+    fn release(&self, tasks: &[TaskIndex]) {
+        let mut released = self.released.lock().expect("no holder panics");
+        released.extend_from_slice(tasks);
+    }
+}
+
+fn case(seed: u64) -> (JobSpec, Flaky) {
+    let mut random = Random::new(seed);
+    let (mut spec, _) = random_job(&mut random, 50);
+    spec.rules = Rules {
+        is_tolerant: true,
+        n_retries: N_RETRIES,
+        rest_ns: [0, 10_000][random.below(2)],
+        ..Rules::default()
+    };
+    let program = Flaky::random(&spec.graph, &mut random);
+    (spec, program)
+}
+
+#[test]
+fn in_the_calling_thread_what_depends_on_failures_is_lost_and_nothing_else() {
+    let _watchdog = Watchdog::new("inline: failures that are tolerated");
+    for seed in 0..500 {
+        let (spec, program) = case(seed);
+        let lost = inline::run(spec.clone(), &program).expect("failures are tolerated");
+        program.check(&spec, lost, seed);
+    }
+}
+
+#[test]
+fn in_threads_what_depends_on_failures_is_lost_and_nothing_else() {
+    let _watchdog = Watchdog::new("threads: failures that are tolerated");
+    let pool = ThreadPool::new(3, Arc::new(()));
+    for seed in 0..500 {
+        let (spec, program) = case(seed);
+        let program = Arc::new(program);
+        let job = pool.submit(spec.clone(), Arc::clone(&program) as Arc<dyn Program>);
+        let news = job.wait_for_end(Duration::MAX);
+        assert_eq!(news.failure, None, "seed {seed}");
+        program.check(&spec, news.lost, seed);
+    }
+}
+
+/// Fails for ever, and will not wait.
+struct Impatient;
+
+impl Program for Impatient {
+    fn run(&self, feed: &mut dyn Feed) {
+        while feed.next().is_some() {
+            feed.ended(Ending::Retriable);
+        }
+    }
+
+    fn release(&self, _tasks: &[TaskIndex]) {}
+
+    fn rest(&self, _duration: Duration) -> bool {
+        false
+    }
+}
+
+#[test]
+fn who_will_not_wait_for_the_next_try_ends_the_job() {
+    let (mut spec, _) = random_job(&mut Random::new(1), 5);
+    spec.rules.n_retries = 1;
+    spec.rules.rest_ns = 1_000_000_000;
+    assert_eq!(inline::run(spec, &Impatient), Err(Failure::Cancelled));
+}
