@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+import manyhands as mh
 
 # Long enough for a machine that does ten other things: it ends tests that hang, and measures nothing.
 PATIENCE_S = 120.0
@@ -25,6 +28,12 @@ def until(predicate, what, patience_s=PATIENCE_S):
         assert time.monotonic() < deadline, f"still not so after {patience_s} s: {what}"
         time.sleep(0.01)
     return found
+
+
+def shared_info():
+    """What of shared memory is in use, but for what earlier tests left in cycles: that goes at any moment."""
+    gc.collect()
+    return mh.shared.info()
 
 
 def stat(pid):

@@ -811,7 +811,7 @@ def finished(path):
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes", "fork"])
 def test_killed_runs_go_on_and_end_with_the_same_results(tmp_path, scheduler):
-    n_kills = int(os.environ.get("N_PARENT_KILLS", "8")) // 4
+    n_kills = int(os.environ.get("N_PARENT_KILLS", "104")) // 4
     n_tasks = 100
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()

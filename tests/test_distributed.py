@@ -16,7 +16,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from scripts import PATIENCE_S, check, run, until
+from scripts import PATIENCE_S, check, run, shared_info, until
 
 import manyhands as mh
 from manyhands.distributed import (
@@ -237,7 +237,7 @@ def test_calls_with_one_large_input_are_spread_over_all_workers_without_a_warnin
 
 
 def test_a_result_is_let_go_of_with_its_future(processes):
-    before = mh.shared.info().n_bytes_of_results
+    before = shared_info().n_bytes_of_results
     future = processes.submit(np.ones, 1_000_000)
     wait(future)
     assert mh.shared.info().n_bytes_of_results > before

@@ -14,7 +14,7 @@ import threading
 import time
 
 import pytest
-from scripts import PATIENCE_S, children, is_alive, until
+from scripts import PATIENCE_S, children, is_alive, shared_info, until
 
 import manyhands as mh
 
@@ -170,7 +170,7 @@ def test_children_see_what_the_parent_has_let_go_of(make, face, tmp_path):
 
 
 def in_use(_=None):
-    return mh.shared.info().n_bytes
+    return shared_info().n_bytes
 
 
 def test_what_children_see_is_used_again_when_they_are_gone_and_what_came_later_before(tmp_path):

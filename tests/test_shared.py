@@ -11,7 +11,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 import pytest
-from scripts import PATIENCE_S, until
+from scripts import PATIENCE_S, shared_info, until
 
 import manyhands as mh
 
@@ -127,7 +127,7 @@ def test_arrays_made_while_pickling_are_not_mixed_up():
 
 
 def test_what_is_passed_is_copied_no_longer_than_it_lives():
-    before = mh.shared.info()
+    before = shared_info()
     data = np.arange(float(N))
     mh.map(total, [data], **PLACES)
     assert mh.shared.info().n_bytes >= before.n_bytes + data.nbytes
@@ -136,7 +136,7 @@ def test_what_is_passed_is_copied_no_longer_than_it_lives():
 
 
 def test_results_that_are_passed_on_are_copied_no_longer_than_they_live():
-    before = mh.shared.info()
+    before = shared_info()
     results = mh.map(make, range(10), **PLACES)
     for _ in range(2):
         assert mh.map(total, results, **PLACES) == [value * N for value in range(10)]
@@ -146,7 +146,7 @@ def test_results_that_are_passed_on_are_copied_no_longer_than_they_live():
 
 
 def test_copies_whose_originals_cannot_tell_of_their_end_do_not_pile_up():
-    before = mh.shared.info().n_bytes
+    before = shared_info().n_bytes
     for value in range(12):
         assert mh.map(len, [bytes([value]) * (40 << 20)], **PLACES) == [40 << 20]
     assert mh.shared.info().n_bytes - before <= 256 << 20
@@ -333,14 +333,14 @@ def test_a_small_part_of_a_large_array_does_not_keep_the_rest():
         return np.zeros(100 * N)[:N]
 
     mh.map(make, range(4), **PLACES)
-    before = mh.shared.info()
+    before = shared_info()
     results = [mh.map(lambda _: part(), range(2), **PLACES) for _ in range(2)]
     assert mh.shared.info().n_bytes_of_results - before.n_bytes_of_results == 4 * 8 * N
     assert all((array == 0).all() for pair in results for array in pair)
 
 
 def test_results_are_released_when_nobody_has_them():
-    before = mh.shared.info().n_bytes_of_results
+    before = shared_info().n_bytes_of_results
     results = mh.map(make, range(8), **PLACES)
     assert mh.shared.info().n_bytes_of_results == before + 8 * 8 * N
     part = results[3][10:20]
@@ -403,7 +403,7 @@ def test_arrays_of_closures_defaults_and_globals_are_copied_once(counted):
 
 
 def test_functions_with_data_do_not_pile_up():
-    before = mh.shared.info().n_bytes
+    before = shared_info().n_bytes
     for value in range(20):
         data = np.full(10 * N, float(value))
         assert mh.map(lambda i, data=data: float(data[i]), range(4), **PLACES) == [value] * 4
@@ -681,7 +681,7 @@ def test_asarray_copies_only_what_is_not_shared_yet():
 
 
 def test_arrays_that_are_born_shared_grow_shrink_and_go():
-    before = mh.shared.info().n_bytes
+    before = shared_info().n_bytes
     with mh.shared.allocator():
         data = np.arange(float(N))
         small = np.arange(10.0)
@@ -694,7 +694,7 @@ def test_arrays_that_are_born_shared_grow_shrink_and_go():
 
 
 def test_the_allocator_nests_and_ends():
-    before = mh.shared.info().n_bytes
+    before = shared_info().n_bytes
     with mh.shared.allocator():
         with mh.shared.allocator():
             inner = np.ones(N)
@@ -831,7 +831,7 @@ def test_many_calls_leave_nothing_behind():
 
     data = np.ones(N)
     until(lambda: calls() == PLACES["num_workers"], "all workers have made arrays")
-    before = mh.shared.info().n_bytes, fds(), maps()
+    before = shared_info().n_bytes, fds(), maps()
     for _ in range(60):
         calls()
     # One of each with every call would be 60. A worker that does all the work for once takes more memory then.

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripts import check, run
+from scripts import check, run, shared_info
 
 import manyhands as mh
 
@@ -86,7 +86,7 @@ def test_parts_that_begin_at_the_same_place_are_not_mixed_up():
 
 
 def test_the_copy_of_a_part_goes_with_the_array():
-    before = mh.shared.info().n_bytes
+    before = shared_info().n_bytes
     data = np.arange(4.0 * N).reshape(-1, 400)
     mh.map(total, [data[::2], data.T[::2]], **PLACES)
     assert mh.shared.info().n_bytes >= before + 2 * data.nbytes // 2
