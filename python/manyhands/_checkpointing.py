@@ -21,6 +21,7 @@ from itertools import repeat
 from manyhands import _native, _run
 from manyhands._deaths import size_text as _size
 from manyhands._naming import FunctionName, Namer, Unnamed, digest, name_arguments
+from manyhands._pickling import name_of
 from manyhands.errors import CheckpointError, CheckpointWarning
 
 TYPE_CHECKING = False
@@ -84,7 +85,7 @@ class Session:
         try:
             name = FunctionName(function)
         except Unnamed as error:
-            raise _unnamed(self.path, f"the function {_name_of(function)}", error) from None
+            raise _unnamed(self.path, f"the function {name_of(function)}", error) from None
         if name.vague:
             listed = ", ".join(f"{part} (holds a {kind})" for part, kind in name.vague.items())
             warnings.warn(
@@ -96,10 +97,6 @@ class Session:
         self.recorder.declare(name.digest, name.text, name.parts)
         self._functions[id(function)] = name
         return name
-
-
-def _name_of(function: Any) -> str:
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
 
 
 def _depth() -> int:

@@ -72,7 +72,7 @@ def error_for(task: str, key: str | None, called: tuple[Any, Any, Any] | None, f
     error = error_type(task, key, facts["pid"], facts["exitcode"], facts["signal"], facts["output"])
     if called is not None:
         function, args, kwargs = called
-        error.function, error.file, error.line = _place(function)
+        error.function, error.file, error.line = place_of(function)
         error.argument_sizes = argument_sizes(function, args or (), kwargs or {})
     error.was_running = facts["was_running"]
     # What a process had at most is not known where the program itself had more when it started it.
@@ -90,7 +90,7 @@ def error_for(task: str, key: str | None, called: tuple[Any, Any, Any] | None, f
     return error
 
 
-def _place(function: Any) -> tuple[str | None, str | None, int | None]:
+def place_of(function: Any) -> tuple[str | None, str | None, int | None]:
     """Name, file and line of what was called."""
     for _ in range(DEPTH_MAX):
         inner = getattr(function, "__wrapped__", None) or getattr(function, "__func__", None)

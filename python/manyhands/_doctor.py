@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import manyhands
 from manyhands import _native, _pools, config
+from manyhands._deaths import size_text
 from manyhands.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,16 +63,6 @@ class Report:
     """What does not work."""
     advice: list[str] = field(default_factory=list)
     """What works, and may not be as its user thinks."""
-
-
-def size(n_bytes: int) -> str:
-    """A number of bytes for people."""
-    amount = float(n_bytes)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
 
 
 def duration(seconds: float) -> str:
@@ -140,11 +131,13 @@ def memory(report: Report) -> Section:
         section.add("this machine", "the system does not say")
         return section
     machine, *groups = limits
-    section.add("this machine", f"{size(machine[1])}, of which {size(machine[2])} can be had now")
+    section.add("this machine", f"{size_text(machine[1])}, of which {size_text(machine[2])} can be had now")
     # A group without a limit has a number that no machine reaches.
     limiting = [group for group in groups if group[1] < machine[1]]
     for source, n_bytes, n_bytes_available in limiting:
-        section.add(f"control group ({source})", f"{size(n_bytes)}, of which {size(n_bytes_available)} can be had now")
+        section.add(
+            f"control group ({source})", f"{size_text(n_bytes)}, of which {size_text(n_bytes_available)} can be had now"
+        )
     if not limiting:
         section.add("control groups", "set no limit below that")
     available = min(left for _, _, left in limits)
@@ -152,9 +145,11 @@ def memory(report: Report) -> Section:
         limit = config.get("memory_limit")
     except ConfigError:  # told with the configuration
         return section
-    said = f"{limit:.0%} of that, {size(int(limit * available))}" if isinstance(limit, float) and limit <= 1 else None
+    said = (
+        f"{limit:.0%} of that, {size_text(int(limit * available))}" if isinstance(limit, float) and limit <= 1 else None
+    )
     if said is None:
-        said = "no limit" if limit == float("inf") else size(int(limit))
+        said = "no limit" if limit == float("inf") else size_text(int(limit))
     section.add("results that wait may take", said)
     try:
         import resource
@@ -162,7 +157,7 @@ def memory(report: Report) -> Section:
         return section
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY:
-        section.add("address space of a process (ulimit -v)", size(address_space))
+        section.add("address space of a process (ulimit -v)", size_text(address_space))
         report.advice.append("ulimit -v limits address space, of which shared memory takes much without using it.")
     return section
 
@@ -186,7 +181,7 @@ def shared_memory(report: Report) -> Section:
     section.add("open files a process may have", _open_files(report))
     try:
         there = os.statvfs("/dev/shm")
-        section.add("/dev/shm", f"{size(there.f_frsize * there.f_blocks)} (other libraries' way; not used here)")
+        section.add("/dev/shm", f"{size_text(there.f_frsize * there.f_blocks)} (other libraries' way; not used here)")
     except OSError:
         section.add("/dev/shm", "not there (other libraries' way; not used here)")
     return section

@@ -142,7 +142,7 @@ class FunctionName:
     def __init__(self, function: Callable[..., Any]) -> None:
         namer = Namer()
         self.function = function
-        self.text = getattr(function, "__qualname__", None) or _pickling._name_of(function)
+        self.text = getattr(function, "__qualname__", None) or _pickling.name_of(function)
         self.parts = [(label, digest(namer.one(part))) for label, part in _parts(namer, function)]
         self.digest = digest(b"".join(digest(label.encode()) + part for label, part in self.parts))
         self.vague = namer.vague

@@ -91,9 +91,9 @@ def dumps_function(function: Callable[..., Any], sink: _native.Sink | None = Non
     try:
         data = _dumps(function, sink)
     except MemoryError as error:
-        raise no_memory(f"function {_name_of(function)!r}", None, error)  # noqa: B904 - it is the same
+        raise no_memory(f"function {name_of(function)!r}", None, error)  # noqa: B904 - it is the same
     except Exception as error:
-        raise fail(f"function {_name_of(function)!r}", function, error) from error
+        raise fail(f"function {name_of(function)!r}", function, error) from error
     if not is_by_value_registered:
         _function_cache.keep(inside, data, _local.__contains__, wrapper)
     return data
@@ -458,7 +458,7 @@ def _functions_inside(function: object) -> list[type | FunctionType]:
     return found
 
 
-def _name_of(function: object) -> str:
+def name_of(function: object) -> str:
     """The name to report a callable under."""
     if isinstance(function, BuiltinFunctionType):
         return function.__qualname__
@@ -474,7 +474,7 @@ def no_memory(what: str, function: Callable[..., Any] | None, cause: MemoryError
     """The error for something that there is no memory to send, as it is raised; it is no fault of the thing's."""
     from manyhands._failures import _add_note
 
-    where = "" if function is None else f" of {_name_of(function)!r}"
+    where = "" if function is None else f" of {name_of(function)!r}"
     _add_note(cause, f"While preparing {what}{where} for a worker process.")
     return cause
 

@@ -178,18 +178,10 @@ def _named(function: Callable[..., Any] | None) -> str:
     """A function's name, and where it stands."""
     if function is None:
         return "A function that another task returned"
-    inner: Any = function
-    for _ in range(100):
-        if hasattr(inner, "__wrapped__"):
-            inner = inner.__wrapped__
-        elif hasattr(inner, "func"):  # a partial
-            inner = inner.func
-        else:
-            break
-    inner = getattr(inner, "__func__", inner)
-    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
-    code = getattr(inner, "__code__", None) or getattr(vars(type(inner)).get("__call__"), "__code__", None)
-    where = "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"
+    from manyhands._deaths import place_of
+
+    name, file, line = place_of(function)
+    where = "" if file is None else f" ({file}:{line})"
     return f"The function {name!r}{where}"
 
 

@@ -124,8 +124,8 @@ def _one_num_workers(value: object, name: str) -> int | None:
         return None
     try:
         return _integer(value, name, NUM_WORKERS_MAX)
-    except ValueError as error:
-        raise error(f"{error} Leave it out to use every CPU that this process may use.") from None
+    except ValueError as reason:
+        raise error(f"{reason} Leave it out to use every CPU that this process may use.") from None
 
 
 def _chunksize(value: object, name: str) -> int | None:
@@ -133,8 +133,8 @@ def _chunksize(value: object, name: str) -> int | None:
         return None
     try:
         return _integer(value, name, CHUNKSIZE_MAX)
-    except ValueError as error:
-        raise error(f"{error} Leave it out to have batches follow the measured time of the tasks.") from None
+    except ValueError as reason:
+        raise error(f"{reason} Leave it out to have batches follow the measured time of the tasks.") from None
 
 
 def _idle_timeout(value: object, name: str) -> float | None:
@@ -195,8 +195,8 @@ def _worker_memory_limit(value: object, name: str) -> int | float | str:
         return "auto"
     try:
         return _memory_limit(value, name)
-    except ValueError as error:
-        raise error(str(error).replace("Accepted: ", 'Accepted: "auto", ')) from None
+    except ValueError as reason:
+        raise error(str(reason).replace("Accepted: ", 'Accepted: "auto", ')) from None
 
 
 def _spill_directory(value: object, name: str) -> str | None:

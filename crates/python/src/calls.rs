@@ -321,11 +321,6 @@ impl Calls {
         Ok(Calls::of(run, scheduler))
     }
 
-    /// How many calls there are.
-    fn __len__(&self) -> usize {
-        lock(&self.state).is_done.len()
-    }
-
     /// Wait until a call, or all of them, have returned, or until they cannot any more, or the time is up; whether
     /// it is one of the first two.
     #[pyo3(signature = (index, timeout))]
@@ -367,11 +362,6 @@ impl Calls {
         self.look(None);
         let state = lock(&self.state);
         state.log.get(n..).unwrap_or_default().to_vec()
-    }
-
-    /// Whether a worker may have started the call.
-    fn is_running(&self, index: u32) -> bool {
-        !self.run.job.has_ended() && self.run.job.is_running(TaskIndex(index))
     }
 
     /// Why no further call returns: the number of the one to blame, if there is one, and the exception; None if all

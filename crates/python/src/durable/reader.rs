@@ -132,11 +132,6 @@ impl CheckpointReader {
     fn version(&self) -> u32 {
         self.header.version
     }
-
-    #[getter]
-    fn created(&self) -> u64 {
-        self.header.created
-    }
 }
 
 impl CheckpointReader {
