@@ -66,17 +66,19 @@ def names_and_kinds(function):
     return [kinds[p.kind] + p.name for p in inspect.signature(function).parameters.values()]
 
 
-WHERE = ["=scheduler", "=num_workers", "=chunksize", "=seed", "=relay"]
+WHERE = ["=scheduler", "=num_workers", "=chunksize", "=seed"]
+FAULTS = ["=on_error", "=retries", "=retry_on", "=retry_delay", "=timeout"]
+KEYWORDS = [*WHERE, *FAULTS, "=relay", "=checkpoint", "=resources"]
 
 
 @pytest.mark.parametrize(
     "function, expected",
     [
         (mh.delayed, ["obj", "name", "pure", "nout", "traverse"]),
-        (mh.compute, ["*args", "=traverse", "=optimize_graph", *WHERE, "=checkpoint"]),
-        (mh.persist, ["*args", "=traverse", "=optimize_graph", *WHERE, "=checkpoint"]),
-        (mh.map, ["/function", "*iterables", *WHERE, "=checkpoint"]),
-        (mh.stream, ["/function", "*iterables", "=ordered", "=buffersize", *WHERE, "=checkpoint"]),
+        (mh.compute, ["*args", "=traverse", "=optimize_graph", *KEYWORDS]),
+        (mh.persist, ["*args", "=traverse", "=optimize_graph", *KEYWORDS]),
+        (mh.map, ["/function", "*iterables", *KEYWORDS]),
+        (mh.stream, ["/function", "*iterables", "=ordered", "=buffersize", *KEYWORDS]),
         (mh.submit, ["/function", "*args", "=seed", "**kwargs"]),
         (mh.cpu_count, []),
         (mh.shutdown, []),
