@@ -49,6 +49,10 @@ _HELP = {
     "relay": "what tasks print appears: yes, no, or ordered as in the serial run",
     "random_misuse": "draws from a global state without a seed: warn, error or ignore",
     "seed": "what random numbers begin with, an integer",
+    "retries": "how often a task that raised is run again",
+    "retry_delay": "how many seconds it rests before, doubled each time",
+    "timeout": "how many seconds a task may run",
+    "resources": "how much there is of what tasks ask for: gpu=2,licence=1",
 }
 
 
