@@ -244,6 +244,26 @@ def test_a_call_that_ends_its_worker_fails_alone(scheduler):
         assert list(executor.map(square, range(3))) == [0, 1, 4]
 
 
+def touch_or_leave(path, is_fatal):
+    if is_fatal:
+        os._exit(5)
+    path.touch()
+    return path.name
+
+
+@pytest.mark.parametrize("scheduler", ["processes", "fork"])
+def test_a_call_of_a_map_that_ends_its_worker_leaves_the_others_alone(tmp_path, scheduler):
+    paths = [tmp_path / str(number) for number in range(20)]
+    with mh.Executor(2, scheduler=scheduler) as executor:
+        results = executor.map(touch_or_leave, paths, [number in (7, 11) for number in range(20)])
+        executor.shutdown()  # all of them have run then
+        assert [next(results) for _ in range(7)] == [str(number) for number in range(7)]
+        with pytest.raises(mh.WorkerDied, match="touch_or_leave.*exited with code 5") as caught:
+            next(results)
+        assert isinstance(caught.value, BrokenProcessPool)
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [n for n in range(20) if n not in (7, 11)]
+
+
 class EndsWhoUnpickles:
     def __init__(self, pid):
         self.pid = pid

@@ -89,6 +89,13 @@ impl Faults {
         }))
     }
 
+    /// Tasks that fail leave the others alone.
+    pub(crate) fn tolerant() -> Arc<Faults> {
+        let mut faults = Faults::default();
+        faults.rules.is_tolerant = true;
+        Arc::new(faults)
+    }
+
     /// How often a task is tried at most, not counting tries that its worker's death ended.
     pub(crate) fn n_tries_max(&self) -> u32 {
         self.rules.n_retries.saturating_add(1)

@@ -15,8 +15,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::PyTuple;
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Results of a function over arguments, by their numbers.
@@ -34,6 +34,8 @@ struct State {
     next: u32,
     /// Which are there, from the next on.
     there: VecDeque<bool>,
+    /// What ended those among them that have no outcome of their own.
+    lost: HashMap<u32, Failure>,
     failure: Option<Failure>,
 }
 
@@ -52,8 +54,8 @@ impl Gathered {
         root: Option<Bound<'py, PyAny>>,
         manner: Manner,
     ) -> PyResult<Gathered> {
-        // How each call ends is its result, so nothing is tried again here.
-        let terms = (Seeding::of(root.as_ref())?, Arc::<Faults>::default());
+        // How each call ends is its result, its worker's death included.
+        let terms = (Seeding::of(root.as_ref())?, Faults::tolerant());
         let items = Items::new(&iterables)?;
         let pickle = pickle.as_ref();
         let teller = Teller::new(manner, None, &scheduler, &terms.1);
@@ -65,6 +67,7 @@ impl Gathered {
             is_closed: false,
             next: 0,
             there: VecDeque::new(),
+            lost: HashMap::new(),
             failure: None,
         };
         Ok(Gathered {
@@ -161,6 +164,14 @@ impl State {
         }
     }
 
+    fn arrived(&mut self, task: TaskIndex) {
+        let at = task.0.wrapping_sub(self.next) as usize;
+        if at >= self.there.len() {
+            self.there.resize(at + 1, false);
+        }
+        self.there[at] = true;
+    }
+
     /// The next result once it is there; none when the time is up.
     fn next(
         &mut self,
@@ -173,6 +184,9 @@ impl State {
                 let task = TaskIndex(self.next);
                 self.there.pop_front();
                 self.next = self.next.wrapping_add(1);
+                if let Some(failure) = self.lost.remove(&task.0) {
+                    return Err(self.run.exception(py, &failure, scheduler));
+                }
                 return self.run.take_one(py, task, scheduler);
             }
             if let Some(failure) = &self.failure {
@@ -182,13 +196,13 @@ impl State {
             let pause = left.map_or(SIGNAL_PAUSE, |left| left.min(SIGNAL_PAUSE));
             let news = self.run.wait(py, pause, false)?;
             look_up(py)?;
-            let is_any = !news.delivered.is_empty() || news.failure.is_some();
+            let is_any = !news.delivered.is_empty() || !news.lost.is_empty() || news.failure.is_some();
             for task in &news.delivered {
-                let at = task.0.wrapping_sub(self.next) as usize;
-                if at >= self.there.len() {
-                    self.there.resize(at + 1, false);
-                }
-                self.there[at] = true;
+                self.arrived(*task);
+            }
+            for (task, failure) in news.lost {
+                self.arrived(task);
+                self.lost.insert(task.0, failure);
             }
             self.failure = news.failure;
             if !is_any && left == Some(Duration::ZERO) {
