@@ -603,4 +603,4 @@ def test_it_imports_next_to_nothing(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert run.stdout.strip() == "['manyhands._native', 'manyhands._plans', 'manyhands.config']"
+    assert run.stdout.strip() == "['manyhands._native', 'manyhands._plans', 'manyhands._settings', 'manyhands.config']"

@@ -179,11 +179,11 @@ def test_functions_of_all_kinds_have_a_place():
         (Model(), "Model", Model.__call__.__code__),
         (overflow, "overflow", overflow.__code__),
     ]:
-        found = _deaths._place(function)
+        found = _deaths.place_of(function)
         assert found[0].endswith(name)
         assert found[1:] == (code.co_filename, code.co_firstlineno)
-    assert _deaths._place(len) == ("len", None, None)
-    assert _deaths._place(int)[1:] == (None, None)
+    assert _deaths.place_of(len) == ("len", None, None)
+    assert _deaths.place_of(int)[1:] == (None, None)
 
 
 def test_sizes_count_what_arguments_hold():
