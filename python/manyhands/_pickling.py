@@ -374,7 +374,7 @@ def _local_modules() -> list[bytes]:
 
 def _by_value_registered() -> bool:
     """Whether the user asked cloudpickle to store some module by value, which plain pickle knows nothing of."""
-    if "cloudpickle" not in sys.modules:
+    if sys.modules.get("cloudpickle") is None:
         return False
     # Another thread may be in the middle of importing it: this waits.
     import cloudpickle
