@@ -144,7 +144,8 @@ def test_results_that_the_program_asks_for_come_back_whole(limited, spilled, fac
     elif face == "map":
         results = [slow.array for slow in mh.map(lambda i: Slow(np.full(N, float(i))), range(n_results))]
     elif face == "stream":
-        stream = mh.stream(function, range(n_results), buffersize=n_results)
+        # One by one: of a batch that comes at once, the program takes all at once, before any could go.
+        stream = mh.stream(function, range(n_results), buffersize=n_results, chunksize=1)
         results = [next(stream)]
         until(lambda: spilled() >= A_FEW, "some are on disk")
         results.extend(stream)
