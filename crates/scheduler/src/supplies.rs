@@ -242,15 +242,13 @@ impl Scheduler {
         let Some(needs) = self.needs_of_ready(waiting) else {
             return false;
         };
-        if is_shared(needs, kept) {
-            return false;
-        }
-        let worker = match self.is_turn_of_free() {
+        let is_kept = is_shared(needs, kept);
+        let worker = match is_kept || self.is_turn_of_free() {
             true => None,
             false => self.idle_for(needs),
         };
         let Some(worker) = worker else {
-            let is_awaiting = self.may_run_somewhere(needs);
+            let is_awaiting = !is_kept && self.may_run_somewhere(needs);
             if self.is_due(waiting, needs) {
                 kept.extend(needs);
             }
@@ -450,10 +448,7 @@ impl Scheduler {
             let Some(needs) = self.needs_of_ready(waiting) else {
                 continue;
             };
-            if is_shared(needs, &kept) {
-                continue;
-            }
-            if self.supplies.has(worker, needs) {
+            if !is_shared(needs, &kept) && self.supplies.has(worker, needs) {
                 return Err(format!(
                     "{worker:?} is idle, and a task of {waiting:?} could run there"
                 ));
