@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from manyhands._faults import Faults
+    from manyhands._resources import Asking
     from manyhands._seeding import Root
 
 # What `Recorder.find` says of a task; as crates/python/src/durable/recorder.rs numbers it.
@@ -668,10 +669,11 @@ def compute_all(
     *args: Any,
     manner: int,
     faults: Faults | None,
+    asking: Asking | None,
 ) -> tuple[Any, ...]:
     """`compute` or `persist` with a checkpoint."""
     with Session(checkpoint) as session:
-        return run(*args, root, manner, faults, GraphNamer(session, root))
+        return run(*args, root, manner, faults, GraphNamer(session, root), asking)
 
 
 def load(data: bytes, buffers: list[Any] | None, is_by_value: bool) -> Any:

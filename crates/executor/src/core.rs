@@ -6,8 +6,8 @@ use crate::program::Death;
 use crate::relay::Surroundings;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
-    Cause, Command, Commands, Event, JobId, JobSpec, Loss, Needs, Scheduler, Sight, TaskId, TaskRun,
-    TimeNs, WorkerId,
+    Cause, Command, Commands, Event, JobId, JobSpec, Loss, Needs, Scheduler, Sight, TaskId,
+    TaskRun, TimeNs, WorkerId,
 };
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -4,8 +4,8 @@ use crate::graphed::Graphed;
 use crate::loose::Loose;
 use crate::run::{Limits, Taken};
 use crate::{
-    Class, Command, Commands, JobSpec, KindId, Kinds, Loss, Need, Needs, Rules, TaskId, TaskIndex, TaskRun, TimeNs,
-    Wanted,
+    Class, Command, Commands, JobSpec, KindId, Kinds, Loss, Need, Needs, Rules, TaskId, TaskIndex,
+    TaskRun, TimeNs, Wanted,
 };
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

@@ -95,7 +95,9 @@ impl Needs {
 
     /// What the tasks of a class need.
     pub(crate) fn of_class(&self, class: Class) -> &[Need] {
-        self.classes.get(class.as_usize()).map_or(&[], Vec::as_slice)
+        self.classes
+            .get(class.as_usize())
+            .map_or(&[], Vec::as_slice)
     }
 
     /// The classes whose tasks need something.

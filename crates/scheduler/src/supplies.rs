@@ -417,7 +417,9 @@ impl Scheduler {
         let n_holders = n_holders.filter(|worker| worker.held.is_some()).count();
         if n_holders != self.supplies.n_holders {
             let n_counted = self.supplies.n_holders;
-            return Err(format!("{n_holders} workers hold something, not {n_counted}"));
+            return Err(format!(
+                "{n_holders} workers hold something, not {n_counted}"
+            ));
         }
         for (stock, n_used) in self.supplies.stocks.iter().zip(n_used) {
             let n_counted = match stock.supply.is_by_worker {

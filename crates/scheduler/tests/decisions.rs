@@ -1,8 +1,8 @@
 //! Single decisions, spelled out: which commands follow from which event.
 
 use manyhands_scheduler::{
-    Command, Commands, Event, Graph, JobId, JobSpec, KindId, Kinds, Need, Needs, Report, Rules, Scheduler,
-    Supply, TaskId, TaskIndex, Wanted, WorkerId,
+    Command, Commands, Event, Graph, JobId, JobSpec, KindId, Kinds, Need, Needs, Report, Rules,
+    Scheduler, Supply, TaskId, TaskIndex, Wanted, WorkerId,
 };
 use std::num::NonZeroU32;
 

@@ -38,7 +38,9 @@ use child::Ways;
 use functions::{Functions, Kept};
 use hurry::Hurry;
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, JobSpec, Need, Needs, Sight, Supply, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{
+    Event, JobId, JobSpec, Need, Needs, Sight, Supply, TaskId, TimeNs, WorkerId,
+};
 use manyhands_store::{Place, SegmentId};
 use manyhands_wire::{Context, FrameWriter, TaskKey, TasksWriter};
 use outbox::Outbox;
@@ -641,6 +643,17 @@ impl ProcessPool {
             is_first: false,
             context: Arc::new(Surroundings::here(bytes)),
             needs: Needs::same(needs),
+        }
+    }
+
+    /// The same pool, with the same surroundings, for jobs whose tasks need this.
+    pub fn needing(&self, needs: Needs) -> ProcessPool {
+        ProcessPool {
+            shared: Arc::clone(&self.shared),
+            owner: self.owner,
+            is_first: false,
+            context: Arc::clone(&self.context),
+            needs,
         }
     }
 

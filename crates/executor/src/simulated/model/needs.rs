@@ -150,7 +150,10 @@ impl Model<'_> {
         let n_classes = |job: &JobModel| {
             let needs = &self.case.jobs[job.plan].needs;
             let indices = (0..job.tasks.len() as u32).map(TaskIndex);
-            indices.map(|index| needs.of(index)).collect::<BTreeSet<_>>().len()
+            indices
+                .map(|index| needs.of(index))
+                .collect::<BTreeSet<_>>()
+                .len()
         };
         jobs.map(n_classes).sum()
     }
