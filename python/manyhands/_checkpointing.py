@@ -667,11 +667,10 @@ def compute_all(
     checkpoint: Any,
     root: Root | None,
     *args: Any,
-    manner: int,
-    faults: Faults | None,
-    asking: Asking | None,
+    told: tuple[int, Faults | None, Asking | None],
 ) -> tuple[Any, ...]:
     """`compute` or `persist` with a checkpoint."""
+    manner, faults, asking = told
     with Session(checkpoint) as session:
         return run(*args, root, manner, faults, GraphNamer(session, root), asking)
 

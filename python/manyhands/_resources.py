@@ -26,9 +26,9 @@ _places: dict[str, int] = {}
 class resources:
     """Have tasks need resources while they run: those of all calls in a block, and those that are written down in it.
 
-    The same as the keyword `resources` of those calls and of `delayed`, and the way to say it to `submit`, whose keywords
-    are the function's. Calls of Delayed functions in the block, and operators and attributes of their results, need so
-    much wherever they are computed, side by side with others. It acts on the thread that enters it.
+    The same as the keyword `resources` of those calls and of `delayed`, and the way to say it to `submit`, whose
+    keywords are the function's. Calls of Delayed functions in the block, and operators and attributes of their results,
+    need so much wherever they are computed, side by side with others. It acts on the thread that enters it.
 
     Parameters
     ----------
@@ -128,8 +128,8 @@ def _require(amounts: dict[str, int], scheduler: str, task: str) -> None:
             )
     if scheduler == "fork":
         raise _settings.error(
-            f'resources={amounts!r} of {task}: with scheduler="fork" each call has workers of its own, and no account is '
-            f'kept of resources. Use scheduler="processes".'
+            f'resources={amounts!r} of {task}: with scheduler="fork" each call has workers of its own, and no account '
+            f'is kept of resources. Use scheduler="processes".'
         )
 
 

@@ -50,7 +50,7 @@ def _where_asking(
     chunksize: int | None,
     resources: Mapping[str, int] | None,
 ) -> tuple[str, int, int | None, Any, Asking | None]:
-    """The same, and what finds out where a graph runs in which tasks say themselves what they need, if any may do so."""
+    """The same, and what finds out where a graph runs whose tasks say what they need, if any may do so."""
     level = _native.task_level()
     needs = asking = None
     if level is not None or _worker.is_worker:
@@ -265,8 +265,8 @@ def compute(
             from manyhands._checkpointing import compute_all
 
             given = (args, traverse, pool, batch_size, name)
-            told = {"manner": manner, "faults": faults, "asking": asking}
-            return compute_all(_native.compute, checkpoint, _root(seed), *given, **told)
+            told = (manner, faults, asking)
+            return compute_all(_native.compute, checkpoint, _root(seed), *given, told=told)
         return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, asking)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
@@ -319,8 +319,8 @@ def persist(
             from manyhands._checkpointing import compute_all
 
             given = (args, traverse, pool, batch_size, name)
-            told = {"manner": manner, "faults": faults, "asking": asking}
-            return compute_all(_native.persist, checkpoint, _root(seed), *given, **told)
+            told = (manner, faults, asking)
+            return compute_all(_native.persist, checkpoint, _root(seed), *given, told=told)
         return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, asking)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
