@@ -150,7 +150,7 @@ class _Processes:
         self.pool = _pools.start_processes(n_workers, self.idle_timeout)
 
     def tell(self, level: int, needs: dict[str, int] | None) -> ProcessPool:
-        """Have the workers know of the settings, import path and folder there are, and of their tasks' level and needs."""
+        """Have the workers know of the present settings, import path, folder, level of tasks and needs."""
         settings = config.generation()
         if settings is not self.settings:
             self.settings = settings
