@@ -18,7 +18,10 @@ pub(crate) type Amounts = BTreeMap<String, u32>;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub(crate) struct Needed(u16);
 
-/// By number, from one on. They are as many as a program has different needs, and never go.
+/// As many as there are numbers for, here and for the classes of a graph's tasks.
+const N_NEEDS_MAX: usize = 65_000;
+
+/// By number, from one on. They never go, at most [`N_NEEDS_MAX`].
 static KNOWN: Mutex<Vec<Amounts>> = Mutex::new(Vec::new());
 
 thread_local! {
@@ -46,13 +49,15 @@ impl Needed {
         let mut known = known();
         let at = known.iter().position(|other| *other == amounts);
         let at = at.unwrap_or(known.len());
-        let number = u16::try_from(at + 1).map_err(|_| {
-            PyValueError::new_err("tasks of one program can have 65535 different needs")
-        })?;
+        if at >= N_NEEDS_MAX {
+            return Err(PyValueError::new_err(format!(
+                "tasks of one program can have {N_NEEDS_MAX} different needs"
+            )));
+        }
         if at == known.len() {
             known.push(amounts);
         }
-        Ok(Needed(number))
+        Ok(Needed(at as u16 + 1))
     }
 
     /// How much that is.
