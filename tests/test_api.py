@@ -74,7 +74,7 @@ KEYWORDS = [*WHERE, *FAULTS, "=relay", "=checkpoint", "=resources"]
 @pytest.mark.parametrize(
     "function, expected",
     [
-        (mh.delayed, ["obj", "name", "pure", "nout", "traverse"]),
+        (mh.delayed, ["obj", "name", "pure", "nout", "traverse", "resources"]),
         (mh.compute, ["*args", "=traverse", "=optimize_graph", *KEYWORDS]),
         (mh.persist, ["*args", "=traverse", "=optimize_graph", *KEYWORDS]),
         (mh.map, ["/function", "*iterables", *KEYWORDS]),

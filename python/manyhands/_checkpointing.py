@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from manyhands._faults import Faults
+    from manyhands._resources import Asking
     from manyhands._seeding import Root
 
 # What `Recorder.find` says of a task; as crates/python/src/durable/recorder.rs numbers it.
@@ -666,12 +667,12 @@ def compute_all(
     checkpoint: Any,
     root: Root | None,
     *args: Any,
-    manner: int,
-    faults: Faults | None,
+    told: tuple[int, Faults | None, Asking | None],
 ) -> tuple[Any, ...]:
     """`compute` or `persist` with a checkpoint."""
+    manner, faults, asking = told
     with Session(checkpoint) as session:
-        return run(*args, root, manner, faults, GraphNamer(session, root))
+        return run(*args, root, manner, faults, GraphNamer(session, root), asking)
 
 
 def load(data: bytes, buffers: list[Any] | None, is_by_value: bool) -> Any:

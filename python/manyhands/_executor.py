@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import itertools
+import sys
 import threading
 import weakref
 from collections import deque
@@ -16,7 +17,7 @@ from manyhands.errors import WorkerDied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from typing import Any, TypeVar
 
     from manyhands._executor_pools import Workers
@@ -44,6 +45,15 @@ class Executor(concurrent.futures.Executor):
         `concurrent.futures.BrokenExecutor`, and there can be no more.
     initargs : tuple
         What the initializer is called with.
+    resources : mapping of str to int, optional
+        What each call needs while it runs, such as ``{"gpu": 1}``, as for `manyhands.map`. By default what a block of
+        `manyhands.resources` says around this. The executor keeps an account of its own: the calls of others do not
+        count.
+
+    Raises
+    ------
+    ConfigError
+        If there is less of a resource than one call needs; with ``"fork"``, and inside of a task.
 
     Notes
     -----
@@ -66,6 +76,7 @@ class Executor(concurrent.futures.Executor):
         scheduler: str | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        resources: Mapping[str, int] | None = None,
     ) -> None:
         if max_workers is not None:
             if isinstance(max_workers, bool) or not isinstance(max_workers, int):
@@ -75,11 +86,20 @@ class Executor(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, which {initializer!r:.80} is not")
         level = _native.task_level()
+        needs = None
         if level is None and not _worker.is_worker:
             name, n_workers, _, level = config.resolve_plan(scheduler, max_workers, None)
+            if resources is not None or "manyhands._resources" in sys.modules:
+                from manyhands import _resources
+
+                needs = _resources.needed(resources, name)
         else:
             from manyhands import _plans
 
+            if resources is not None:
+                from manyhands import _resources
+
+                _resources.refuse_nested(resources)
             nested = _plans.nested(level or _worker.level, scheduler, max_workers, None)
             # Below the plan: all workers are busy with tasks such as this one.
             name, n_workers, _, _, level = nested or ("synchronous", max_workers or 1, 1, None, 0)
@@ -89,6 +109,7 @@ class Executor(concurrent.futures.Executor):
         self._max_workers = n_workers
         self._workers = _executor_pools.KINDS[name](n_workers, are_kept=initializer is None)
         self._workers.level = level
+        self._workers.needs = needs
         self._is_shut_down = False
         #: Maps that will ask for more items as their results are consumed.
         self._buffered: weakref.WeakSet[_native.Gathered] = weakref.WeakSet()

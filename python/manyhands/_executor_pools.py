@@ -36,6 +36,8 @@ class Workers(ABC):
         self.are_kept = are_kept
         #: What tasks are to know of where they are; see `manyhands._plans`.
         self.level = 0
+        #: What each call needs; None where resources have never been spoken of.
+        self.needs: dict[str, int] | None = None
         #: Why there can be no more calls.
         self.broken: str | None = None
         self._lock = RLock()
@@ -100,7 +102,16 @@ class Threads(Workers):
                 pool = self._pool
                 if pool is None:
                     _pools.register()
-                    pool = self._pool = ThreadPool(self.n_workers).at_level(self.level)
+                    pool = ThreadPool(self.n_workers)
+                    if self.needs:
+                        from manyhands import _resources
+
+                        amounts, supplies = _resources.for_pool(self.needs, by_worker=False)
+                        pool.set_supplies(supplies)
+                        pool = pool.at_level(self.level, amounts)
+                    else:
+                        pool = pool.at_level(self.level)
+                    self._pool = pool
         return pool
 
     def is_at_rest(self) -> bool:
@@ -138,8 +149,8 @@ class _Processes:
         self.settings: object = None
         self.pool = _pools.start_processes(n_workers, self.idle_timeout)
 
-    def tell(self, level: int) -> ProcessPool:
-        """Have the workers know of the present settings, import path and folder, and of their tasks' level."""
+    def tell(self, level: int, needs: dict[str, int] | None) -> ProcessPool:
+        """Have the workers know of the present settings, import path, folder, level of tasks and needs."""
         settings = config.generation()
         if settings is not self.settings:
             self.settings = settings
@@ -148,7 +159,7 @@ class _Processes:
             if idle_timeout != self.idle_timeout:
                 self.pool.set_idle_timeout(idle_timeout)
             self.idle_timeout = idle_timeout
-        return self.context.of(self.pool, level)
+        return self.context.of(self.pool, level, needs)
 
     def resize(self, n_workers: int) -> None:
         """Have so many workers."""
@@ -167,7 +178,7 @@ class Processes(Workers):
         processes = self._processes
         if processes is None or processes.n_reloads != _pools.n_reloads():
             processes = self._renewed()
-        return processes.tell(self.level)
+        return processes.tell(self.level, self.needs)
 
     def _renewed(self) -> _Processes:
         with self._lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from threading import local
 
 from manyhands import _native, _settings, _worker, config
 
@@ -22,15 +21,14 @@ NUM_UNITS_MAX = 2**31 - 1
 
 # The place of each resource in the engine; they are never taken away.
 _places: dict[str, int] = {}
-# What blocks of this thread say.
-_blocks = local()
 
 
 class resources:
-    """Have the tasks of all calls in a block need resources while they run.
+    """Have tasks need resources while they run: those of all calls in a block, and those that are written down in it.
 
-    The same as the keyword `resources` of those calls, and the way to say it to `submit`, whose keywords are the
-    function's. It acts on the thread that enters it.
+    The same as the keyword `resources` of those calls and of `delayed`, and the way to say it to `submit`, whose
+    keywords are the function's. Calls of Delayed functions in the block, and operators and attributes of their results,
+    need so much wherever they are computed, side by side with others. It acts on the thread that enters it.
 
     Parameters
     ----------
@@ -50,6 +48,15 @@ class resources:
     ...     future = mh.submit(abs, -1)
     >>> future.result()
     1
+
+    A graph in which some tasks need something:
+
+    >>> loaded = [mh.delayed(abs)(i) for i in range(4)]
+    >>> with mh.resources(licence=1):
+    ...     solved = [mh.delayed(pow)(one, 2) for one in loaded]
+    >>> with mh.config.set(resources={"licence": 2}):
+    ...     mh.compute(mh.delayed(sum)(solved))
+    (14,)
     """
 
     def __init__(self, **amounts: int) -> None:
@@ -59,11 +66,10 @@ class resources:
     def __enter__(self) -> None:
         if _native.in_task() or _worker.is_worker:
             refuse_nested(self._amounts)
-        self._outer.append(in_block())
-        _blocks.amounts = self._amounts
+        self._outer.append(_native._enter_needs(self._amounts))
 
     def __exit__(self, *exc_info: object) -> None:
-        _blocks.amounts = self._outer.pop()
+        _native._enter_needs(self._outer.pop())
 
     def __repr__(self) -> str:
         return f"resources({', '.join(f'{name}={amount}' for name, amount in self._amounts.items())})"
@@ -93,11 +99,6 @@ def _is_units(value: object) -> bool:
     return bool(0 <= value.__index__() <= NUM_UNITS_MAX)
 
 
-def in_block() -> dict[str, int] | None:
-    """What the innermost block of this thread says."""
-    return getattr(_blocks, "amounts", None)
-
-
 def needed(given: Mapping[str, int] | None, scheduler: str) -> dict[str, int]:
     """What each task of a call needs.
 
@@ -106,35 +107,104 @@ def needed(given: Mapping[str, int] | None, scheduler: str) -> dict[str, int]:
     ConfigError
         For what is not accepted, and for what can never be had.
     """
-    amounts = in_block() if given is None else units_by_name(given, "resources")
+    amounts = _native._needs_in_block() if given is None else units_by_name(given, "resources")
     amounts = {name: amount for name, amount in (amounts or {}).items() if amount}
-    if not amounts:
-        return amounts
+    if amounts:
+        _require(amounts, scheduler, "a task")
+    return amounts
+
+
+def _require(amounts: dict[str, int], scheduler: str, task: str) -> None:
+    """An error, unless a task can have so much."""
     there = supplied()
     for name, amount in amounts.items():
         if amount > there.get(name, 0):
             known = ", ".join(f"{name}: {n_units}" for name, n_units in there.items()) or "none"
             raise _settings.error(
-                f"resources={amounts!r} can never be had: a task asks for {amount} of {name!r}, and there "
+                f"resources={amounts!r} can never be had: {task} asks for {amount} of {name!r}, and there "
                 f"{'are' if there.get(name, 0) != 1 else 'is'} {there.get(name, 0)}. Configured or found: {known}. Say "
                 f"how much there is by mh.config.set(resources={{{name!r}: {amount}}}) or MANYHANDS_RESOURCES="
                 f"{name}={amount}."
             )
     if scheduler == "fork":
         raise _settings.error(
-            f'resources={amounts!r}: with scheduler="fork" each call has workers of its own, and no account is kept of '
-            f'resources. Use scheduler="processes".'
+            f'resources={amounts!r} of {task}: with scheduler="fork" each call has workers of its own, and no account '
+            f'is kept of resources. Use scheduler="processes".'
         )
-    return amounts
+
+
+class Asking:
+    """A call of `compute` or `persist`, for those tasks of its graph that say themselves what they need.
+
+    Parameters
+    ----------
+    scheduler : str
+        Where it runs.
+    num_workers : int
+        With how many workers.
+    level : int, optional
+        The level of its tasks; None for a call that a task makes.
+    amounts : dict of int, optional
+        What the call asks for, for all of its tasks.
+    """
+
+    __slots__ = ("_amounts", "_level", "_num_workers", "_scheduler")
+
+    def __init__(self, scheduler: str, num_workers: int, level: int | None, amounts: dict[str, int] | None) -> None:
+        self._scheduler = scheduler
+        self._num_workers = num_workers
+        self._level = level
+        self._amounts = amounts or {}
+
+    def for_graph(self, asked: list[tuple[dict[str, int], str]]) -> tuple[Any, list[list[tuple[int, int, int]]]]:
+        """Where a graph runs in which tasks need so much.
+
+        Parameters
+        ----------
+        asked : list of tuple
+            What tasks need, each different set of amounts once, with a text for the first task that needs it.
+
+        Returns
+        -------
+        tuple
+            The pool, or the level of tasks in this thread. For each of `asked`, with what the call asks for: places of
+            resources, how many units of each, and how many each worker has where it has its own.
+
+        Raises
+        ------
+        ConfigError
+            For what can never be had, and where resources cannot be asked for.
+        """
+        for amounts, task in asked:
+            if amounts and self._level is None:
+                raise _nested_error(amounts, f"of the task {task}, ")
+            if amounts:
+                _require(amounts, self._scheduler, f"the task {task}")
+        wanted = [{**self._amounts, **amounts} for amounts, _ in asked]
+        if self._level is None or self._scheduler == "synchronous":
+            return self._level, [[] for _ in wanted]
+        # A worker process has the same devices for all tasks: as many as the one needs that needs the most.
+        largest: dict[str, int] = {}
+        for amounts in wanted:
+            for name, amount in amounts.items():
+                largest[name] = max(amount, largest.get(name, 0))
+        from manyhands import _pools
+
+        pool = _pools.pool(self._scheduler, self._num_workers, self._level, largest)
+        return pool, [[(_places[name], n, largest[name]) for name, n in amounts.items()] for amounts in wanted]
 
 
 def refuse_nested(given: Mapping[str, int] | None) -> None:
     """In a task, calls cannot ask for resources: nobody keeps one account of those of all workers."""
     if given:
-        raise _settings.error(
-            f"resources={dict(given)!r} in a call that a task makes: resources are the outermost call's to ask for, as "
-            f"workers know nothing of each other's."
-        )
+        raise _nested_error(given)
+
+
+def _nested_error(amounts: Mapping[str, int], of_whom: str = "") -> Exception:
+    return _settings.error(
+        f"resources={dict(amounts)!r} {of_whom}in a call that a task makes: resources are the outermost call's to ask "
+        f"for, as workers know nothing of each other's."
+    )
 
 
 def supplied() -> dict[str, int]:

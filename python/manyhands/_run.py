@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from manyhands._faults import Faults
     from manyhands._future import Future
+    from manyhands._resources import Asking
     from manyhands._seeding import Root
 
     T = TypeVar("T")
@@ -40,8 +41,18 @@ def _where(
     For calls in this thread, a number stands for the pool if there is something that their tasks are to know: their
     level.
     """
+    return _where_asking(scheduler, num_workers, chunksize, resources)[:4]
+
+
+def _where_asking(
+    scheduler: str | Sequence[str] | None,
+    num_workers: int | Sequence[int | None] | None,
+    chunksize: int | None,
+    resources: Mapping[str, int] | None,
+) -> tuple[str, int, int | None, Any, Asking | None]:
+    """The same, and what finds out where a graph runs whose tasks say what they need, if any may do so."""
     level = _native.task_level()
-    needs = None
+    needs = asking = None
     if level is not None or _worker.is_worker:
         from manyhands import _plans
 
@@ -49,13 +60,17 @@ def _where(
             from manyhands import _resources
 
             _resources.refuse_nested(resources)
+        if "manyhands._resources" in sys.modules:
+            from manyhands._resources import Asking
+
+            asking = Asking("synchronous", 1, None, None)
         nested = _plans.nested(level or _worker.level, scheduler, num_workers, chunksize)
         if nested is None:
             # All workers are busy with tasks such as the one that calls; more would only get in their way.
-            return "synchronous", 1, None, None
+            return "synchronous", 1, None, None, asking
         name, n_workers, n_all, batch_size, level = nested
         if name == "synchronous":
-            return name, 1, batch_size, level
+            return name, 1, batch_size, level, asking
     else:
         name, n_workers, batch_size, level = config.resolve_plan(scheduler, num_workers, chunksize)
         n_all = n_workers
@@ -63,11 +78,12 @@ def _where(
             from manyhands import _resources
 
             needs = _resources.needed(resources, name)
+            asking = _resources.Asking(name, n_workers, level, needs)
         if name == "synchronous":
-            return name, n_workers, batch_size, level
+            return name, n_workers, batch_size, level, asking
     # What was printed so far appears before what tasks print.
     _worker.flush_streams()
-    return name, n_workers, batch_size, _pools.pool(name, n_all, level, needs)
+    return name, n_workers, batch_size, _pools.pool(name, n_all, level, needs), asking
 
 
 def _root(seed: Any, is_single: bool = False) -> Root | None:
@@ -202,8 +218,10 @@ def compute(
         known by its function, its arguments, and the tasks that its inputs come from.
     resources : mapping of str to int, optional
         What each task needs while it runs, such as ``{"gpu": 1}``: no more of them run at once than there is enough
-        for, as the setting `resources` says. Not with ``"fork"``. In a worker process that GPUs are asked of,
-        CUDA_VISIBLE_DEVICES names its own.
+        for, as the setting `resources` says. Single tasks can say so themselves, by ``delayed(f, resources=...)`` or
+        `manyhands.resources`; then this is for what they do not name. Not with ``"fork"``. In a worker process that
+        GPUs are asked of, CUDA_VISIBLE_DEVICES names its own. Tasks that need something are sent one by one, whatever
+        `chunksize` says.
 
     Returns
     -------
@@ -240,15 +258,16 @@ def compute(
     ([(3, 1), ZeroDivisionError(...)],)
     """
     manner = _manner(relay)
-    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+    name, _, batch_size, pool, asking = _where_asking(scheduler, num_workers, chunksize, resources)
     faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     try:
         if checkpoint is not None:
             from manyhands._checkpointing import compute_all
 
             given = (args, traverse, pool, batch_size, name)
-            return compute_all(_native.compute, checkpoint, _root(seed), *given, manner=manner, faults=faults)
-        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner, faults)
+            told = (manner, faults, asking)
+            return compute_all(_native.compute, checkpoint, _root(seed), *given, told=told)
+        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, asking)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -293,15 +312,16 @@ def persist(
     10
     """
     manner = _manner(relay)
-    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+    name, _, batch_size, pool, asking = _where_asking(scheduler, num_workers, chunksize, resources)
     faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
     try:
         if checkpoint is not None:
             from manyhands._checkpointing import compute_all
 
             given = (args, traverse, pool, batch_size, name)
-            return compute_all(_native.persist, checkpoint, _root(seed), *given, manner=manner, faults=faults)
-        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner, faults)
+            told = (manner, faults, asking)
+            return compute_all(_native.persist, checkpoint, _root(seed), *given, told=told)
+        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, asking)
     except KeyboardInterrupt as error:
         _interrupted(error, name)
         raise
@@ -365,7 +385,8 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     resources : mapping of str to int, optional
         What each call needs while it runs, such as ``{"gpu": 1}``: no more of them run at once than there is enough
         for, as the setting `resources` says. Not with ``"fork"``. In a worker process that GPUs are asked of,
-        CUDA_VISIBLE_DEVICES names its own.
+        CUDA_VISIBLE_DEVICES names its own. Calls that need something are sent one by one, whatever `chunksize` says,
+        which costs each some 0.1 ms: too much for those that take microseconds.
 
     Returns
     -------

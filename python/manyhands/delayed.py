@@ -6,7 +6,7 @@ from manyhands._native import Delayed, _delayed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, overload
 else:
 
@@ -30,13 +30,23 @@ _NOT_GIVEN: Any = _NotGiven()
 
 @overload
 def delayed(  # noqa: D103
-    obj: Any, name: Any = None, pure: bool | None = None, nout: int | None = None, traverse: bool = True
+    obj: Any,
+    name: Any = None,
+    pure: bool | None = None,
+    nout: int | None = None,
+    traverse: bool = True,
+    resources: Mapping[str, int] | None = None,
 ) -> Delayed: ...
 
 
 @overload
 def delayed(  # noqa: D103, F811
-    *, name: Any = None, pure: bool | None = None, nout: int | None = None, traverse: bool = True
+    *,
+    name: Any = None,
+    pure: bool | None = None,
+    nout: int | None = None,
+    traverse: bool = True,
+    resources: Mapping[str, int] | None = None,
 ) -> Callable[[Any], Delayed]: ...
 
 
@@ -46,6 +56,7 @@ def delayed(  # noqa: F811
     pure: bool | None = None,
     nout: int | None = None,
     traverse: bool = True,
+    resources: Mapping[str, int] | None = None,
 ) -> Delayed | Callable[[Any], Delayed]:
     """Wrap a function or an object so that using it makes tasks, which run later and in parallel.
 
@@ -67,6 +78,11 @@ def delayed(  # noqa: F811
         How many results a call returns, if it returns a sequence of them; calls can then be unpacked: ``a, b = f(x)``.
     traverse : bool, default True
         Whether to look for `Delayed` inside `obj`, if it is a collection.
+    resources : mapping of str to int, optional
+        What each call of `obj`, or of a method of it, needs while it runs, such as ``{"gpu": 1}``: no more of them run
+        at once than there is enough for, as the setting `resources` says, while other tasks of the graph run beside
+        them. What is made of the result needs nothing. By default what a block of `manyhands.resources` says around the
+        call. A task that asks for more than there is is an error when the graph is computed, before anything runs.
 
     Returns
     -------
@@ -76,7 +92,9 @@ def delayed(  # noqa: F811
     Raises
     ------
     ValueError
-        If `nout` is not a non-negative integer.
+        If `nout` is not a non-negative integer; for `resources` of what is a `Delayed` already.
+    ConfigError
+        If `resources` are no whole numbers by name.
     TypeError
         If `name` is not a str, a number or a tuple of these.
 
@@ -108,6 +126,14 @@ def delayed(  # noqa: F811
 
     >>> quotient, remainder = mh.delayed(divmod, nout=2)(7, 2)
 
+    Some tasks of a graph need something, and no more than two of these run at once:
+
+    >>> solve = mh.delayed(pow, resources={"licence": 1})
+    >>> total = mh.delayed(sum)([solve(i, 2) for i in range(4)])
+    >>> with mh.config.set(resources={"licence": 2}):
+    ...     total.compute()
+    14
+
     Pure calls with equal arguments are one task, others are not:
 
     >>> square = mh.delayed(lambda x: x * x, pure=True)
@@ -119,7 +145,16 @@ def delayed(  # noqa: F811
     if obj is _NOT_GIVEN:
 
         def decorate(obj: Any) -> Delayed:
-            return _delayed(obj, name, pure, nout, traverse)
+            return delayed(obj, name, pure, nout, traverse, resources)
 
         return decorate
-    return _delayed(obj, name, pure, nout, traverse)
+    if resources is None:
+        return _delayed(obj, name, pure, nout, traverse)
+    from manyhands._resources import units_by_name
+
+    if isinstance(obj, Delayed):
+        raise ValueError(
+            f"resources={resources!r} is not accepted for {obj!r}, which is a Delayed already: say it where what it "
+            "calls was wrapped, or write the call down in a block of manyhands.resources"
+        )
+    return _delayed(obj, name, pure, nout, traverse, units_by_name(resources, "resources"))

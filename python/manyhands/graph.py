@@ -44,12 +44,13 @@ class Graph(Mapping[object, str]):
     {'one'}
     """
 
-    __slots__ = ("_dependencies", "_dependents", "_descriptions")
+    __slots__ = ("_dependencies", "_dependents", "_descriptions", "_needs")
 
     def __init__(self, *wanted: Delayed) -> None:
-        keys, descriptions, rows = _graph(*wanted)
+        keys, descriptions, rows, needs = _graph(*wanted)
         self._descriptions = dict(zip(keys, descriptions))
         self._dependencies = {key: {keys[i] for i in row} for key, row in zip(keys, rows)}
+        self._needs = dict(zip(keys, needs))
         self._dependents: dict[Any, set[Any]] | None = None
 
     def __getitem__(self, key: object) -> str:
@@ -99,6 +100,8 @@ class Graph(Mapping[object, str]):
     def to_dot(self) -> str:
         """Write the graph in the language of Graphviz: a node for each task, an arrow from what it reads.
 
+        A second line of a node says which resources the task needs, if it does.
+
         Returns
         -------
         str
@@ -119,7 +122,9 @@ class Graph(Mapping[object, str]):
         """
         numbers = {key: number for number, key in enumerate(self)}
         lines = ["digraph manyhands {", "    rankdir=BT", "    node [shape=box, fontname=Helvetica]"]
-        lines += [f"    t{numbers[key]} [label={_quoted(text)}]" for key, text in self.items()]
+        for key, text in self.items():
+            needs = ", ".join(f"{name}: {amount}" for name, amount in self._needs.get(key, {}).items())
+            lines.append(f"    t{numbers[key]} [label={_quoted(text, needs)}]")
         for key, read in self._dependencies.items():
             lines += [f"    t{number} -> t{numbers[key]}" for number in sorted(numbers[other] for other in read)]
         return "\n".join([*lines, "}"])
@@ -169,9 +174,10 @@ class Graph(Mapping[object, str]):
         return filename
 
 
-def _quoted(text: str) -> str:
-    """A text as a label."""
+def _quoted(text: str, below: str) -> str:
+    """A text as a label, with another line below if there is one."""
     shortened = text if len(text) <= 80 else f"{text[:77]}..."
+    shortened += f"\n{below}" if below else ""
     escaped = shortened.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 

@@ -6,8 +6,8 @@ use crate::program::Death;
 use crate::relay::Surroundings;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
-    Cause, Command, Commands, Event, JobId, JobSpec, Loss, Need, Scheduler, Sight, TaskId, TaskRun,
-    TimeNs, WorkerId,
+    Cause, Command, Commands, Event, JobId, JobSpec, Loss, Needs, Scheduler, Sight, TaskId,
+    TaskRun, TimeNs, WorkerId,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -117,7 +117,7 @@ impl<P: ?Sized> Core<P> {
         &mut self,
         spec: JobSpec,
         program: Arc<P>,
-        (functions, needs): (Vec<u32>, Vec<Need>),
+        (functions, needs): (Vec<u32>, Needs),
         (inbox, context): (Arc<Inbox>, Option<Arc<Surroundings>>),
         now_ns: TimeNs,
         hands: &mut impl Hands<P>,

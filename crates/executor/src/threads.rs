@@ -16,7 +16,7 @@ use crate::program::{Death, Program, ThreadHook};
 pub use lane::is_given_up;
 use lane::{Group, Lane};
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, JobSpec, Need, Sight, Supply, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{Event, JobId, JobSpec, Needs, Sight, Supply, TaskId, TimeNs, WorkerId};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
@@ -331,7 +331,7 @@ impl ThreadPool {
     ///
     /// A limit for how long tasks may run cannot be kept here, and is not.
     pub fn submit(&self, spec: JobSpec, program: Arc<dyn Program>) -> Job {
-        self.submit_needing(spec, program, Vec::new())
+        self.submit_needing(spec, program, Needs::default())
     }
 
     /// The same for a job whose tasks need something while they run. A thread that is given up lets go of
@@ -340,7 +340,7 @@ impl ThreadPool {
         &self,
         mut spec: JobSpec,
         program: Arc<dyn Program>,
-        needs: Vec<Need>,
+        needs: Needs,
     ) -> Job {
         spec.rules.limit_ns = None;
         let mut submitted = None;

@@ -7,6 +7,7 @@ mod merge;
 
 use crate::call::{Arg, Args, Call, Callee, Kwargs, no_input, rebuild, rebuild_tuple};
 use crate::delayed::{Delayed, Kind};
+use crate::needs::{Needed, TaskNeeds};
 use crate::scan::{KnownPlain, Scanner, is_delayed};
 use manyhands_graph::{Graph, GraphBuilder, TaskIndex};
 use merge::Merger;
@@ -24,6 +25,8 @@ pub(crate) struct Collected {
     pub(crate) calls: Vec<Call>,
     /// The Delayed that each task was made from, for its key and its description.
     pub(crate) nodes: Vec<Py<Delayed>>,
+    /// What tasks need while they run.
+    pub(crate) needs: TaskNeeds,
     /// The tasks whose results are asked for, each once.
     pub(crate) outputs: Vec<TaskIndex>,
     /// The arguments; their k-th input is the k-th of `outputs`.
@@ -62,6 +65,7 @@ pub(crate) fn collect<'py>(args: &Bound<'py, PyTuple>, traverse: bool) -> PyResu
         graph: walk.tasks.builder.build(),
         calls: walk.tasks.calls,
         nodes: walk.tasks.nodes,
+        needs: walk.tasks.needs,
         outputs: outputs.into_vec(),
         shape,
     })
@@ -104,6 +108,7 @@ struct Tasks<'py> {
     builder: GraphBuilder,
     calls: Vec<Call>,
     nodes: Vec<Py<Delayed>>,
+    needs: TaskNeeds,
     slots: Vec<Slot>,
     places: Places,
     merger: Merger,
@@ -122,6 +127,7 @@ impl<'py> Walk<'py> {
                 builder: GraphBuilder::default(),
                 calls: Vec::new(),
                 nodes: Vec::new(),
+                needs: TaskNeeds::default(),
                 slots: Vec::new(),
                 places: Places::new(),
                 merger: Merger::default(),
@@ -324,6 +330,11 @@ impl<'py> Tasks<'py> {
             if task.0 % N_TASKS_BETWEEN_SIGNALS == 0 {
                 self.py.check_signals()?;
             }
+        }
+        if let Some(needed) = delayed.get().needs
+            && needed != Needed::NOTHING
+        {
+            self.needs.add(task, needed)?;
         }
         // Of several that are one task, the first that was made says when the task was.
         let known = &mut self.nodes[task.as_usize()];

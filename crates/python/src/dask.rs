@@ -10,6 +10,7 @@ mod flat;
 use crate::call::{Arg, Args, Call, Callee, Kwargs};
 use crate::collect::identity;
 use crate::faults::Faults;
+use crate::needs::TaskNeeds;
 use crate::plan::{Names, Plan, Planned};
 use crate::pools::AnyPool;
 use crate::relay::Manner;
@@ -53,6 +54,7 @@ pub(crate) fn run_graph<'py>(
         graph: walk.builder.build(),
         calls: walk.calls,
         names: Names::Keys(walk.keys),
+        needs: TaskNeeds::default(),
         outputs: outputs.clone(),
         shape: Vec::new(),
         on_finished,
@@ -60,7 +62,7 @@ pub(crate) fn run_graph<'py>(
     let slots = walk.slots;
     let faults = Faults::of(faults.as_ref())?;
     let mut plan = Plan::new(planned, chunksize, scheduler, root.as_ref(), manner, faults)?;
-    let results = plan.run(py, pool)?;
+    let results = plan.run(py, pool, None)?;
     let results = plan.settle(py, results)?;
     let found = wanted.into_iter().map(|found| match found {
         Found::Value(value) => value,

@@ -17,6 +17,7 @@ mod pickle;
 pub(crate) use describe::{describe, describe_call};
 
 use crate::call::{Arg, no_input, rebuild, rebuild_tuple};
+use crate::needs::{Amounts, Needed};
 use crate::scan::{Scanner, is_atom, is_delayed};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -73,6 +74,8 @@ pub(crate) struct Delayed {
     pub(crate) callee: Option<Py<PyAny>>,
     pub(crate) args: Py<PyTuple>,
     pub(crate) kwargs: Option<Py<PyDict>>,
+    /// What the task needs while it runs; of a leaf, what the calls of it need. None where nobody has said.
+    pub(crate) needs: Option<Needed>,
     pub(crate) key: PyOnceLock<Py<PyAny>>,
     /// The number of Delayed made before this one in this process.
     pub(crate) sequence: u64,
@@ -151,6 +154,7 @@ impl Delayed {
             callee: callee.map(|callee| callee.clone().unbind()),
             args: captured.args.unbind(),
             kwargs,
+            needs: Needed::in_block(),
             key: PyOnceLock::new(),
             sequence: N_MADE.fetch_add(1, Ordering::Relaxed),
             mark: AtomicU64::new(0),
@@ -223,6 +227,7 @@ impl Delayed {
                 Delayed {
                     is_pure: directives.is_pure.unwrap_or(this.is_pure),
                     n_outputs: this.n_outputs,
+                    needs: this.needs.or(called.needs),
                     ..called
                 }
             }
@@ -231,8 +236,11 @@ impl Delayed {
                 let callee = method_caller(parts.get_item(1)?.cast::<PyString>()?)?;
                 let args = prefixed(&parts.get_item(0)?, args)?;
                 let called = Delayed::build(Kind::Method, Some(&callee), &args, kwargs)?;
+                // `model.fit(x)` needs what `model` was said to need.
+                let said = leaf_needs(&parts.get_item(0)?);
                 Delayed {
                     is_pure: directives.is_pure.unwrap_or(false),
+                    needs: said.or(called.needs),
                     ..called
                 }
             }
@@ -277,8 +285,18 @@ impl Delayed {
         made.is_pure = true;
         // Operators and `getattr` are functions of built-in modules.
         made.is_acyclic = args.iter_borrowed().all(|arg| cycles::is_acyclic(&arg));
+        if kind == Kind::Attribute {
+            made.needs = leaf_needs(&args.get_item(0)?).or(made.needs);
+        }
         made.into_bound(args.py())
     }
+}
+
+/// What calls of a leaf, and of its methods, need, if it was said.
+fn leaf_needs(object: &Bound<'_, PyAny>) -> Option<Needed> {
+    let leaf = object.cast::<Delayed>().ok()?.get();
+    let is_leaf = leaf.kind == Kind::Data;
+    leaf.needs.filter(|_| is_leaf)
 }
 
 fn known_key(key: Bound<'_, PyAny>) -> PyOnceLock<Py<PyAny>> {
@@ -432,13 +450,14 @@ fn _method_caller<'py>(name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny
 
 /// `delayed(obj, ...)`, the arguments checked and filled in; `delayed.py` documents them.
 #[pyfunction]
-#[pyo3(signature = (obj, name, pure, nout, traverse))]
+#[pyo3(signature = (obj, name, pure, nout, traverse, needs = None))]
 fn _delayed<'py>(
     obj: &Bound<'py, PyAny>,
     name: Option<Bound<'py, PyAny>>,
     pure: Option<bool>,
     nout: Option<&Bound<'py, PyAny>>,
     traverse: bool,
+    needs: Option<Amounts>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = obj.py();
     let n_outputs = nout.map(checked_n_outputs).transpose()?;
@@ -468,6 +487,12 @@ fn _delayed<'py>(
         callee: None,
         args: captured.args.unbind(),
         kwargs: None,
+        needs: match needs {
+            Some(amounts) => Some(Needed::new(amounts)?),
+            // It becomes a task of its own, which puts together what it holds.
+            None if captured.holds_delayed => Needed::in_block(),
+            None => None,
+        },
         key: PyOnceLock::new(),
         sequence: N_MADE.fetch_add(1, Ordering::Relaxed),
         mark: AtomicU64::new(0),

@@ -7,7 +7,8 @@
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
 //! [`blas`] holds back the threads of libraries. [`random`] has the generators that NumPy lacks; [`seeding`] gives each
 //! task its stream, and [`misuse`] notices tasks that have none and draw. [`relay`] brings what tasks print and report to
-//! whoever waits. [`faults`] is what callers ask for about tasks that fail. [`durable`] keeps results for runs to come.
+//! whoever waits. [`faults`] is what callers ask for about tasks that fail, [`needs`] what single
+//! tasks need while they run. [`durable`] keeps results for runs to come.
 
 mod blas;
 mod call;
@@ -31,6 +32,7 @@ mod map;
 mod map_run;
 mod mapped;
 mod misuse;
+mod needs;
 mod payload;
 mod pending;
 mod plan;
@@ -148,6 +150,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     collect::register(module)?;
     delayed::register(module)?;
     durable::register(module)?;
+    needs::register(module)?;
     random::register(module)?;
     seeding::register(module)?;
     shared::register(module)?;

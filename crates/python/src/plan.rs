@@ -13,6 +13,7 @@ use crate::graphed::{Finished, LocalGraph, RemoteGraph};
 use crate::interpreter::{Level, SIGNAL_PAUSE, Turns, detached, in_task, look_up, raise_in_thread};
 use crate::listening::Listening;
 use crate::misuse::OnMisuse;
+use crate::needs::TaskNeeds;
 use crate::payload::Outcome;
 use crate::pools::{AnyPool, ProcessPool, ThreadPool};
 use crate::raising::{Evidence, TaskName, exception};
@@ -24,7 +25,7 @@ use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::{Own, own};
 use manyhands_executor::{CANCEL_GRACE, Failure, Job, inline};
 use manyhands_graph::{Graph, TaskIndex};
-use manyhands_scheduler::{JobSpec, KindId, Kinds, Rules, Wanted};
+use manyhands_scheduler::{JobSpec, KindId, Kinds, Needs, Rules, Wanted};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -36,7 +37,7 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None, asking=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
@@ -49,11 +50,12 @@ pub(crate) fn compute<'py>(
     manner: Manner,
     faults: Option<Bound<'py, PyAny>>,
     namer: Option<Bound<'py, PyAny>>,
+    asking: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
     let ways = (manner, Faults::of(faults.as_ref())?);
     let mut plan = Plan::of(collected, chunksize, scheduler, root.as_ref(), ways, namer)?;
-    let results = plan.run(py, pool)?;
+    let results = plan.run(py, pool, asking)?;
     let results = plan.settle(py, results)?;
     plan.rebuild(py, &results)
 }
@@ -61,7 +63,7 @@ pub(crate) fn compute<'py>(
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None, asking=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
@@ -74,11 +76,12 @@ pub(crate) fn persist<'py>(
     manner: Manner,
     faults: Option<Bound<'py, PyAny>>,
     namer: Option<Bound<'py, PyAny>>,
+    asking: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
     let ways = (manner, Faults::of(faults.as_ref())?);
     let mut plan = Plan::of(collected, chunksize, scheduler, root.as_ref(), ways, namer)?;
-    let results = plan.run(py, pool)?;
+    let results = plan.run(py, pool, asking)?;
     let results = plan.settle(py, results)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
     let delayed = native.getattr(intern!(py, "_delayed"))?;
@@ -97,6 +100,8 @@ pub(crate) struct Planned {
     /// One for each task; its k-th input is the k-th dependency of the task in `graph`.
     pub(crate) calls: Vec<Call>,
     pub(crate) names: Names,
+    /// What tasks need while they run.
+    pub(crate) needs: TaskNeeds,
     /// The tasks whose results are asked for, each once.
     pub(crate) outputs: Vec<TaskIndex>,
     /// What is to be given back; the k-th input is the k-th of `outputs`.
@@ -111,6 +116,7 @@ impl From<Collected> for Planned {
             graph: collected.graph,
             calls: collected.calls,
             names: Names::Delayed(collected.nodes),
+            needs: collected.needs,
             outputs: collected.outputs,
             shape: collected.shape,
             on_finished: None,
@@ -146,6 +152,7 @@ pub(crate) struct Plan<'a> {
     graph: Arc<Graph>,
     calls: Arc<Vec<Call>>,
     names: Names,
+    needs: TaskNeeds,
     outputs: Vec<TaskIndex>,
     shape: Vec<Arg>,
     batch_size: Option<NonZeroU32>,
@@ -189,6 +196,7 @@ impl<'a> Plan<'a> {
             graph: Arc::new(planned.graph),
             calls: Arc::new(planned.calls),
             names: planned.names,
+            needs: planned.needs,
             outputs: planned.outputs,
             shape: planned.shape,
             batch_size: chunksize.and_then(NonZeroU32::new),
@@ -258,8 +266,30 @@ impl<'a> Plan<'a> {
     }
 
     /// What became of each output, in their order.
-    pub(crate) fn run(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Taken>> {
-        let computed = self.run_rest(py, pool)?;
+    /// `asking` is a `manyhands._resources.Asking`, which finds out where tasks run that need something.
+    pub(crate) fn run<'py>(
+        &self,
+        py: Python<'py>,
+        pool: Option<AnyPool<'py>>,
+        asking: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Vec<Taken>> {
+        let (pool, needs) = match (self.needs.is_empty(), asking) {
+            (true, _) => (pool, None),
+            (false, None) => {
+                let unheard = "tasks that need resources, in a call that does not ask for them";
+                return Err(PyRuntimeError::new_err(unheard));
+            }
+            (false, Some(asking)) => {
+                let name = |task| {
+                    let TaskName { text, key, .. } = self.name(py, task);
+                    key.map_or_else(|| text.clone(), |key| format!("{text} (key {key})"))
+                };
+                let n_tasks = self.graph.n_tasks();
+                let (pool, needs) = self.needs.resolve(py, n_tasks, &asking, name)?;
+                (pool, Some(needs))
+            }
+        };
+        let computed = self.run_rest(py, pool, needs)?;
         let Some(sources) = &self.sources else {
             return Ok(computed);
         };
@@ -273,13 +303,20 @@ impl<'a> Plan<'a> {
         Ok(sources.iter().map(result).collect())
     }
 
-    fn run_rest(&self, py: Python<'_>, pool: Option<AnyPool<'_>>) -> PyResult<Vec<Taken>> {
+    fn run_rest(
+        &self,
+        py: Python<'_>,
+        pool: Option<AnyPool<'_>>,
+        needs: Option<Needs>,
+    ) -> PyResult<Vec<Taken>> {
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
             None => self.run_inline(py, 0),
             Some(AnyPool::Here(level)) => self.run_inline(py, level),
-            Some(AnyPool::Threads(threads)) => self.run_in_threads(py, threads.get()),
-            Some(AnyPool::Processes(processes)) => self.run_in_processes(py, processes.get()),
+            Some(AnyPool::Threads(threads)) => self.run_in_threads(py, threads.get(), needs),
+            Some(AnyPool::Processes(processes)) => {
+                self.run_in_processes(py, processes.get(), needs)
+            }
             Some(AnyPool::Fork(fork)) => self.run_in_forks(py, fork.get()),
         }
     }
@@ -421,10 +458,19 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn run_in_threads(&self, py: Python<'_>, threads: &ThreadPool) -> PyResult<Vec<Taken>> {
+    fn run_in_threads(
+        &self,
+        py: Python<'_>,
+        threads: &ThreadPool,
+        needs: Option<Needs>,
+    ) -> PyResult<Vec<Taken>> {
         let program = self.local(py, Place::Thread, threads.level)?;
         let own = Arc::clone(&program);
-        let job = threads.submit(self.spec(self.kinds()), own);
+        let spec = self.spec(self.kinds());
+        let job = match needs {
+            None => threads.submit(spec, own),
+            Some(needs) => threads.pool.submit_needing(spec, own, needs),
+        };
         let waited = self.wait_for_end(py, &job, None);
         match &waited {
             Ok(End::Done(_)) => self.tell_local(py, &program, None)?,
@@ -444,7 +490,12 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn run_in_processes(&self, py: Python<'_>, processes: &ProcessPool) -> PyResult<Vec<Taken>> {
+    fn run_in_processes(
+        &self,
+        py: Python<'_>,
+        processes: &ProcessPool,
+        needs: Option<Needs>,
+    ) -> PyResult<Vec<Taken>> {
         let mut numbers = Numbers::new(py, processes)?;
         let (program, kinds) = match self.encode(py, &mut numbers) {
             Ok(encoded) => encoded,
@@ -455,12 +506,14 @@ impl<'a> Plan<'a> {
         };
         let own = Arc::clone(&program);
         let spec = self.spec(kinds);
-        let job = (processes.pool).submit_relayed(
-            spec,
-            own,
-            numbers.acquired,
-            self.teller.manner().relay(),
-        );
+        let relay = self.teller.manner().relay();
+        let job = match needs {
+            None => (processes.pool).submit_relayed(spec, own, numbers.acquired, relay),
+            Some(needs) => {
+                let pool = processes.pool.needing(needs);
+                pool.submit_relayed(spec, own, numbers.acquired, relay)
+            }
+        };
         self.finish_remote(py, &job, &program, None)
     }
 

@@ -5,7 +5,7 @@ use crate::interpreter::{Level, ParkedStates, SIGNAL_PAUSE, end_parked, interrup
 use crate::shared::stock::own;
 use manyhands_executor::processes::{ProcessOptions, WorkerCommand, Workers};
 use manyhands_executor::{Job, Program, processes, threads};
-use manyhands_scheduler::{JobSpec, Need, Supply};
+use manyhands_scheduler::{JobSpec, Need, Needs, Supply};
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ pub(crate) struct ThreadPool {
     pub(crate) pool: Arc<threads::ThreadPool>,
     /// What calls inside of the tasks are to know.
     pub(crate) level: Level,
-    needs: Vec<Need>,
+    needs: Needs,
 }
 
 #[pymethods]
@@ -29,7 +29,7 @@ impl ThreadPool {
         ThreadPool {
             pool: Arc::new(pool),
             level: 0,
-            needs: Vec::new(),
+            needs: Needs::default(),
         }
     }
 
@@ -39,7 +39,7 @@ impl ThreadPool {
         ThreadPool {
             pool: Arc::clone(&self.pool),
             level,
-            needs: needs_of(needs),
+            needs: Needs::same(needs_of(needs)),
         }
     }
 
@@ -87,7 +87,7 @@ impl ThreadPool {
 }
 
 fn needs_of(needs: Vec<(u32, u32)>) -> Vec<Need> {
-    let need = |(resource, n_units)| Need { resource, n_units };
+    let need = |(resource, n_units)| Need::new(resource, n_units);
     needs.into_iter().map(need).collect()
 }
 

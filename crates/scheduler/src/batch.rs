@@ -90,13 +90,9 @@ impl Lists {
         self.look_anew();
     }
 
-    /// Takes the last of the idle workers that is suitable.
-    pub(crate) fn take_idle(
-        &mut self,
-        is_suitable: impl Fn(&WorkerId) -> bool,
-    ) -> Option<WorkerId> {
-        let at = self.idle.iter().rposition(is_suitable)?;
-        Some(self.idle.remove(at))
+    /// The last of the idle workers that is suitable.
+    pub(crate) fn last_idle(&self, is_suitable: impl Fn(WorkerId) -> bool) -> Option<WorkerId> {
+        self.idle.iter().rev().copied().find(|&id| is_suitable(id))
     }
 
     pub(crate) fn list_idle(&mut self, id: WorkerId, worker: &mut Worker) {
@@ -145,7 +141,8 @@ impl Scheduler {
             self.start_suspects(now_ns, commands);
         }
         let is_held = self.is_held_for_memory();
-        if self.supplies.is_any() && !is_held {
+        let is_any_needing = self.supplies.is_any() && !is_held;
+        if is_any_needing {
             self.start_needing(now_ns, commands);
         }
         while self.n_ready > 0 && !is_held {
@@ -157,6 +154,10 @@ impl Scheduler {
             }
             let Some(worker) = worker else { break };
             self.start_batch(worker, now_ns, commands);
+        }
+        // Workers that were left to tasks which need nothing, and that those did not take.
+        if is_any_needing && self.n_ready == 0 && !self.lists.idle.is_empty() {
+            self.start_needing(now_ns, commands);
         }
         if is_held {
             self.run_dry(now_ns, commands);
@@ -183,10 +184,11 @@ impl Scheduler {
         }
     }
 
-    /// The idle worker that joined last, of those that a job's tasks can run on now: the fewest tasks have left something
+    /// The idle worker that joined last, of those that a task can run on now: the fewest tasks have left something
     /// behind in it.
-    fn pop_newest_idle_for(&mut self, job: JobId) -> Option<WorkerId> {
-        let needs = &self.jobs[job.0 as usize].as_ref()?.needs;
+    fn pop_newest_idle_for(&mut self, task: TaskId) -> Option<WorkerId> {
+        let job = self.jobs[task.job.0 as usize].as_ref()?;
+        let needs = job.needs_of(task.index);
         let there = self.workers.iter().enumerate();
         let idle = there.filter_map(|(at, worker)| {
             let worker = worker.as_ref().filter(|worker| worker.is_idle())?;
@@ -194,9 +196,16 @@ impl Scheduler {
             (self.supplies.has(id, needs)).then_some((worker.number, id))
         });
         let (_, id) = idle.max()?;
-        self.lists.idle.retain(|&listed| listed != id);
-        self.worker_mut(id)?.is_listed_idle = false;
+        self.unlist_idle(id);
         Some(id)
+    }
+
+    /// Takes a worker off the list of idle ones.
+    pub(crate) fn unlist_idle(&mut self, id: WorkerId) {
+        self.lists.idle.retain(|&listed| listed != id);
+        if let Some(worker) = self.worker_mut(id) {
+            worker.is_listed_idle = false;
+        }
     }
 
     fn pop_low(&mut self) -> Option<WorkerId> {
@@ -230,7 +239,7 @@ impl Scheduler {
             if is_heavy && !is_all_idle() {
                 return;
             }
-            match self.pop_newest_idle_for(suspect.job) {
+            match self.pop_newest_idle_for(suspect) {
                 Some(worker) => {
                     self.suspects.remove(at);
                     self.start_suspect(worker, suspect, now_ns, commands);
@@ -248,7 +257,9 @@ impl Scheduler {
     /// nothing else runs. One that needs more than there is holds nobody up.
     fn is_to_be_alone(&self, task: TaskId) -> bool {
         let job = self.jobs[task.job.0 as usize].as_ref();
-        job.is_some_and(|job| job.is_heavy(task.index) && self.supplies.suffice(&job.needs))
+        job.is_some_and(|job| {
+            job.is_heavy(task.index) && self.supplies.suffice(job.needs_of(task.index))
+        })
     }
 
     /// Whether nothing is started because a task that needs much memory runs alone, or is about to.
@@ -339,6 +350,7 @@ impl Scheduler {
         }
         self.rotate_jobs();
         let range = commands.range_from(mark);
+        self.supplies.was_last_needing = false;
         if !range.is_empty() {
             commands.push(Command::Start(id, range));
         }

@@ -26,7 +26,7 @@ impl Scheduler {
         }
         let is_free = |task: &TaskId| {
             let job = self.jobs[task.job.0 as usize].as_ref();
-            job.is_some_and(|job| job.needs.is_empty())
+            job.is_some_and(|job| job.needs_of(task.index).is_empty())
         };
         let is_waiting = self.n_ready > 0 || self.suspects.iter().any(is_free);
         let idle = self

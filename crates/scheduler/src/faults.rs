@@ -132,7 +132,7 @@ impl Scheduler {
         let loss = Loss { cause, n_tries };
         if rules.is_tolerant && ending != Ending::Fatal {
             let n_made_ready = job.lose(task, loss, commands);
-            self.n_ready += job.n_to_count(n_made_ready);
+            self.n_ready += n_made_ready;
             self.lists.list_job(task.job, job);
         } else {
             commands.push(Command::Fail(task, loss));
@@ -170,14 +170,13 @@ impl Scheduler {
             let task = TaskId { job: id, index };
             if let Work::Graphed(graphed) = &mut job.work {
                 let n_held = graphed.hold_again();
-                self.n_ready -= job.n_to_count(n_held);
+                self.n_ready -= n_held;
             }
             if job.is_suspect(index) {
                 job.set_aside(index);
                 self.suspects.push_back(task);
             } else {
-                job.put_back(task.into());
-                self.n_ready += job.n_to_count(1);
+                self.n_ready += job.put_back(task.into());
                 self.lists.list_job(id, job);
             }
         }

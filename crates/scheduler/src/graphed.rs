@@ -1,10 +1,10 @@
 //! The tasks of a graph: their states, their readers, and which are ready.
 
+use crate::ready::Ready;
 use crate::run::{Limits, Taken};
-use crate::{Command, Commands, JobId, KindId, Kinds, TaskId, TaskRun, Wanted};
+use crate::{Class, Command, Commands, JobId, KindId, Kinds, TaskId, TaskRun, Wanted};
 use manyhands_graph::{Graph, TaskIndex, depth_first_ranks};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ impl State {
 /// What the end of a task led to.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Progress {
-    /// How many tasks have become ready.
+    /// How many tasks have become ready that need nothing.
     pub(crate) n_made_ready: usize,
     /// How many are lost.
     pub(crate) n_lost: usize,
@@ -53,15 +53,10 @@ pub(crate) struct Graphed {
     pub(crate) graph: Graph,
     pub(crate) kinds: Kinds,
     pub(crate) tasks: Vec<Task>,
-    /// Tasks without dependencies, in rank order, and how many of them have been taken.
-    roots: Vec<TaskIndex>,
-    n_roots_taken: usize,
-    /// How many of the others may be taken: none, as a rule, while results pile up.
-    n_roots_allowed: usize,
-    /// Ready tasks that are not roots, or came back: rank and number, packed.
-    ready: BinaryHeap<Reverse<u64>>,
-    /// The same, for those that come first as long as results pile up.
-    urgent: BinaryHeap<Reverse<u64>>,
+    /// Ready tasks that need nothing.
+    free: Ready,
+    /// Where there are tasks that need something.
+    needing: Option<Box<Needing>>,
     is_pressed: bool,
     made_ready: Vec<TaskIndex>,
     /// Of each lost task, which failed: itself, or one that it depends on.
@@ -70,12 +65,32 @@ pub(crate) struct Graphed {
     doomed: Vec<TaskIndex>,
 }
 
-fn pack(rank: u32, index: TaskIndex) -> Reverse<u64> {
-    Reverse(u64::from(rank) << 32 | u64::from(index.0))
+/// Tasks that need something.
+#[derive(Debug)]
+struct Needing {
+    /// Each task's class.
+    of_tasks: Vec<Class>,
+    /// Ready tasks of each class but the first.
+    ready: Vec<Ready>,
+}
+
+impl Needing {
+    /// Which tasks are ready that need the same as this one; None if it needs nothing.
+    fn like(&mut self, index: TaskIndex) -> Option<&mut Ready> {
+        let class = self.of_tasks[index.as_usize()];
+        let at = class.as_usize().checked_sub(1)?;
+        self.ready.get_mut(at)
+    }
 }
 
 impl Graphed {
-    pub(crate) fn new(graph: Graph, kinds: Kinds, wanted: &Wanted) -> Graphed {
+    /// With each task's class, or none if no task needs anything.
+    pub(crate) fn new(
+        graph: Graph,
+        kinds: Kinds,
+        wanted: &Wanted,
+        of_tasks: Vec<Class>,
+    ) -> Graphed {
         let outputs = match wanted {
             Wanted::All => &[][..],
             Wanted::Tasks(tasks) => tasks,
@@ -106,15 +121,22 @@ impl Graphed {
         if !roots.is_sorted_by_key(|index| ranks[index.as_usize()]) {
             roots.sort_unstable_by_key(|index| ranks[index.as_usize()]);
         }
+        let mut needing = None;
+        if let Some(last) = of_tasks.iter().max() {
+            let mut roots_of = vec![Vec::new(); last.as_usize() + 1];
+            for index in roots {
+                roots_of[of_tasks[index.as_usize()].as_usize()].push(index);
+            }
+            roots = std::mem::take(&mut roots_of[0]);
+            let ready = roots_of.into_iter().skip(1).map(Ready::new).collect();
+            needing = Some(Box::new(Needing { of_tasks, ready }));
+        }
         Graphed {
             graph,
             kinds,
             tasks,
-            roots,
-            n_roots_taken: 0,
-            n_roots_allowed: usize::MAX,
-            ready: BinaryHeap::new(),
-            urgent: BinaryHeap::new(),
+            free: Ready::new(roots),
+            needing,
             is_pressed: false,
             made_ready: Vec::new(),
             culprits: BTreeMap::new(),
@@ -130,58 +152,107 @@ impl Graphed {
         }
     }
 
+    /// What class a task is of.
+    pub(crate) fn class(&self, index: TaskIndex) -> Class {
+        let needing = self.needing.as_ref();
+        needing.map_or(Class::FREE, |needing| needing.of_tasks[index.as_usize()])
+    }
+
+    /// How many tasks of a class are ready.
     #[inline]
-    pub(crate) fn n_ready(&self) -> usize {
-        let n_roots = self.n_roots_left().min(self.n_roots_allowed);
-        n_roots + self.ready.len() + self.urgent.len()
+    pub(crate) fn n_ready(&self, class: Class) -> usize {
+        self.ready(class).map_or(0, Ready::n_ready)
+    }
+
+    fn ready(&self, class: Class) -> Option<&Ready> {
+        match class.as_usize().checked_sub(1) {
+            None => Some(&self.free),
+            Some(at) => self.needing.as_ref()?.ready.get(at),
+        }
+    }
+
+    fn ready_mut(&mut self, class: Class) -> Option<&mut Ready> {
+        match class.as_usize().checked_sub(1) {
+            None => Some(&mut self.free),
+            Some(at) => self.needing.as_mut()?.ready.get_mut(at),
+        }
+    }
+
+    fn all_ready(&self) -> impl Iterator<Item = &Ready> {
+        let needing = self.needing.iter().flat_map(|needing| &needing.ready);
+        std::iter::once(&self.free).chain(needing)
+    }
+
+    /// How many tasks are ready of all classes.
+    pub(crate) fn n_ready_of_any(&self) -> usize {
+        self.all_ready().map(Ready::n_ready).sum()
     }
 
     /// How many tasks without dependencies were never sent.
     pub(crate) fn n_roots_left(&self) -> usize {
-        self.roots.len() - self.n_roots_taken
+        self.all_ready().map(Ready::n_roots_left).sum()
     }
 
     /// How many of them are not to be sent for now.
     pub(crate) fn n_held_back(&self) -> usize {
-        self.n_roots_left().saturating_sub(self.n_roots_allowed)
+        self.all_ready().map(Ready::n_held_back).sum()
     }
 
     /// Holds tasks without dependencies back, and puts those first that let go of results; or ends that.
     pub(crate) fn press(&mut self, is_high: bool) {
         self.is_pressed = is_high;
-        self.n_roots_allowed = if is_high { 0 } else { usize::MAX };
-        let ready = std::mem::take(&mut self.ready);
-        let urgent = std::mem::take(&mut self.urgent);
-        for Reverse(packed) in ready.into_iter().chain(urgent) {
-            self.enlist(TaskIndex(packed as u32));
+        let needing = self.needing.iter_mut();
+        let needing = needing.flat_map(|needing| &mut needing.ready);
+        let mut queued = Vec::new();
+        for ready in std::iter::once(&mut self.free).chain(needing) {
+            ready.allow_roots(if is_high { 0 } else { usize::MAX });
+            queued.extend(ready.take_queued());
+        }
+        for index in queued {
+            self.enlist(index);
         }
     }
 
-    /// Lets one task go that was held back.
-    pub(crate) fn allow_root(&mut self) {
-        self.n_roots_allowed = 1;
+    /// Lets one task go that was held back, that of the lowest rank; whether it needs nothing.
+    pub(crate) fn allow_root(&mut self) -> bool {
+        let rank_of = |ready: &Ready| Some(self.tasks[ready.next_root()?.as_usize()].rank);
+        let classes = (0u16..).map(Class).zip(self.all_ready());
+        let ranks = classes.filter_map(|(class, ready)| Some((rank_of(ready)?, class)));
+        let Some((_, class)) = ranks.min() else {
+            return false;
+        };
+        if let Some(ready) = self.ready_mut(class) {
+            ready.allow_roots(1);
+        }
+        class == Class::FREE
     }
 
     /// Something else can run: holds back what was let go, if that has not been taken. Returns how many
-    /// tasks it was.
+    /// tasks it was that need nothing.
     pub(crate) fn hold_again(&mut self) -> usize {
         if !self.is_pressed {
             return 0;
         }
-        let n_allowed = self.n_roots_left().min(self.n_roots_allowed);
-        self.n_roots_allowed = 0;
-        n_allowed
+        let needing = self.needing.iter_mut();
+        for ready in needing.flat_map(|needing| &mut needing.ready) {
+            ready.allow_roots(0);
+        }
+        self.free.allow_roots(0)
     }
 
-    /// Puts a task among the ready ones.
+    /// Puts a task among the ready ones; whether it needs nothing.
     #[inline]
-    fn enlist(&mut self, index: TaskIndex) {
-        let entry = pack(self.tasks[index.as_usize()].rank, index);
-        if self.is_pressed && self.saves(index) {
-            self.urgent.push(entry);
-        } else {
-            self.ready.push(entry);
+    fn enlist(&mut self, index: TaskIndex) -> bool {
+        let is_urgent = self.is_pressed && self.saves(index);
+        let rank = self.tasks[index.as_usize()].rank;
+        if let Some(needing) = &mut self.needing
+            && let Some(ready) = needing.like(index)
+        {
+            ready.push(rank, index, is_urgent);
+            return false;
         }
+        self.free.push(rank, index, is_urgent);
+        true
     }
 
     /// Whether a task, once finished, leaves fewer results to be kept than before.
@@ -201,12 +272,14 @@ impl Graphed {
         n_freed > usize::from(is_kept)
     }
 
-    /// Tasks that were sent are ready again.
-    pub(crate) fn put_back(&mut self, run: TaskRun) {
+    /// Tasks that were sent are ready again; how many of them need nothing.
+    pub(crate) fn put_back(&mut self, run: TaskRun) -> usize {
+        let mut n_free = 0;
         for index in run.indices() {
             self.tasks[index.as_usize()].state = State::Ready;
-            self.enlist(index);
+            n_free += usize::from(self.enlist(index));
         }
+        n_free
     }
 
     /// Marks a task sent that is not among the ready ones.
@@ -224,24 +297,18 @@ impl Graphed {
         self.tasks[index.as_usize()].state = State::Ready;
     }
 
-    /// Takes the ready task of the lowest rank.
+    /// Takes the ready task of a class that has the lowest rank.
     #[inline]
-    pub(crate) fn take<C: Fn(KindId) -> u64>(&mut self, limits: &Limits<C>) -> Option<Taken> {
-        if let Some(Reverse(packed)) = self.urgent.pop() {
-            return Some(self.taken(TaskIndex(packed as u32), limits));
-        }
-        let root = self.roots.get(self.n_roots_taken);
-        let root = root.filter(|_| self.n_roots_allowed > 0);
-        let root = root.map(|&index| (self.tasks[index.as_usize()].rank, index));
-        let index = match (root, self.ready.peek()) {
-            (None, None) => return None,
-            (Some((rank, index)), top) if top.is_none_or(|top| *top < pack(rank, index)) => {
-                self.n_roots_taken += 1;
-                self.n_roots_allowed -= usize::from(self.is_pressed);
-                index
-            }
-            _ => TaskIndex(self.ready.pop()?.0 as u32),
+    pub(crate) fn take<C: Fn(KindId) -> u64>(
+        &mut self,
+        class: Class,
+        limits: &Limits<C>,
+    ) -> Option<Taken> {
+        let ready = match (class, &mut self.needing) {
+            (Class::FREE, _) => &mut self.free,
+            (class, needing) => needing.as_mut()?.ready.get_mut(class.as_usize() - 1)?,
         };
+        let index = ready.take(&self.tasks, self.is_pressed)?;
         Some(self.taken(index, limits))
     }
 
@@ -352,12 +419,13 @@ impl Graphed {
                     continue;
                 }
                 task.state = State::Ready;
-                if self.is_pressed {
-                    self.made_ready.push(dependent);
-                } else {
-                    self.ready.push(pack(task.rank, dependent));
+                let (rank, needing) = (task.rank, self.needing.as_mut());
+                let ready = needing.and_then(|needing| needing.like(dependent));
+                progress.n_made_ready += usize::from(ready.is_none());
+                match self.is_pressed {
+                    true => self.made_ready.push(dependent),
+                    false => ready.unwrap_or(&mut self.free).push(rank, dependent, false),
                 }
-                progress.n_made_ready += 1;
             }
         }
     }

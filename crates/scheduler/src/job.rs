@@ -3,10 +3,9 @@
 use crate::graphed::Graphed;
 use crate::loose::Loose;
 use crate::run::{Limits, Taken};
-use crate::supplies::Need;
 use crate::{
-    Command, Commands, JobSpec, KindId, Kinds, Loss, Rules, TaskId, TaskIndex, TaskRun, TimeNs,
-    Wanted,
+    Class, Command, Commands, JobSpec, KindId, Kinds, Loss, Need, Needs, Rules, TaskId, TaskIndex,
+    TaskRun, TimeNs, Wanted,
 };
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -54,8 +53,8 @@ pub(crate) struct Job {
     pub(crate) n_unfinished: usize,
     /// Tasks that some worker holds.
     pub(crate) n_in_flight: usize,
-    /// What each task needs while it runs.
-    pub(crate) needs: Vec<Need>,
+    /// What its tasks need while they run.
+    pub(crate) needs: Needs,
     /// Tasks that workers died with.
     casualties: BTreeMap<u32, Casualty>,
     pub(crate) rules: Rules,
@@ -64,18 +63,23 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(spec: JobSpec, needs: Vec<Need>) -> Job {
+    pub(crate) fn new(spec: JobSpec, needs: Needs) -> Job {
         let n_tasks = spec.graph.n_tasks();
         if let Kinds::Each(kinds) = &spec.kinds {
             assert_eq!(kinds.len(), n_tasks, "one kind for each task");
         }
         let work = match one_kind(&spec.kinds) {
-            Some(kind) if spec.graph.n_edges() == 0 && wants_all(&spec.wanted, n_tasks) => {
+            Some(kind)
+                if spec.graph.n_edges() == 0
+                    && needs.are_same()
+                    && wants_all(&spec.wanted, n_tasks) =>
+            {
                 Work::Loose(Loose::new(kind, n_tasks as u32))
             }
             _ => {
                 assert!(!spec.is_open, "an open job has no edges and one kind");
-                let graphed = Graphed::new(spec.graph, spec.kinds, &spec.wanted);
+                let classes = needs.by_task(n_tasks);
+                let graphed = Graphed::new(spec.graph, spec.kinds, &spec.wanted, classes);
                 Work::Graphed(Box::new(graphed))
             }
         };
@@ -94,61 +98,94 @@ impl Job {
         }
     }
 
-    /// Adds tasks to an open job.
-    pub(crate) fn extend(&mut self, n_more: u32) {
+    /// Adds tasks to an open job; how many of them need nothing.
+    pub(crate) fn extend(&mut self, n_more: u32) -> usize {
         assert!(self.is_open, "only an open job can be extended");
         let Work::Loose(loose) = &mut self.work else {
             unreachable!("an open job's tasks are loose");
         };
         loose.extend(n_more);
         self.n_unfinished += n_more as usize;
+        self.n_to_count(n_more as usize)
+    }
+
+    /// How many of so many loose tasks need nothing.
+    #[inline]
+    fn n_to_count(&self, n_tasks: usize) -> usize {
+        if self.needs.is_empty() { n_tasks } else { 0 }
     }
 
     /// How many tasks are ready that need nothing, suspects aside.
     #[inline]
     pub(crate) fn n_ready(&self) -> usize {
-        self.n_to_count(self.n_ready_of_any())
-    }
-
-    /// How many tasks are ready that need something.
-    pub(crate) fn n_ready_needing(&self) -> usize {
-        match self.needs.is_empty() {
-            true => 0,
-            false => self.n_ready_of_any(),
-        }
-    }
-
-    /// How many of so many tasks of this job count among those that any worker can be given.
-    #[inline]
-    pub(crate) fn n_to_count(&self, n_tasks: usize) -> usize {
-        if self.needs.is_empty() { n_tasks } else { 0 }
-    }
-
-    #[inline]
-    pub(crate) fn n_ready_of_any(&self) -> usize {
         match &self.work {
-            Work::Loose(loose) => loose.n_ready(),
-            Work::Graphed(graphed) => graphed.n_ready(),
+            Work::Loose(loose) => self.n_to_count(loose.n_ready()),
+            Work::Graphed(graphed) => graphed.n_ready(Class::FREE),
             Work::Abandoned => 0,
         }
     }
 
-    /// Takes ready tasks to be sent: one, or some with consecutive numbers.
+    /// How many tasks are ready of a class that needs something, suspects aside.
+    pub(crate) fn n_ready_needing(&self, class: Class) -> usize {
+        match &self.work {
+            Work::Loose(loose) => loose.n_ready(),
+            Work::Graphed(graphed) => graphed.n_ready(class),
+            Work::Abandoned => 0,
+        }
+    }
+
+    pub(crate) fn n_ready_of_any(&self) -> usize {
+        match &self.work {
+            Work::Loose(loose) => loose.n_ready(),
+            Work::Graphed(graphed) => graphed.n_ready_of_any(),
+            Work::Abandoned => 0,
+        }
+    }
+
+    /// What a task needs; nothing once the job is ending.
+    pub(crate) fn needs_of(&self, index: TaskIndex) -> &[Need] {
+        self.needs.of_class(self.class_of(index))
+    }
+
+    /// What class a task is of.
+    pub(crate) fn class_of(&self, index: TaskIndex) -> Class {
+        match &self.work {
+            Work::Loose(_) if self.needs.is_empty() => Class::FREE,
+            Work::Loose(_) => Class::SAME,
+            Work::Graphed(graphed) => graphed.class(index),
+            Work::Abandoned => Class::FREE,
+        }
+    }
+
+    /// Takes ready tasks to be sent that need nothing: one, or some with consecutive numbers.
     #[inline]
     pub(crate) fn take<C: Fn(KindId) -> u64>(&mut self, limits: &Limits<C>) -> Option<Taken> {
+        self.take_of(Class::FREE, limits)
+    }
+
+    /// The same, of a class.
+    #[inline]
+    pub(crate) fn take_of<C: Fn(KindId) -> u64>(
+        &mut self,
+        class: Class,
+        limits: &Limits<C>,
+    ) -> Option<Taken> {
         match &mut self.work {
             Work::Loose(loose) => loose.take(limits),
-            Work::Graphed(graphed) => graphed.take(limits),
+            Work::Graphed(graphed) => graphed.take(class, limits),
             Work::Abandoned => None,
         }
     }
 
-    /// Tasks that a worker held are ready again, but for suspects, which are set aside.
-    pub(crate) fn put_back(&mut self, run: TaskRun) {
+    /// Tasks that a worker held are ready again, but for suspects, which are set aside; how many of them need nothing.
+    pub(crate) fn put_back(&mut self, run: TaskRun) -> usize {
         match &mut self.work {
-            Work::Loose(loose) => loose.put_back(run),
+            Work::Loose(loose) => {
+                loose.put_back(run);
+                self.n_to_count(run.n_tasks as usize)
+            }
             Work::Graphed(graphed) => graphed.put_back(run),
-            Work::Abandoned => {}
+            Work::Abandoned => 0,
         }
     }
 
@@ -208,7 +245,7 @@ impl Job {
 
     /// Marks a task failed for good, and those that depend on it as far as they wait for nothing else; tells
     /// which results will not be delivered, and which nobody reads any more. Returns how many tasks
-    /// have become ready.
+    /// have become ready that need nothing.
     pub(crate) fn lose(&mut self, task: TaskId, loss: Loss, commands: &mut Commands) -> usize {
         self.forget_mishaps(task.into());
         commands.push(Command::Lose(task, loss));
@@ -243,7 +280,7 @@ impl Job {
     }
 
     /// Marks tasks finished; tells which results are to be delivered and which nobody reads any
-    /// more. Returns how many tasks have become ready.
+    /// more. Returns how many tasks have become ready that need nothing.
     #[inline]
     pub(crate) fn finish(&mut self, run: TaskRun, commands: &mut Commands) -> usize {
         self.n_unfinished -= run.n_tasks as usize;

@@ -66,7 +66,6 @@ impl Scheduler {
             let Some(job) = jobs[id.0 as usize].as_mut() else {
                 return false;
             };
-            let n_counted = job.n_to_count(1);
             let Work::Graphed(graphed) = &mut job.work else {
                 return false;
             };
@@ -74,11 +73,10 @@ impl Scheduler {
                 return false;
             }
             let is_still = job.n_in_flight == 0
-                && graphed.n_ready() == 0
+                && graphed.n_ready_of_any() == 0
                 && !suspects.iter().any(|task| task.job == id);
             if is_still && job.phase == Phase::Running {
-                graphed.allow_root();
-                *n_ready += n_counted;
+                *n_ready += usize::from(graphed.allow_root());
                 lists.list_job(id, job);
             }
             true

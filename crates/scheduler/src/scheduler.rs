@@ -177,8 +177,7 @@ impl Scheduler {
         if let Some(job) = self.jobs[id.0 as usize].as_mut()
             && job.phase == Phase::Running
         {
-            job.extend(n_more);
-            self.n_ready += job.n_to_count(n_more as usize);
+            self.n_ready += job.extend(n_more);
             self.lists.list_job(id, job);
         }
     }
@@ -262,7 +261,7 @@ impl Scheduler {
                 Work::Abandoned => {}
             }
             let n_made_ready = job.finish(run, commands);
-            self.n_ready += job.n_to_count(n_made_ready);
+            self.n_ready += n_made_ready;
             self.lists.list_job(id, job);
         } else {
             self.task_failed(run.first(), Cause::Failed, report.ending, now_ns, commands);
@@ -322,15 +321,13 @@ impl Scheduler {
                     job.set_aside(task.index);
                     self.suspects.push_back(task);
                 } else {
-                    job.put_back(task.into());
-                    self.n_ready += job.n_to_count(1);
+                    self.n_ready += job.put_back(task.into());
                 }
             }
             rest.n_tasks = 0;
         }
         if rest.n_tasks > 0 {
-            job.put_back(rest);
-            self.n_ready += job.n_to_count(rest.n_tasks as usize);
+            self.n_ready += job.put_back(rest);
         }
         self.lists.list_job(id, job);
     }

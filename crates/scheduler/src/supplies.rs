@@ -4,40 +4,40 @@
 //! sent alone and to a worker that is idle, so that it never holds what it does not use yet; while one waits that could
 //! run, workers run dry until one is idle. A worker holds the resources of at most one task.
 //!
+//! Nobody waits for ever. Classes of tasks take turns, those that were served last coming last. One that others were
+//! served before so often that it is *due* has what it needs kept for it, as that may never be free at once otherwise.
+//! And where all workers but one run tasks that need something, that one is given such and others by turns.
+//!
 //! Of some resources, such as devices, each worker has units of its own, as a process cannot change which it sees: those
 //! whose numbers follow from the worker's. Several workers have the same units where there are more workers than units.
 
 use crate::batch::UNKNOWN_NS;
-use crate::job::Job;
 use crate::run::Limits;
-use crate::{Command, Commands, JobId, Scheduler, TaskId, TaskRun, TimeNs, WorkerId};
+use crate::{
+    Class, Command, Commands, JobId, Need, Needs, Scheduler, TaskId, TaskRun, TimeNs, WorkerId,
+};
+
+/// How many tasks that need some of the same may be started, at most, before what a class of tasks needs is kept for it.
+pub const N_PASSED_MAX: u32 = 16;
 
 /// How much there is of a resource.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Supply {
     /// How many units.
     pub n_units: u32,
-    /// Whether each worker has units of its own: worker `w`, for a task that needs `n`, those with the numbers
-    /// `w * n` to `w * n + n - 1`, counted round and round.
+    /// Whether each worker has units of its own: worker `w`, where these are `n` for each worker, those with the
+    /// numbers `w * n` to `w * n + n - 1`, counted round and round. A task that needs less than `n` has the first of
+    /// them.
     pub is_by_worker: bool,
 }
 
 impl Supply {
-    /// The units that a worker's task has that needs so many.
-    pub fn units_of(&self, worker: WorkerId, n_needed: u32) -> impl Iterator<Item = u32> + use<> {
+    /// The units that a worker's task has.
+    pub fn units_of(&self, worker: WorkerId, need: &Need) -> impl Iterator<Item = u32> + use<> {
         let n_units = u64::from(self.n_units.max(1));
-        let first = u64::from(worker.0) * u64::from(n_needed);
-        (0..u64::from(n_needed)).map(move |at| ((first + at) % n_units) as u32)
+        let first = u64::from(worker.0) * u64::from(need.n_per_worker);
+        (0..u64::from(need.n_units)).map(move |at| ((first + at) % n_units) as u32)
     }
-}
-
-/// What each task of a job needs of a resource.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Need {
-    /// Its place among the supplies.
-    pub resource: u32,
-    /// How many units, at least one.
-    pub n_units: u32,
 }
 
 /// What a worker holds for the task it runs.
@@ -64,20 +64,20 @@ struct Stock {
 }
 
 impl Stock {
-    fn has(&self, worker: WorkerId, n_needed: u32) -> bool {
+    fn has(&self, worker: WorkerId, need: &Need) -> bool {
         if !self.supply.is_by_worker {
-            return self.n_used + n_needed <= self.supply.n_units;
+            return self.n_used + need.n_units <= self.supply.n_units;
         }
         let is_free = |unit: u32| !self.is_used.get(unit as usize).is_some_and(|used| *used);
-        n_needed <= self.supply.n_units && self.supply.units_of(worker, n_needed).all(is_free)
+        need.n_units <= self.supply.n_units && self.supply.units_of(worker, need).all(is_free)
     }
 
-    fn take(&mut self, worker: WorkerId, n_needed: u32) -> Units {
+    fn take(&mut self, worker: WorkerId, need: &Need) -> Units {
         if !self.supply.is_by_worker {
-            self.n_used += n_needed;
-            return Units::Some(n_needed);
+            self.n_used += need.n_units;
+            return Units::Some(need.n_units);
         }
-        let units: Vec<_> = self.supply.units_of(worker, n_needed).collect();
+        let units: Vec<_> = self.supply.units_of(worker, need).collect();
         for &unit in &units {
             let at = unit as usize;
             self.is_used.resize(self.is_used.len().max(at + 1), false);
@@ -98,14 +98,27 @@ impl Stock {
     }
 }
 
-/// All resources, and the jobs whose tasks need some.
+/// Tasks of a job that need the same.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    job: JobId,
+    class: Class,
+    /// How many others were started since that need some of the same, while some of these were ready.
+    n_passed: u32,
+}
+
+/// All resources, and the tasks that need some.
 #[derive(Default, Debug)]
 pub(crate) struct Supplies {
     stocks: Vec<Stock>,
     /// What jobs need that are about to be submitted.
-    coming: Vec<(JobId, Vec<Need>)>,
-    /// Jobs whose tasks need something, in turn.
-    jobs: Vec<JobId>,
+    coming: Vec<(JobId, Needs)>,
+    /// Tasks that need something, those first that were served longest ago.
+    waiting: Vec<Waiting>,
+    /// How many workers hold something.
+    n_holders: usize,
+    /// The last that was started needed something.
+    pub(crate) was_last_needing: bool,
     /// A task waits for a worker alone: they run dry until one is idle.
     pub(crate) is_awaiting_worker: bool,
 }
@@ -115,7 +128,7 @@ impl Supplies {
     pub(crate) fn has(&self, worker: WorkerId, needs: &[Need]) -> bool {
         needs.iter().all(|need| {
             let stock = self.stocks.get(need.resource as usize);
-            stock.is_some_and(|stock| stock.has(worker, need.n_units))
+            stock.is_some_and(|stock| stock.has(worker, need))
         })
     }
 
@@ -129,14 +142,16 @@ impl Supplies {
 
     fn take(&mut self, worker: WorkerId, task: TaskId, needs: &[Need]) -> Box<Held> {
         let take = |need: &Need| {
-            let units = self.stocks[need.resource as usize].take(worker, need.n_units);
+            let units = self.stocks[need.resource as usize].take(worker, need);
             (need.resource, units)
         };
         let units = needs.iter().map(take).collect();
+        self.n_holders += 1;
         Box::new(Held { task, units })
     }
 
     fn give_back(&mut self, held: Held) {
+        self.n_holders -= 1;
         for (resource, units) in held.units {
             self.stocks[resource as usize].give_back(units);
         }
@@ -145,23 +160,32 @@ impl Supplies {
     /// Whether any job needs something.
     #[inline]
     pub(crate) fn is_any(&self) -> bool {
-        !self.jobs.is_empty() || self.is_awaiting_worker
+        !self.waiting.is_empty() || self.is_awaiting_worker
     }
 
     /// What the job needs that is submitted now.
-    pub(crate) fn on_submit(&mut self, id: JobId) -> Vec<Need> {
+    pub(crate) fn on_submit(&mut self, id: JobId) -> Needs {
         let at = self.coming.iter().position(|(job, _)| *job == id);
-        let needs = at.map_or(Vec::new(), |at| self.coming.swap_remove(at).1);
-        if !needs.is_empty() {
-            self.jobs.push(id);
-        }
+        let needs = at.map_or(Needs::default(), |at| self.coming.swap_remove(at).1);
+        let waiting = needs.classes().map(|class| Waiting {
+            job: id,
+            class,
+            n_passed: 0,
+        });
+        self.waiting.extend(waiting);
         needs
     }
 
     /// The job has ended.
     pub(crate) fn forget(&mut self, id: JobId) {
-        self.jobs.retain(|&job| job != id);
+        self.waiting.retain(|waiting| waiting.job != id);
     }
+}
+
+/// Whether tasks need some of the same.
+fn is_shared(needs: &[Need], others: &[Need]) -> bool {
+    let is_needed = |need: &Need| others.iter().any(|other| other.resource == need.resource);
+    needs.iter().any(is_needed)
 }
 
 impl Scheduler {
@@ -181,9 +205,9 @@ impl Scheduler {
         }
     }
 
-    /// What each task of the job needs that is to be submitted under this id next. One that there is too little of,
+    /// What the tasks of the job need that is to be submitted under this id next. One that there is too little of,
     /// with all workers idle, waits until there is more.
-    pub fn set_needs(&mut self, job: JobId, needs: Vec<Need>) {
+    pub fn set_needs(&mut self, job: JobId, needs: Needs) {
         if !needs.is_empty() {
             self.supplies.coming.push((job, needs));
         }
@@ -192,28 +216,88 @@ impl Scheduler {
     /// Starts tasks that need resources which are there, on workers that are idle.
     pub(crate) fn start_needing(&mut self, now_ns: TimeNs, commands: &mut Commands) {
         self.supplies.is_awaiting_worker = false;
-        for at in 0..self.supplies.jobs.len() {
-            let id = self.supplies.jobs[at];
-            while let Some(job) = self.jobs[id.0 as usize].as_ref()
-                && job.n_ready_needing() > 0
-            {
-                let Some(worker) = self.pop_idle_for(id) else {
-                    self.supplies.is_awaiting_worker |= self.may_run_somewhere(id);
-                    break;
-                };
-                self.start_one_needing(worker, id, now_ns, commands);
+        let mut kept = Vec::new();
+        let mut at = 0;
+        while let Some(&waiting) = self.supplies.waiting.get(at) {
+            if self.start_next(&waiting, &mut kept, now_ns, commands) {
+                self.count_passed(&waiting);
+                let served = &mut self.supplies.waiting[at..];
+                served[0].n_passed = 0;
+                served.rotate_left(1);
+            } else {
+                at += 1;
             }
         }
-        // The next time, others come first.
-        if !self.supplies.jobs.is_empty() {
-            self.supplies.jobs.rotate_left(1);
+    }
+
+    /// Starts a task of a class, if one is ready and can have what it needs, which is not kept for others. Keeps that
+    /// for the class if it is due.
+    fn start_next(
+        &mut self,
+        waiting: &Waiting,
+        kept: &mut Vec<Need>,
+        now_ns: TimeNs,
+        commands: &mut Commands,
+    ) -> bool {
+        let Some(needs) = self.needs_of_ready(waiting) else {
+            return false;
+        };
+        let is_kept = is_shared(needs, kept);
+        let worker = match is_kept || self.is_turn_of_free() {
+            true => None,
+            false => self.idle_for(needs),
+        };
+        let Some(worker) = worker else {
+            let is_awaiting = !is_kept && self.may_run_somewhere(needs);
+            if self.is_due(waiting, needs) {
+                kept.extend(needs);
+            }
+            self.supplies.is_awaiting_worker |= is_awaiting;
+            return false;
+        };
+        self.unlist_idle(worker);
+        self.start_one_needing(worker, waiting, now_ns, commands);
+        true
+    }
+
+    /// What the tasks of a class need; None if none is ready.
+    fn needs_of_ready(&self, waiting: &Waiting) -> Option<&[Need]> {
+        let job = self.jobs[waiting.job.0 as usize].as_ref()?;
+        let is_ready = job.n_ready_needing(waiting.class) > 0;
+        is_ready.then(|| job.needs.of_class(waiting.class))
+    }
+
+    /// Whether nothing else is to be given what a class needs, unless it comes before.
+    fn is_due(&self, waiting: &Waiting, needs: &[Need]) -> bool {
+        waiting.n_passed >= N_PASSED_MAX && self.supplies.suffice(needs)
+    }
+
+    /// Whether the next idle worker is for tasks that need nothing, as some wait and all other workers run such as need
+    /// something.
+    fn is_turn_of_free(&self) -> bool {
+        let is_last = self.supplies.n_holders + 1 >= self.n_workers;
+        self.n_ready > 0 && self.supplies.was_last_needing && is_last
+    }
+
+    /// A task of a class was started: others wait that need some of the same.
+    fn count_passed(&mut self, started: &Waiting) {
+        let Scheduler { jobs, supplies, .. } = self;
+        let job_of = |waiting: &Waiting| jobs[waiting.job.0 as usize].as_ref();
+        let Some(job) = job_of(started) else { return };
+        let needs = job.needs.of_class(started.class);
+        for waiting in &mut supplies.waiting {
+            let is_passed = job_of(waiting).is_some_and(|job| {
+                job.n_ready_needing(waiting.class) > 0
+                    && is_shared(job.needs.of_class(waiting.class), needs)
+            });
+            waiting.n_passed += u32::from(is_passed);
         }
     }
 
     fn start_one_needing(
         &mut self,
         worker: WorkerId,
-        id: JobId,
+        waiting: &Waiting,
         now_ns: TimeNs,
         commands: &mut Commands,
     ) {
@@ -222,14 +306,17 @@ impl Scheduler {
             room_ns: u64::MAX,
             cost_ns: |_| UNKNOWN_NS,
         };
+        let id = waiting.job;
         let job = self.jobs[id.0 as usize].as_mut();
         let job = job.expect("a job that needs something is listed while it lives");
-        let taken = job.take(&limits).expect("it has ready tasks");
+        let taken = job.take_of(waiting.class, &limits);
+        let taken = taken.expect("it has ready tasks");
         let task = TaskId {
             job: id,
             index: taken.first,
         };
         job.n_in_flight += 1;
+        self.supplies.was_last_needing = true;
         self.send_alone(worker, task, now_ns, commands);
         self.hold(worker, task);
         self.relist(worker);
@@ -246,9 +333,9 @@ impl Scheduler {
         if let (Some(job), Some(holder)) = (
             jobs[task.job.0 as usize].as_ref(),
             workers[worker.0 as usize].as_mut(),
-        ) && !job.needs.is_empty()
+        ) && !job.needs_of(task.index).is_empty()
         {
-            holder.held = Some(supplies.take(worker, task, &job.needs));
+            holder.held = Some(supplies.take(worker, task, job.needs_of(task.index)));
         }
     }
 
@@ -272,30 +359,36 @@ impl Scheduler {
         }
     }
 
-    /// The worker, last of those that have fallen idle, that a job's tasks can run on now.
-    fn pop_idle_for(&mut self, id: JobId) -> Option<WorkerId> {
-        let needs = &self.jobs[id.0 as usize].as_ref()?.needs;
-        let fits = |worker: &WorkerId| {
+    /// The worker, last of those that have fallen idle, that a task with these needs can run on now.
+    fn idle_for(&self, needs: &[Need]) -> Option<WorkerId> {
+        self.lists.last_idle(|worker| {
             let model = self.workers.get(worker.0 as usize);
             let model = model.and_then(|slot| slot.as_ref());
             model.is_some_and(|model| model.is_listed_idle && model.is_idle())
-                && self.supplies.has(*worker, needs)
-        };
-        let worker = self.lists.take_idle(fits)?;
-        if let Some(model) = self.worker_mut(worker) {
-            model.is_listed_idle = false;
-        }
-        Some(worker)
+                && self.supplies.has(worker, needs)
+        })
     }
 
-    /// Whether a job's tasks could run on some worker now, if it were idle.
-    fn may_run_somewhere(&self, id: JobId) -> bool {
-        let needs = self.jobs[id.0 as usize].as_ref().map(|job| &job.needs);
-        needs.is_some_and(|needs| {
-            let workers = self.workers.iter().enumerate();
-            let mut live = workers
-                .filter(|(_, worker)| worker.as_ref().is_some_and(|worker| !worker.is_killed));
-            live.any(|(at, _)| self.supplies.has(WorkerId(at as u32), needs))
+    /// Whether a task with these needs could run on some worker now, if it were idle.
+    fn may_run_somewhere(&self, needs: &[Need]) -> bool {
+        let workers = self.workers.iter().enumerate();
+        let mut live =
+            workers.filter(|(_, worker)| worker.as_ref().is_some_and(|worker| !worker.is_killed));
+        live.any(|(at, _)| self.supplies.has(WorkerId(at as u32), needs))
+    }
+
+    /// Whether a task may be waiting although it could run, as what it needs is kept for others. For tests.
+    pub fn is_kept_waiting(&self, task: TaskId) -> bool {
+        let Some(job) = self.jobs[task.job.0 as usize].as_ref() else {
+            return false;
+        };
+        let (class, needs) = (job.class_of(task.index), job.needs_of(task.index));
+        let is_own = |waiting: &Waiting| waiting.job == task.job && waiting.class == class;
+        let waiting = self.supplies.waiting.iter();
+        let mut before = waiting.take_while(|waiting| !is_own(waiting));
+        before.any(|other| {
+            let theirs = self.needs_of_ready(other);
+            theirs.is_some_and(|theirs| self.is_due(other, theirs) && is_shared(theirs, needs))
         })
     }
 
@@ -316,26 +409,17 @@ impl Scheduler {
                     };
                 }
             }
-            let waiting = self
-                .supplies
-                .jobs
-                .iter()
-                .copied()
-                .chain(self.suspects.iter().map(|task| task.job));
-            let may_start = worker.is_idle() && !self.is_held_for_memory();
-            for job_id in waiting.filter(|_| may_start) {
-                let job = self.jobs[job_id.0 as usize].as_ref();
-                let is_ready = |job: &&Job| {
-                    let is_suspect = self.suspects.iter().any(|task| task.job == job_id);
-                    job.n_ready_needing() > 0 || is_suspect
-                };
-                let job = job.filter(is_ready);
-                if job.is_some_and(|job| self.supplies.has(id, &job.needs)) {
-                    return Err(format!(
-                        "{id:?} is idle, and a task of {job_id:?} could run there"
-                    ));
-                }
+            if worker.is_idle() && !self.is_held_for_memory() {
+                self.check_idle(id)?;
             }
+        }
+        let n_holders = self.workers.iter().flatten();
+        let n_holders = n_holders.filter(|worker| worker.held.is_some()).count();
+        if n_holders != self.supplies.n_holders {
+            let n_counted = self.supplies.n_holders;
+            return Err(format!(
+                "{n_holders} workers hold something, not {n_counted}"
+            ));
         }
         for (stock, n_used) in self.supplies.stocks.iter().zip(n_used) {
             let n_counted = match stock.supply.is_by_worker {
@@ -347,6 +431,32 @@ impl Scheduler {
                     "{n_used} units are used, {n_counted} counted of {:?}",
                     stock.supply
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that nobody waits for an idle worker who could run there.
+    fn check_idle(&self, worker: WorkerId) -> Result<(), String> {
+        for &task in &self.suspects {
+            let job = self.jobs[task.job.0 as usize].as_ref();
+            let needs = job.map_or(&[][..], |job| job.needs_of(task.index));
+            if self.supplies.has(worker, needs) {
+                return Err(format!("{worker:?} is idle, and {task:?} could run there"));
+            }
+        }
+        let mut kept: Vec<Need> = Vec::new();
+        for waiting in &self.supplies.waiting {
+            let Some(needs) = self.needs_of_ready(waiting) else {
+                continue;
+            };
+            if !is_shared(needs, &kept) && self.supplies.has(worker, needs) {
+                return Err(format!(
+                    "{worker:?} is idle, and a task of {waiting:?} could run there"
+                ));
+            }
+            if self.is_due(waiting, needs) {
+                kept.extend(needs);
             }
         }
         Ok(())

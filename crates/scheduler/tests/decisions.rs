@@ -1,8 +1,8 @@
 //! Single decisions, spelled out: which commands follow from which event.
 
 use manyhands_scheduler::{
-    Command, Commands, Event, Graph, JobId, JobSpec, KindId, Kinds, Need, Report, Rules, Scheduler,
-    Supply, TaskId, TaskIndex, Wanted, WorkerId,
+    Command, Commands, Event, Graph, JobId, JobSpec, KindId, Kinds, Need, Needs, Report, Rules,
+    Scheduler, Supply, TaskId, TaskIndex, Wanted, WorkerId,
 };
 use std::num::NonZeroU32;
 
@@ -376,11 +376,8 @@ fn a_report_about_a_task_not_held_changes_nothing() {
 fn submit_needing(rig: &mut Rig, supply: Supply, n_tasks: u32, n_units: u32) -> String {
     rig.scheduler.set_supplies(&[supply]);
     let id = rig.scheduler.new_job_id();
-    let need = Need {
-        resource: 0,
-        n_units,
-    };
-    rig.scheduler.set_needs(id, vec![need]);
+    let needs = Needs::same(vec![Need::new(0, n_units)]);
+    rig.scheduler.set_needs(id, needs);
     rig.on(Event::Submit(id, map(n_tasks)))
 }
 

@@ -13,7 +13,7 @@ use crate::job::{Owner, lock};
 use crate::relay::Surroundings;
 use crate::stock::Pinned;
 use crate::worker::{Host, exit_now, serve_forked};
-use manyhands_scheduler::{Event, WorkerId};
+use manyhands_scheduler::{Event, Needs, WorkerId};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
@@ -147,7 +147,7 @@ impl Nursery {
             owner: self.owner,
             is_first: false,
             context: Arc::new(Surroundings::here(&[])),
-            needs: Vec::new(),
+            needs: Needs::default(),
         }
     }
 

@@ -38,7 +38,9 @@ use child::Ways;
 use functions::{Functions, Kept};
 use hurry::Hurry;
 use manyhands_graph::TaskIndex;
-use manyhands_scheduler::{Event, JobId, JobSpec, Need, Sight, Supply, TaskId, TimeNs, WorkerId};
+use manyhands_scheduler::{
+    Event, JobId, JobSpec, Need, Needs, Sight, Supply, TaskId, TimeNs, WorkerId,
+};
 use manyhands_store::{Place, SegmentId};
 use manyhands_wire::{Context, FrameWriter, TaskKey, TasksWriter};
 use outbox::Outbox;
@@ -79,7 +81,7 @@ pub struct ProcessPool {
     /// The surroundings for the tasks of what is submitted here.
     context: Arc<Surroundings>,
     /// What each of them needs while it runs.
-    needs: Vec<Need>,
+    needs: Needs,
 }
 
 pub(crate) struct Shared {
@@ -589,7 +591,7 @@ impl ProcessPool {
             owner,
             is_first: true,
             context: Arc::new(Surroundings::here(&[])),
-            needs: Vec::new(),
+            needs: Needs::default(),
         })
     }
 
@@ -640,6 +642,17 @@ impl ProcessPool {
             owner: self.owner,
             is_first: false,
             context: Arc::new(Surroundings::here(bytes)),
+            needs: Needs::same(needs),
+        }
+    }
+
+    /// The same pool, with the same surroundings, for jobs whose tasks need this.
+    pub fn needing(&self, needs: Needs) -> ProcessPool {
+        ProcessPool {
+            shared: Arc::clone(&self.shared),
+            owner: self.owner,
+            is_first: false,
+            context: Arc::clone(&self.context),
             needs,
         }
     }

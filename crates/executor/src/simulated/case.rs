@@ -3,7 +3,7 @@
 use super::random::Random;
 use super::shapes::{Durations, random_graph};
 use manyhands_scheduler::{
-    Graph, JobSpec, KindId, Kinds, Need, Rules, Supply, TaskIndex, TimeNs, Wanted,
+    Class, Graph, JobSpec, KindId, Kinds, Need, Needs, Rules, Supply, TaskIndex, TimeNs, Wanted,
 };
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -31,8 +31,8 @@ pub struct JobPlan {
     pub shape: &'static str,
     /// What is submitted.
     pub spec: JobSpec,
-    /// What each task needs.
-    pub needs: Vec<Need>,
+    /// What its tasks need.
+    pub needs: Needs,
     /// When.
     pub submit_ns: TimeNs,
     /// When an open job gets how many tasks more.
@@ -64,7 +64,7 @@ impl JobPlan {
                 is_open: false,
                 rules: Rules::default(),
             },
-            needs: Vec::new(),
+            needs: Needs::default(),
             submit_ns: 0,
             pieces: Vec::new(),
             close_ns: 0,
@@ -375,15 +375,50 @@ fn draw_needs(seed: u64, machine: &mut Machine, jobs: &mut [JobPlan]) {
         });
     }
     for job in jobs.iter_mut() {
-        for (at, supply) in machine.supplies.iter().enumerate() {
-            if random.one_in(3) {
-                job.needs.push(Need {
-                    resource: at as u32,
-                    n_units: random.between(1, u64::from(supply.n_units)) as u32,
-                });
-            }
+        // The tasks of an open job cannot differ.
+        job.needs = if job.spec.is_open || random.one_in(2) {
+            Needs::same(draw_need(&mut random, &machine.supplies))
+        } else {
+            draw_classes(&mut random, &machine.supplies, job.spec.graph.n_tasks())
+        };
+    }
+}
+
+/// What one task needs.
+fn draw_need(random: &mut Random, supplies: &[Supply]) -> Vec<Need> {
+    let mut needs = Vec::new();
+    for (at, supply) in supplies.iter().enumerate() {
+        if random.one_in(3) {
+            let n_units = random.between(1, u64::from(supply.n_units)) as u32;
+            let need = Need::new(at as u32, n_units);
+            needs.push(match random.one_in(3) {
+                true => Need {
+                    n_per_worker: n_units + random.between(0, 3) as u32,
+                    ..need
+                },
+                false => need,
+            });
         }
     }
+    needs
+}
+
+/// What each of so many tasks needs: about half of them nothing.
+fn draw_classes(random: &mut Random, supplies: &[Supply], n_tasks: usize) -> Needs {
+    let mut classes = vec![Vec::new()];
+    for _ in 0..random.between(1, 4) {
+        let needs = draw_need(random, supplies);
+        if !classes.contains(&needs) {
+            classes.push(needs);
+        }
+    }
+    let n_classes = classes.len();
+    let mut draw_class = || match random.one_in(2) {
+        true => Class::FREE,
+        false => Class(random.index(n_classes) as u16),
+    };
+    let of_tasks = (0..n_tasks).map(|_| draw_class()).collect();
+    Needs::each(classes, of_tasks)
 }
 
 fn draw_fates(random: &mut Random, plan: &mut JobPlan) {

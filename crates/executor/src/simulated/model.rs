@@ -108,6 +108,8 @@ pub(super) struct Model<'a> {
     stalled: Option<WorkerId>,
     /// How many tasks rest.
     n_resting: usize,
+    /// Who waits for resources that others were given.
+    passed: Vec<needs::Passed>,
 }
 
 impl<'a> Model<'a> {
@@ -129,6 +131,7 @@ impl<'a> Model<'a> {
             too_long: None,
             stalled: None,
             n_resting: 0,
+            passed: Vec::new(),
         }
     }
 
@@ -159,6 +162,7 @@ impl<'a> Model<'a> {
     }
 
     pub(super) fn submitted(&mut self, id: JobId, plan: usize) {
+        self.passed.retain(|passed| passed.is_of_another(id));
         let case = self.case;
         let spec = &case.jobs[plan].spec;
         let wants_all = matches!(spec.wanted, Wanted::All);
@@ -639,7 +643,11 @@ impl<'a> Model<'a> {
             let model = &mut job.tasks[task.index.as_usize()];
             model.holder = Some(id);
             model.was_sent = true;
-            self.n_suspects_waiting -= usize::from(model.is_suspect());
+            let is_suspect = model.is_suspect();
+            self.n_suspects_waiting -= usize::from(is_suspect);
+            if !is_suspect {
+                self.count_passed(task)?;
+            }
         }
         if let Some(worker) = self.worker_mut(id) {
             if worker.queue.is_empty() {
@@ -703,16 +711,10 @@ impl<'a> Model<'a> {
         if model.is_suspect() && !is_alone {
             return refuse("among others although a worker died under it");
         }
-        if !self.case.jobs[job.plan].needs.is_empty() && !is_alone {
+        if !self.needs(task).is_empty() && !is_alone {
             return refuse("among others although it needs resources");
         }
         Ok(())
-    }
-
-    /// Whether a task makes a result of nothing, in a graph where results are read.
-    fn is_root(&self, job: &JobModel, index: TaskIndex) -> bool {
-        let graph = &self.case.jobs[job.plan].spec.graph;
-        graph.n_edges() > 0 && graph.dependencies(index).is_empty()
     }
 
     fn asked_back(&mut self, id: WorkerId, tasks: &[TaskId]) -> Result<(), Fault> {

@@ -6,6 +6,7 @@
 use super::key::delayed_inside;
 use super::{Delayed, Kind, N_MADE, known_key};
 use crate::call::{Arg, no_input, rebuild, rebuild_tuple};
+use crate::needs::{Amounts, Needed};
 use crate::scan::Scanner;
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
@@ -32,7 +33,7 @@ impl Link {
     }
 }
 
-/// What a record holds, in order: when it was made, kind, flags, number of outputs, key, callee, args, kwargs.
+/// What a record holds, in order: when it was made, kind, flags, number of outputs, key, callee, args, kwargs, needs.
 type Record<'py> = (
     u64,
     u8,
@@ -42,6 +43,7 @@ type Record<'py> = (
     Option<Bound<'py, PyAny>>,
     Bound<'py, PyTuple>,
     Option<Bound<'py, PyDict>>,
+    Option<Amounts>,
 );
 
 pub(super) fn reduce<'py>(root: &Bound<'py, Delayed>) -> PyResult<Bound<'py, PyTuple>> {
@@ -104,6 +106,7 @@ fn record<'py>(
         callee,
         args,
         kwargs,
+        this.needs.map(Needed::amounts),
     ))
 }
 
@@ -163,8 +166,8 @@ fn unpacked<'py>(
     sequence: u64,
     made: &[Bound<'py, PyAny>],
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (_, kind, (is_pure, holds_delayed, has_chosen_key), n_outputs, key, callee, args, kwargs) =
-        record;
+    let (_, kind, flags, n_outputs, key, callee, args, kwargs, needs) = record;
+    let (is_pure, holds_delayed, has_chosen_key) = flags;
     let py = key.py();
     let follow = |link: &Bound<'py, PyAny>| -> PyResult<Bound<'py, PyAny>> {
         let place = link.cast::<Link>()?.get().place;
@@ -184,6 +187,10 @@ fn unpacked<'py>(
     } else {
         (args, kwargs)
     };
+    if needs.is_some() {
+        // Whoever computes it looks whether anybody has spoken of resources.
+        py.import(intern!(py, "manyhands._resources"))?;
+    }
     let delayed = Delayed {
         kind,
         is_pure,
@@ -194,6 +201,7 @@ fn unpacked<'py>(
         callee: callee.map(Bound::unbind),
         args: args.unbind(),
         kwargs: kwargs.map(Bound::unbind),
+        needs: needs.map(Needed::new).transpose()?,
         key: known_key(key),
         sequence,
         mark: AtomicU64::new(0),

@@ -79,6 +79,7 @@ pub(crate) fn resume(
         graph,
         calls,
         nodes,
+        needs,
         outputs,
         shape,
     } = collected;
@@ -158,6 +159,7 @@ pub(crate) fn resume(
             graph: builder.build(),
             calls: rest_calls,
             nodes: rest_nodes,
+            needs: needs.kept(&before),
             outputs: rest_outputs,
             shape,
         },

@@ -1,12 +1,37 @@
-//! A second account of resources, unit by unit.
+//! A second account of resources, unit by unit, and of who waits for them.
 
-use super::{Model, TaskModel, WorkerModel};
+use super::{JobModel, Model, TaskModel, WorkerModel};
 use crate::simulated::act::{Fault, fault};
-use manyhands_scheduler::{JobId, Need, Supply, TaskId, TaskIndex, WorkerId};
+use manyhands_scheduler::{JobId, N_PASSED_MAX, Need, Supply, TaskId, TaskIndex, WorkerId};
+use std::collections::BTreeSet;
+
+/// Tasks of a job that need the same, and how many others were started since while they waited for some of it.
+#[derive(Debug)]
+pub(super) struct Passed {
+    job: JobId,
+    needs: Vec<Need>,
+    n_passed: u32,
+}
+
+impl Passed {
+    pub(super) fn is_of_another(&self, job: JobId) -> bool {
+        self.job != job
+    }
+}
 
 impl Model<'_> {
-    /// No more is used of any resource than there is, and no worker is idle that a task could run on now.
-    pub(in crate::simulated) fn check_needs(&self) -> Result<(), Fault> {
+    /// What a task needs.
+    pub(super) fn needs(&self, task: TaskId) -> &[Need] {
+        let job = self.job(task.job);
+        job.map_or(&[], |job| self.case.jobs[job.plan].needs.of(task.index))
+    }
+
+    /// No more is used of any resource than there is, and no worker is idle that a task could run on now, unless
+    /// what it needs is kept for another one.
+    pub(in crate::simulated) fn check_needs(
+        &self,
+        is_kept_waiting: impl Fn(TaskId) -> bool,
+    ) -> Result<(), Fault> {
         let supplies = &self.case.machine.supplies;
         if supplies.is_empty() {
             return Ok(());
@@ -14,11 +39,7 @@ impl Model<'_> {
         let mut used = Used::new(supplies);
         for (at, worker) in self.workers.iter().enumerate() {
             for &(task, _) in worker.iter().flat_map(|worker| &worker.queue) {
-                let Some(job) = self.job(task.job) else {
-                    continue;
-                };
-                let needs = &self.case.jobs[job.plan].needs;
-                if !used.take(WorkerId(at as u32), needs) {
+                if !used.take(WorkerId(at as u32), self.needs(task)) {
                     return fault(Some(task), format!("{task:?} uses more than there is"));
                 }
             }
@@ -26,36 +47,115 @@ impl Model<'_> {
         if self.is_held_for_memory() {
             return Ok(());
         }
+        for task in self.waiting() {
+            for (at, worker) in self.workers.iter().enumerate() {
+                let is_idle = |worker: &WorkerModel| worker.queue.is_empty() && !worker.is_killed;
+                let id = WorkerId(at as u32);
+                if worker.as_ref().is_some_and(is_idle)
+                    && used.has(id, self.needs(task))
+                    && !is_kept_waiting(task)
+                {
+                    let what = format!("{task:?} could run on {id:?}, which is idle");
+                    return fault(Some(task), what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of all tasks that need the same and could run, one of each job; suspects apart.
+    fn waiting(&self) -> Vec<TaskId> {
+        let mut waiting = Vec::new();
         for (id, job) in self.jobs.iter().enumerate() {
             let Some(job) = job else { continue };
             let needs = &self.case.jobs[job.plan].needs;
             if needs.is_empty() || job.kill_at_ns.is_some() {
                 continue;
             }
-            let is_runnable = |(at, task): &(usize, &TaskModel)| {
-                let is_free = task.is_free();
-                let may_go = !self.is_pressed || task.was_sent;
-                is_free
-                    && task.n_inputs_missing == 0
-                    && (may_go || !self.is_root(job, TaskIndex(*at as u32)))
-            };
-            let Some((index, _)) = job.tasks.iter().enumerate().find(is_runnable) else {
+            let mut seen = BTreeSet::new();
+            for (at, task) in job.tasks.iter().enumerate() {
+                let index = TaskIndex(at as u32);
+                let own = needs.of(index);
+                if !own.is_empty()
+                    && self.is_runnable(job, task, index)
+                    && seen.insert((task.is_suspect(), own))
+                {
+                    let job = JobId(id as u32);
+                    waiting.push(TaskId { job, index });
+                }
+            }
+        }
+        waiting
+    }
+
+    /// Whether a task makes a result of nothing, in a graph where results are read.
+    pub(super) fn is_root(&self, job: &JobModel, index: TaskIndex) -> bool {
+        let graph = &self.case.jobs[job.plan].spec.graph;
+        graph.n_edges() > 0 && graph.dependencies(index).is_empty()
+    }
+
+    fn is_runnable(&self, job: &JobModel, task: &TaskModel, index: TaskIndex) -> bool {
+        let may_go = !self.is_pressed || task.was_sent || !self.is_root(job, index);
+        task.is_free() && task.n_inputs_missing == 0 && may_go
+    }
+
+    /// A task was started. Nobody who needs some of the same may be passed over for ever.
+    pub(super) fn count_passed(&mut self, started: TaskId) -> Result<(), Fault> {
+        let needs = self.needs(started).to_vec();
+        if needs.is_empty() {
+            return Ok(());
+        }
+        let waiting = self.waiting().into_iter();
+        let waiting = waiting.filter(|&task| self.task(task).is_some_and(|one| !one.is_suspect()));
+        let waiting: Vec<_> = waiting
+            .map(|task| (task, self.needs(task).to_vec()))
+            .collect();
+        let n_most = N_PASSED_MAX as usize + self.n_classes();
+        self.passed
+            .retain(|passed| passed.job != started.job || passed.needs != needs);
+        for (task, own) in waiting {
+            let is_own = task.job == started.job && own == needs;
+            let is_shared = own
+                .iter()
+                .any(|need| needs.iter().any(|other| other.resource == need.resource));
+            if is_own || !is_shared {
                 continue;
-            };
-            for (at, worker) in self.workers.iter().enumerate() {
-                let is_idle = |worker: &WorkerModel| worker.queue.is_empty() && !worker.is_killed;
-                let id_of_worker = WorkerId(at as u32);
-                if worker.as_ref().is_some_and(is_idle) && used.has(id_of_worker, needs) {
-                    let task = TaskId {
-                        job: JobId(id as u32),
-                        index: TaskIndex(index as u32),
-                    };
-                    let what = format!("{task:?} could run on {id_of_worker:?}, which is idle");
-                    return fault(Some(task), what);
+            }
+            let known = self.passed.iter_mut();
+            let mut known = known.filter(|passed| passed.job == task.job && passed.needs == own);
+            match known.next() {
+                None => self.passed.push(Passed {
+                    job: task.job,
+                    needs: own,
+                    n_passed: 1,
+                }),
+                Some(passed) => {
+                    passed.n_passed += 1;
+                    if passed.n_passed as usize > n_most {
+                        let n_passed = passed.n_passed;
+                        return fault(
+                            Some(task),
+                            format!("{task:?} was passed over {n_passed} times"),
+                        );
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// How many classes of tasks there are that need something, in all jobs.
+    fn n_classes(&self) -> usize {
+        let jobs = self.jobs.iter().flatten();
+        let n_classes = |job: &JobModel| {
+            let needs = &self.case.jobs[job.plan].needs;
+            let indices = (0..job.tasks.len() as u32).map(TaskIndex);
+            indices
+                .map(|index| needs.of(index))
+                .collect::<BTreeSet<_>>()
+                .len()
+        };
+        jobs.map(n_classes).sum()
     }
 
     /// Whether nothing starts because a task that memory was short for runs alone, or is about to.
@@ -92,7 +192,7 @@ impl Used<'_> {
             let at = need.resource as usize;
             let supply = &self.supplies[at];
             let is_enough = self.n_used[at] + need.n_units <= supply.n_units;
-            let mut units = units_of(supply, worker, need.n_units);
+            let mut units = units_of(supply, worker, need);
             is_enough && (!supply.is_by_worker || !units.any(|unit| self.units[at].contains(&unit)))
         })
     }
@@ -103,14 +203,14 @@ impl Used<'_> {
         for need in needs {
             let at = need.resource as usize;
             self.n_used[at] += need.n_units;
-            self.units[at].extend(units_of(&self.supplies[at], worker, need.n_units));
+            self.units[at].extend(units_of(&self.supplies[at], worker, need));
         }
         is_there
     }
 }
 
 /// As the scheduler promises it.
-fn units_of(supply: &Supply, worker: WorkerId, n_needed: u32) -> impl Iterator<Item = u32> + use<> {
-    let (n_units, first) = (supply.n_units, worker.0 * n_needed);
-    (first..first + n_needed).map(move |unit| unit % n_units)
+fn units_of(supply: &Supply, worker: WorkerId, need: &Need) -> impl Iterator<Item = u32> + use<> {
+    let (n_units, first) = (supply.n_units, worker.0 * need.n_per_worker);
+    (first..first + need.n_units).map(move |unit| unit % n_units)
 }
