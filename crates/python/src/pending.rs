@@ -8,7 +8,7 @@ use crate::pools::AnyPool;
 use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
-use manyhands_executor::CANCEL_GRACE;
+use manyhands_executor::{CANCEL_GRACE, Watch};
 use manyhands_graph::TaskIndex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -154,6 +154,13 @@ impl Pending {
             // Without a receiver nobody wants to know any more.
             let _ = sender.send(Some(token));
         });
+    }
+}
+
+impl Pending {
+    /// Something that tells whether the call has ended.
+    pub(crate) fn watch(&self) -> Watch {
+        self.run.job.watch()
     }
 }
 

@@ -22,6 +22,7 @@ mod pressure;
 mod run;
 mod scheduler;
 mod supplies;
+mod tally;
 mod worker;
 
 pub use batch::REPORTS_WAIT_NS_MAX;
@@ -30,6 +31,7 @@ pub use manyhands_graph::{Graph, TaskIndex};
 pub use run::{Ending, Report, TaskRun};
 pub use scheduler::Scheduler;
 pub use supplies::{Need, Supply};
+pub use tally::Tally;
 
 use std::fmt;
 use std::num::NonZeroU32;
