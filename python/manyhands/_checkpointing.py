@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from manyhands._faults import Faults
-    from manyhands._progress import StreamTrack, Track
+    from manyhands._progress import Track
     from manyhands._seeding import Root
 
 # What `Recorder.find` says of a task; as crates/python/src/durable/recorder.rs numbers it.
@@ -693,17 +693,21 @@ def compute_all(
     run: Callable[..., tuple[Any, ...]],
     checkpoint: Any,
     root: Root | None,
-    *args: Any,
-    manner: int,
-    faults: Faults | None,
-    track: Track | None = None,
+    args: tuple[Any, ...],
+    traverse: bool,
+    pool: Any,
+    batch_size: int | None,
+    scheduler: str,
+    ways: tuple[int, Faults | None],
+    track: Track | None,
 ) -> tuple[Any, ...]:
     """`compute` or `persist` with a checkpoint."""
     with Session(checkpoint) as session:
         if track is not None:
             track.stored(session.report.n_stored)
         tally = None if track is None else track.tally
-        return run(*args, root, manner, faults, GraphNamer(session, root), tally)
+        given = (args, traverse, pool, batch_size, scheduler)
+        return run(*given, root, *ways, GraphNamer(session, root), tally)
 
 
 def load(data: bytes, buffers: list[Any] | None, is_by_value: bool) -> Any:

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     Kind = TypeVar("Kind", bound="Track")
 
-__all__ = ["Progress", "ProgressBar", "StreamTrack", "Track", "begin", "begin_stream", "is_accepted", "submitted", "watching"]
+__all__ = [
+    "Progress",
+    "ProgressBar",
+    "StreamTrack",
+    "Track",
+    "begin",
+    "begin_stream",
+    "is_accepted",
+    "submitted",
+    "watching",
+]
 
 #: How often what is shown is brought up to date, in seconds.
 INTERVAL_S = 0.1
@@ -123,7 +133,7 @@ class Rate:
         self._n_done, self._changed_s = n_done, elapsed_s
 
     def _kept(self, passed_s: float, elapsed_s: float) -> float:
-        return 2.0 ** -(passed_s / max(self.FADE_S, 0.3 * elapsed_s))
+        return float(2.0 ** -(passed_s / max(self.FADE_S, 0.3 * elapsed_s)))
 
     def rate(self, elapsed_s: float) -> float | None:
         """Tasks per second; less than it was once the next end is overdue."""
@@ -146,7 +156,7 @@ class Rate:
 
 
 class ProgressBar:
-    """Shows how far calls have come: in a ``with`` block those of all threads, or as ``progress=`` those it is given to.
+    """Shows how far calls have come: in a ``with`` block those of all threads; as ``progress=`` those it is given to.
 
     Parameters
     ----------
@@ -538,9 +548,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 # What calls ask for

@@ -1,7 +1,7 @@
 """Where progress appears: lines of the terminal, cells of a notebook, tqdm, rich, files, and callables.
 
-All of it happens under the lock of `manyhands._progress`. While a bar stands in a terminal, whatever this program writes
-there is let through: the bar is cleared, the text written, the bar drawn again.
+All of it happens under the lock of `manyhands._progress`. While a bar stands in a terminal, whatever this program
+writes there is let through: the bar is cleared, the text written, the bar drawn again.
 """
 
 from __future__ import annotations
@@ -538,9 +538,10 @@ class _NotebookView(View):
     PAUSE_S = 0.2
 
     def begin(self, progress: Progress) -> None:
-        from IPython.display import display
+        from IPython import display
 
-        self._handle: Any = display(_Shown(progress), display_id=True)
+        show: Any = display.display
+        self._handle = show(_Shown(progress), display_id=True)
         self._shown = facts(progress)
         self._shown_s = progress.elapsed
 
@@ -564,10 +565,11 @@ class _NotebookView(View):
 
 def _tqdm() -> Any:
     try:
-        from tqdm.auto import tqdm
+        from importlib import import_module
+
+        return import_module("tqdm.auto").tqdm
     except ImportError as error:
         raise _settings.error(f'progress="tqdm" needs the package tqdm, which cannot be imported: {error}.') from error
-    return tqdm
 
 
 class _TqdmStage(_Stage):
@@ -631,11 +633,20 @@ class _TqdmView(View):
             shown.refresh()
 
     def end(self, progress: Progress) -> None:
-        if self._stage is not None:
-            self._stage.bars.remove(self._bar)
-        if self._given is None:
-            with self._owned():
+        stage = self._stage
+        if stage is None:
+            if self._given is None:
                 self._bar.close()
+            return
+        with stage.owned():
+            # Those below move up.
+            stage.clear()
+            stage.bars.remove(self._bar)
+            if self._given is None:
+                self._bar.close()
+            else:
+                self._bar.refresh()
+            stage.draw()
 
     def close(self) -> None:
         stage, self._stage = self._stage, None
@@ -660,8 +671,11 @@ class _RichView(View):
                     f'progress="rich" needs the package rich, which cannot be imported: {error}.'
                 ) from error
 
-    def begin(self, progress: Progress) -> None:
+    def open(self) -> None:
+        # From now on it takes what is written to the terminal.
         self._display = self._given if self._given is not None else self._share()
+
+    def begin(self, progress: Progress) -> None:
         self._task = self._display.add_task(_printable(progress.name), total=progress.total, told="")
 
     def _share(self) -> Any:
@@ -677,12 +691,12 @@ class _RichView(View):
             self._task,
             total=progress.total,
             completed=progress.done,
-            told=", ".join([facts(progress)]),
+            told=facts(progress),
         )
         if self._given is None:
             self._display.refresh()
 
-    def end(self, progress: Progress) -> None:
+    def close(self) -> None:
         if self._given is not None:
             return
         views = _rich[id(self._file)][1]

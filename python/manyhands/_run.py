@@ -284,8 +284,7 @@ def compute(
                 from manyhands._checkpointing import compute_all
 
                 given = (args, traverse, pool, batch_size, name)
-                how = {"manner": manner, "faults": faults, "track": track}
-                return compute_all(_native.compute, checkpoint, _root(seed), *given, **how)
+                return compute_all(_native.compute, checkpoint, _root(seed), *given, (manner, faults), track)
             tally = None if track is None else track.tally
             return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, tally)
         except KeyboardInterrupt as error:
@@ -341,8 +340,7 @@ def persist(
                 from manyhands._checkpointing import compute_all
 
                 given = (args, traverse, pool, batch_size, name)
-                how = {"manner": manner, "faults": faults, "track": track}
-                return compute_all(_native.persist, checkpoint, _root(seed), *given, **how)
+                return compute_all(_native.persist, checkpoint, _root(seed), *given, (manner, faults), track)
             tally = None if track is None else track.tally
             return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, tally)
         except KeyboardInterrupt as error:
@@ -465,8 +463,8 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
                 return map_all(*given, track=track)
             pickle = _pickled(pool, function)
             tally = None if track is None else track.tally
-            given = (pool, function, pickle, iterables, batch_size, name, root, manner, faults)
-            return _native.map_all(*given, None, tally)
+            told = (root, manner, faults, None, tally)
+            return _native.map_all(pool, function, pickle, iterables, batch_size, name, *told)
         except KeyboardInterrupt as error:
             _interrupted(error, name)
             raise
