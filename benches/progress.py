@@ -41,7 +41,10 @@ def terminal() -> TextIO:
     master, slave = pty.openpty()
 
     def read() -> None:
-        while os.read(master, 1 << 16):
+        try:
+            while os.read(master, 1 << 16):
+                pass
+        except OSError:  # the program has ended
             pass
 
     threading.Thread(target=read, daemon=True).start()

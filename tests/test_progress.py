@@ -298,6 +298,29 @@ def test_submitted_calls_are_shown_together(tmp_path):
         assert lines[:-1]
 
 
+def test_what_submitted_calls_print_appears_though_nobody_waits(tmp_path):
+    source = (
+        WORK
+        + """
+    from manyhands import _progress
+    with mh.ProgressBar():
+        futures = [mh.submit(say, x) for x in range(10)]
+        while _progress._tracks:
+            time.sleep(0.01)
+    with mh.ProgressBar():
+        more = [mh.submit(say, x) for x in range(10, 20)]
+        try:
+            mh.submit(lambda: sys.stdout.buffer.raw, lambda: 1, lock=threading.Lock())
+        except mh.PicklingError:
+            pass
+    while _progress._heard:
+        time.sleep(0.01)
+    """
+    )
+    lines, _ = run_in_terminal(tmp_path, source, "processes")
+    assert sorted(line for line in lines if line.startswith("line")) == sorted(f"line {x}" for x in range(20)), lines
+
+
 def test_a_dumb_terminal_gets_the_last_line_alone(tmp_path):
     lines, text = run_in_terminal(tmp_path, MAP, "threads", env={"TERM": "dumb"})
     assert "\x1b" not in text

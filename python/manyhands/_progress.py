@@ -12,8 +12,9 @@ import time
 from _thread import RLock, start_new_thread
 from _weakref import ref
 
-from manyhands import _native, _settings, _worker, config
+from manyhands import _native, _settings, config
 from manyhands._faults import Faults
+from manyhands._run import is_nested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ __all__ = [
     "begin",
     "begin_stream",
     "is_accepted",
-    "submitted",
+    "submitting",
     "watching",
 ]
 
@@ -212,19 +213,24 @@ class ProgressBar:
         self.file = file
         self.minimum = float(minimum)
         self.description = description
-        self._blocks: list[config.set] = []
+        self._blocks: list[config.set | None] = []
 
     def __repr__(self) -> str:
         return f"ProgressBar({self.kind!r})"
 
     def __enter__(self) -> ProgressBar:
-        block = config.set(progress=self)
-        block.__enter__()
+        block = None
+        if not is_nested():
+            # Settings are those of the process: a task in a thread would have the calls of the program shown.
+            block = config.set(progress=self)
+            block.__enter__()
         self._blocks.append(block)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._blocks.pop().__exit__(*exc_info)
+        block = self._blocks.pop()
+        if block is not None:
+            block.__exit__(*exc_info)
         if not self._blocks:
             _end_submitted(self)
 
@@ -479,6 +485,8 @@ class _Counting(Faults):
 
 _lock = RLock()
 _tracks: list[Track] = []
+# Of submitted calls that are no longer shown; what they print still has to appear.
+_heard: list[_native.Tally] = []
 _is_ticking = False
 
 
@@ -498,9 +506,11 @@ def _tick() -> None:
     while True:
         time.sleep(INTERVAL_S)
         with _lock:
-            if not _tracks:
+            if not _tracks and not _heard:
                 _is_ticking = False
                 return
+            for tally in list(_heard):
+                _hear(tally)
             for track in list(_tracks):
                 track.draw()
             views = sys.modules.get("manyhands._progress_views")
@@ -521,8 +531,16 @@ def _at_exit() -> None:
         atexit.register(_end_all)
 
 
+def _hear(tally: _native.Tally) -> None:
+    tally.look()
+    if tally.is_over():
+        _heard.remove(tally)
+
+
 def _end_all() -> None:
     with _lock:
+        for tally in list(_heard):
+            _hear(tally)
         for track in list(_tracks):
             track.end("closed")
 
@@ -541,6 +559,7 @@ def _after_fork_in_child() -> None:
     _lock = RLock()
     _is_ticking = False
     _tracks.clear()
+    _heard.clear()
     _submitted.clear()
     views = sys.modules.get("manyhands._progress_views")
     if views is not None:
@@ -584,7 +603,7 @@ def begin_stream(wanted: Any, function: object, iterables: Iterable[Iterable[Any
 def _begin(
     kind: type[Kind], wanted: Any, name: str, function: object, iterables: Iterable[Iterable[Any]] | None
 ) -> Kind | None:
-    if wanted is False or _native.in_task() or _worker.is_worker:
+    if wanted is False or is_nested():
         return None
     bar = _bar_of(wanted)
     view = _view_of(bar)
@@ -640,17 +659,35 @@ def watching(wanted: Any, name: str, source: Callable[[], tuple[int, bool, int, 
 
 
 # Submitted calls share one, for each ProgressBar or setting they are made under.
-_submitted: dict[int, tuple[Any, Track]] = {}
+_submitted: dict[int, tuple[Any, SubmittedTrack]] = {}
 
 
-class _SubmittedTrack(Track):
+class SubmittedTrack(Track):
+    """Submitted calls that are under way together."""
+
+    def give_up(self) -> None:
+        """The call could not be submitted."""
+        with _lock:
+            if self.tally.counts() is None:
+                self.minimum_s = float("inf")
+                self.end("closed")
+
+    def follow(self, pending: _native.Pending) -> None:
+        """Show this call, too."""
+        with _lock:
+            # With those before it may have ended meanwhile.
+            if not self._is_over:
+                self.tally.follow(pending)
+
     def draw(self) -> None:
+        self.tally.look()
         if not self._is_over and self.tally.is_over():
             self.end("done")
         else:
             super().draw()
 
     def look(self, status: str = "running") -> Progress:
+        self.tally.look()
         progress = super().look(status)
         if status == "done" and progress.failed:
             progress.status = "failed"
@@ -664,23 +701,22 @@ class _SubmittedTrack(Track):
             super().end(how)
 
 
-def submitted(wanted: Any, pending: _native.Pending) -> None:
-    """Show a submitted call among those that are under way."""
-    if _native.in_task() or _worker.is_worker:
-        return
+def submitting(wanted: Any) -> SubmittedTrack | None:
+    """What shows submitted calls that are under way together, as one more is going to be."""
+    if is_nested():
+        return None
     with _lock:
         found = _submitted.get(id(wanted))
         if found is not None:
-            found[1].tally.follow(pending)
-            return
+            return found[1]
         bar = _bar_of(wanted)
         view = _view_of(bar)
         if view is None:
-            return
-        track = _SubmittedTrack(bar.description or "submit", view, bar.minimum, None)
-        track.tally.follow(pending)
+            return None
+        track = SubmittedTrack(bar.description or "submit", view, bar.minimum, None)
         _submitted[id(wanted)] = wanted, track
         track.start()
+        return track
 
 
 def _end_submitted(bar: ProgressBar) -> None:
@@ -689,5 +725,8 @@ def _end_submitted(bar: ProgressBar) -> None:
         found = _submitted.get(id(bar))
         if found is not None:
             track = found[1]
-            counts = track.tally.counts()
-            track.end("done" if counts is not None and counts[0] == counts[2] else "closed")
+            track.tally.look()
+            is_over = track.tally.is_over()
+            track.end("done" if is_over else "closed")
+            if not is_over:
+                _heard.append(track.tally)

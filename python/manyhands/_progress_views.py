@@ -265,7 +265,7 @@ class _Stage:
     def forget(self) -> None:
         """Leave the streams as they were."""
         for stream, write in self._restores:
-            if vars(stream).get("write") is write:
+            if getattr(stream, "__dict__", {}).get("write") is write:
                 del stream.write
         self._restores.clear()
 

@@ -647,19 +647,26 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         seed = None
     elif _names_seed(function):
         kwargs["seed"], seed = seed, None
-    manner = _manner(None)
     name, _, _, pool = _where(None, None, None)
+    wanted, track = config.shows(), None
+    if wanted is not False and name != "synchronous":
+        from manyhands import _progress
+
+        track = _progress.submitting(wanted)
+    manner = _manner(None)
     root = _root(seed, is_single=True)
     faults = _faults(name)
     if name == "synchronous":
         return _Future._of_call(function, args, kwargs, root, manner, faults, pool)
-    pickle = _pickled(pool, function)
-    pending = _native.Pending(pool, function, pickle, args, kwargs, name, root, manner, faults)
-    wanted = config.shows()
-    if wanted is not False:
-        from manyhands import _progress
-
-        _progress.submitted(wanted, pending)
+    try:
+        pickle = _pickled(pool, function)
+        pending = _native.Pending(pool, function, pickle, args, kwargs, name, root, manner, faults)
+    except BaseException:
+        if track is not None:
+            track.give_up()
+        raise
+    if track is not None:
+        track.follow(pending)
     return _Future(pending)
 
 

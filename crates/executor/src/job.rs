@@ -341,6 +341,14 @@ impl Job {
         pending.news.is_done || pending.news.failure.is_some()
     }
 
+    /// Whether the job has ended, and if so, whether it has failed or was cancelled.
+    pub fn outcome(&self) -> Option<bool> {
+        match self.owner.is_elsewhere() {
+            true => Some(true),
+            false => self.inbox.outcome(),
+        }
+    }
+
     /// Whether a worker may have started this task.
     pub fn is_running(&self, task: TaskIndex) -> bool {
         !self.owner.is_elsewhere() && self.control.is_running(self.id, &self.inbox, task)

@@ -8,7 +8,7 @@ use crate::pools::AnyPool;
 use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
-use manyhands_executor::{CANCEL_GRACE, Watch};
+use manyhands_executor::CANCEL_GRACE;
 use manyhands_graph::TaskIndex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -158,9 +158,14 @@ impl Pending {
 }
 
 impl Pending {
-    /// Something that tells whether the call has ended.
-    pub(crate) fn watch(&self) -> Watch {
-        self.run.job.watch()
+    /// Whether the call has ended, and if so, whether it has failed.
+    pub(crate) fn outcome(&self) -> Option<bool> {
+        self.run.job.outcome()
+    }
+
+    /// Tells what its task has said so far.
+    pub(crate) fn hear(&self, py: Python<'_>) -> PyResult<()> {
+        self.run.hear(py, self.run.job.take_said())
     }
 }
 

@@ -28,25 +28,13 @@ enum Source {
 struct Submitted {
     n_all: u64,
     n_failed: u64,
-    under_way: Vec<Watch>,
+    under_way: Vec<Py<Pending>>,
 }
 
 impl Submitted {
-    fn counts(&mut self) -> Counts {
-        let Submitted {
-            n_all,
-            n_failed,
-            under_way,
-        } = self;
-        under_way.retain(|watch| match watch.outcome() {
-            None => true,
-            Some(has_failed) => {
-                *n_failed += u64::from(has_failed);
-                false
-            }
-        });
-        let n_left = under_way.len() as u64;
-        (*n_all, false, *n_all - n_left, *n_failed, 0, 0, 0)
+    fn counts(&self) -> Counts {
+        let n_ended = self.n_all - self.under_way.len() as u64;
+        (self.n_all, false, n_ended, self.n_failed, 0, 0, 0)
     }
 }
 
@@ -62,7 +50,7 @@ impl Tally {
 
     /// The counts; None before anything was submitted, and in a forked process.
     fn counts(&self) -> Option<Counts> {
-        let watch = match &mut *lock(&self.source) {
+        let watch = match &*lock(&self.source) {
             Source::Nothing => return None,
             Source::Many(submitted) => return Some(submitted.counts()),
             Source::Elsewhere(watch) => Arc::clone(watch),
@@ -74,15 +62,41 @@ impl Tally {
         watch.standing().as_ref().map(counts)
     }
 
+    /// See which submitted calls have ended, and tell what their tasks have said: maybe nobody waits for them.
+    fn look(&self, py: Python<'_>) {
+        let before = match &mut *lock(&self.source) {
+            Source::Many(submitted) => std::mem::take(&mut submitted.under_way),
+            _ => return,
+        };
+        // Without the lock: what is told runs any code.
+        let (mut left, mut n_failed) = (Vec::new(), 0);
+        for pending in before {
+            let outcome = pending.get().outcome();
+            // What the program's own streams and filters raise: nobody else is there to have it.
+            if let Err(error) = pending.get().hear(py) {
+                error.write_unraisable(py, None);
+            }
+            match outcome {
+                None => left.push(pending),
+                Some(has_failed) => n_failed += u64::from(has_failed),
+            }
+        }
+        if let Source::Many(submitted) = &mut *lock(&self.source) {
+            submitted.n_failed += n_failed;
+            left.append(&mut submitted.under_way);
+            submitted.under_way = left;
+        }
+    }
+
     /// Count a submitted call, too.
-    fn follow(&self, pending: &Pending) {
+    fn follow(&self, pending: Py<Pending>) {
         let source = &mut *lock(&self.source);
         if !matches!(source, Source::Many(_)) {
             *source = Source::Many(Submitted::default());
         }
         if let Source::Many(submitted) = source {
             submitted.n_all += 1;
-            submitted.under_way.push(pending.watch());
+            submitted.under_way.push(pending);
         }
     }
 
