@@ -495,9 +495,13 @@ def _add(track: Track) -> None:
     with _lock:
         _tracks.append(track)
         if not _is_ticking:
-            _is_ticking = True
-            _at_exit()
-            start_new_thread(_tick, ())
+            try:
+                _at_exit()
+                start_new_thread(_tick, ())
+                _is_ticking = True
+            except RuntimeError:
+                # The program is ending, or may have no more threads: what is left is the last line.
+                pass
 
 
 def _tick() -> None:
@@ -512,10 +516,19 @@ def _tick() -> None:
             for tally in list(_heard):
                 _hear(tally)
             for track in list(_tracks):
-                track.draw()
+                _draw(track)
             views = sys.modules.get("manyhands._progress_views")
             if views is not None:
                 views.refresh()
+
+
+def _draw(track: Track) -> None:
+    try:
+        track.draw()
+    except Exception:  # a warning that the program's filters make an error
+        import traceback
+
+        traceback.print_exc()
 
 
 _has_exit_handler = False
