@@ -38,9 +38,10 @@ relay                   True                True, ``"ordered"``, False: whether 
                                             what tasks print, warn of and log
                                             appears, as it comes or in the order
                                             of the serial run
-random_misuse           ``"warn"``          ``"warn"``, ``"error"``, ``"ignore"``:   MANYHANDS_RANDOM_MISUSE
-                                            what becomes of tasks that draw from
-                                            a global state without a seed
+random_misuse           ``"warn"``          ``"warn"``, ``"error"``,             MANYHANDS_RANDOM_MISUSE
+                                            ``"ignore"``: what becomes of tasks
+                                            that draw from a global state
+                                            without a seed
 retries                 0                   an integer from 0 on: how often a    MANYHANDS_RETRIES
                                             task that raised is run again
 retry_delay             0.1 (seconds)       a number from 0 on: how long it      MANYHANDS_RETRY_DELAY

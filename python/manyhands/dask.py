@@ -48,8 +48,8 @@ def get(
     ----------
     dsk : mapping
         Dask's graph: a dict, or whatever Dask makes of its collections.
-    keys : key, or list of keys, nested as deep as you like
-        What is asked for.
+    keys : hashable, or list of them, nested or not
+        The keys of what is asked for.
     scheduler : str, optional
         ``"threads"``, ``"processes"``, ``"fork"`` or ``"synchronous"``. By default the configured one; where none has
         been configured, ``"threads"``, which Dask's arrays and dataframes are made for: graphs may write to objects of
