@@ -68,7 +68,7 @@ def names_and_kinds(function):
 
 WHERE = ["=scheduler", "=num_workers", "=chunksize", "=seed"]
 FAULTS = ["=on_error", "=retries", "=retry_on", "=retry_delay", "=timeout"]
-KEYWORDS = [*WHERE, *FAULTS, "=relay", "=checkpoint", "=resources"]
+KEYWORDS = [*WHERE, *FAULTS, "=relay", "=checkpoint", "=resources", "=progress"]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,13 @@ def test_draws_on_threads_are_measured():
     assert "the global generator: " in ended.stdout
 
 
+@pytest.mark.timeout(PATIENCE_S + 30)
+def test_what_a_progress_bar_costs_is_measured():
+    ended = run("-m", "benches.progress", "--quick")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("ratio") == 9
+
+
 CASES = """
 import os, sys, time
 from benches.supervise import Reporter

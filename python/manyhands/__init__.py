@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from manyhands._blas import blas_threads
     from manyhands._executor import Executor
     from manyhands._future import Future
+    from manyhands._progress import ProgressBar
     from manyhands._resources import resources
     from manyhands.errors import (
         CheckpointError,
@@ -60,6 +61,7 @@ __all__ = [
     "Future",
     "Graph",
     "PicklingError",
+    "ProgressBar",
     "RemoteTraceback",
     "TaskError",
     "UndeclaredRandomError",
@@ -94,6 +96,7 @@ _LAZY = {
     "Future": "manyhands._future",
     "Graph": "manyhands.graph",
     "PicklingError": "manyhands.errors",
+    "ProgressBar": "manyhands._progress",
     "RemoteTraceback": "manyhands.errors",
     "TaskError": "manyhands.errors",
     "UndeclaredRandomError": "manyhands.errors",

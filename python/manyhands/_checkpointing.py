@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from manyhands._faults import Faults
+    from manyhands._progress import Track
     from manyhands._resources import Asking
     from manyhands._seeding import Root
 
@@ -204,6 +205,10 @@ class Report:
                 CheckpointWarning,
                 stacklevel=_depth(),
             )
+
+    def n_stored(self) -> int:
+        """How many results were there, so far."""
+        return self.n_reused
 
     def missing(self, code: int, detail: Any) -> None:
         """Count a task whose result was not there."""
@@ -386,19 +391,26 @@ def map_all(
     root: Root | None,
     manner: int,
     faults: Faults | None,
+    track: Track | None = None,
 ) -> list[Any]:
     """`map` with a checkpoint."""
     with Session(checkpoint) as session:
+        if track is not None:
+            track.stored(session.report.n_stored)
         is_alone = scheduler not in ("synchronous", "threads")
         calls = Calls(session, function, iterables, root, is_alone=is_alone)
         if scheduler == "synchronous":
+            numbered: Any = enumerate(calls.missing())
+            if track is not None:
+                numbered, faults = track.number(calls.missing()), track.counting(faults)
             told = (root, manner, faults, pool)
-            computed = [_call(session, function, k, one, *told) for k, one in enumerate(calls.missing())]
+            computed = [_call(session, function, k, one, *told) for k, one in numbered]
             session.recorder.sync()
         else:
             pickled = _run._pickled(pool, function)
             given = (calls.iterables(), batch_size, scheduler, root, manner, _marking(faults))
-            computed = _native.map_all(pool, function, pickled, *given, session.recorder)
+            tally = None if track is None else track.tally
+            computed = _native.map_all(pool, function, pickled, *given, session.recorder, tally)
         rest = iter(computed)
         results = [value if is_stored else next(rest) for is_stored, value in calls.outcomes]
         return results if faults is None else _run._kept(results)
@@ -450,8 +462,12 @@ class Stream:
         n_workers: int,
         manner: int,
         faults: Faults | None,
+        track: Track | None = None,
     ) -> None:
         self._session = Session(checkpoint)
+        self._track = track
+        if track is not None:
+            track.stored(self._session.report.n_stored)
         self._lock = RLock()
         self._is_inside = False
         self._is_closed = False
@@ -463,7 +479,10 @@ class Stream:
             self._calls = Calls(self._session, function, iterables, root, is_alone=False, keeps_order=is_ordered)
             self._results: Any
             if scheduler == "synchronous":
-                self._results = _one_by_one(self._calls, function, root, manner, faults, pool)
+                numbered: Any = enumerate(self._calls.missing())
+                if track is not None:
+                    numbered, faults = track.number(self._calls.missing()), track.counting(faults)
+                self._results = _one_by_one(self._calls, numbered, function, root, manner, faults, pool)
             else:
                 pickled = _run._pickled(pool, function)
                 self._results = _native.Stream(
@@ -480,6 +499,7 @@ class Stream:
                     manner,
                     _marking(faults),
                     self._session.recorder,
+                    None if track is None else track.tally,
                 )
         except BaseException:
             self._session.recorder.close()
@@ -499,8 +519,10 @@ class Stream:
                 return self._next()
             except StopIteration:
                 self._is_closed = True
+                self._tell_end("done")
                 raise
-            except BaseException:
+            except BaseException as error:
+                self._tell_end("failed" if isinstance(error, Exception) else "interrupted")
                 self._end(is_quiet=True)
                 raise
             finally:
@@ -539,8 +561,13 @@ class Stream:
                 raise
             self._results = _raising(error)
 
+    def _tell_end(self, how: str) -> None:
+        if self._track is not None:
+            self._track.end(how)
+
     def _end(self, is_quiet: bool = False) -> None:
         self._is_closed = True
+        self._tell_end("closed")
         self._calls.outcomes.clear()
         close = getattr(self._results, "close", None)
         if close is not None:
@@ -569,6 +596,7 @@ class Stream:
 
 def _one_by_one(
     calls: Calls,
+    numbered: Iterable[tuple[int, tuple[int, tuple[Any, ...]]]],
     function: Callable[..., Any],
     root: Root | None,
     manner: int,
@@ -576,7 +604,7 @@ def _one_by_one(
     level: int | None,
 ) -> Iterator[Any]:
     """A stream's results that are computed in this thread."""
-    for number, one in enumerate(calls.missing()):
+    for number, one in numbered:
         try:
             result = _call(calls.session, function, number, one, root, manner, faults, level)
         except StopIteration as error:
@@ -666,13 +694,22 @@ def compute_all(
     run: Callable[..., tuple[Any, ...]],
     checkpoint: Any,
     root: Root | None,
-    *args: Any,
-    told: tuple[int, Faults | None, Asking | None],
+    args: tuple[Any, ...],
+    traverse: bool,
+    pool: Any,
+    batch_size: int | None,
+    scheduler: str,
+    ways: tuple[int, Faults | None],
+    asking: Asking | None,
+    track: Track | None,
 ) -> tuple[Any, ...]:
     """`compute` or `persist` with a checkpoint."""
-    manner, faults, asking = told
     with Session(checkpoint) as session:
-        return run(*args, root, manner, faults, GraphNamer(session, root), asking)
+        if track is not None:
+            track.stored(session.report.n_stored)
+        tally = None if track is None else track.tally
+        given = (args, traverse, pool, batch_size, scheduler)
+        return run(*given, root, *ways, GraphNamer(session, root), asking, tally)
 
 
 def load(data: bytes, buffers: list[Any] | None, is_by_value: bool) -> Any:

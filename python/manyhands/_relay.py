@@ -33,7 +33,12 @@ def write(number: int, data: bytes) -> None:
     if stream is None:
         return
     try:
-        _write_to(stream, data)
+        views = sys.modules.get("manyhands._progress_views")
+        if views is None:
+            _write_to(stream, data)
+        else:
+            with views.writing(stream, data):
+                _write_to(stream, data)
     except (AttributeError, ValueError):  # it is closed, detached or no stream: nobody is to lose anything by that
         while data:
             data = data[os.write(number, data) :]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from manyhands._faults import Faults
     from manyhands._future import Future
+    from manyhands._progress import Track
     from manyhands._resources import Asking
     from manyhands._seeding import Root
 
@@ -120,16 +121,47 @@ def _faults(
     return resolve(scheduler, is_nested, on_error, retries, retry_on, retry_delay, timeout)
 
 
+def _is_drawing() -> bool:
+    """Whether something stands in the terminal that output must not run into."""
+    views = sys.modules.get("manyhands._progress_views")
+    return views is not None and views.is_drawing()
+
+
 def _manner(relay: bool | str | None) -> int:
     """How the tasks of a call are heard, and what becomes of draws without a seed, as the engine numbers it."""
     hearing, on_misuse = config.hearing(relay)
-    if hearing == 0 and not (sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__):
+    if hearing == 0 and (not (sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__) or _is_drawing()):
         # What appears there has to be put there by Python, in the thread that waits.
         hearing = 1
     if on_misuse and _native.in_task():
         # It is the outer task that is watched.
         on_misuse = 0
     return hearing | on_misuse
+
+
+class _Unseen:
+    """In the place of the track of a call that is not shown."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_exc_info: object) -> None:
+        return None
+
+
+_UNSEEN = _Unseen()
+
+
+def _shown(
+    progress: Any, name: str, function: object = None, iterables: Iterable[Iterable[Any]] | None = None
+) -> Track | _Unseen:
+    """A context in which a call is shown, if it is to be."""
+    wanted = config.shows(progress)
+    if wanted is False:
+        return _UNSEEN
+    from manyhands import _progress
+
+    return _progress.begin(wanted, name, function, iterables) or _UNSEEN
 
 
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
@@ -165,6 +197,7 @@ def compute(
     relay: bool | str | None = None,
     checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
+    progress: Any = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects, all together, and return their results.
 
@@ -222,6 +255,9 @@ def compute(
         `manyhands.resources`; then this is for what they do not name. Not with ``"fork"``. In a worker process that
         GPUs are asked of, CUDA_VISIBLE_DEVICES names its own. Tasks that need something are sent one by one, whatever
         `chunksize` says.
+    progress : bool, str or object, optional
+        Whether to show how far it has come: True for a bar in the terminal or notebook, ``"tqdm"``, ``"rich"``, a
+        `ProgressBar`, or a callable. Calls that tasks make are not shown. By default as configured, which is False.
 
     Returns
     -------
@@ -257,20 +293,23 @@ def compute(
     >>> mh.compute([mh.delayed(divmod)(7, i) for i in (2, 0)], on_error="return")
     ([(3, 1), ZeroDivisionError(...)],)
     """
-    manner = _manner(relay)
-    name, _, batch_size, pool, asking = _where_asking(scheduler, num_workers, chunksize, resources)
-    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
-    try:
-        if checkpoint is not None:
-            from manyhands._checkpointing import compute_all
+    with _shown(progress, "compute") as track:
+        manner = _manner(relay)
+        name, _, batch_size, pool, asking = _where_asking(scheduler, num_workers, chunksize, resources)
+        faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
+        try:
+            if checkpoint is not None:
+                from manyhands._checkpointing import compute_all
 
-            given = (args, traverse, pool, batch_size, name)
-            told = (manner, faults, asking)
-            return compute_all(_native.compute, checkpoint, _root(seed), *given, told=told)
-        return _native.compute(args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, asking)
-    except KeyboardInterrupt as error:
-        _interrupted(error, name)
-        raise
+                given = (args, traverse, pool, batch_size, name)
+                return compute_all(_native.compute, checkpoint, _root(seed), *given, (manner, faults), asking, track)
+            tally = None if track is None else track.tally
+            return _native.compute(
+                args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, asking, tally
+            )
+        except KeyboardInterrupt as error:
+            _interrupted(error, name)
+            raise
 
 
 def persist(
@@ -289,12 +328,13 @@ def persist(
     relay: bool | str | None = None,
     checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
+    progress: Any = None,
 ) -> tuple[Any, ...]:
     """Compute Delayed objects and keep them Delayed: what is built on them later starts from the results.
 
     Parameters
     ----------
-    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, relay, checkpoint, resources
+    *args, traverse, optimize_graph, scheduler, num_workers, chunksize, seed, relay, checkpoint, resources, progress
         As for `compute`.
     on_error, retries, retry_on, retry_delay, timeout
         As for `compute`. With ``on_error="return"``, a Delayed in the place of a failed task holds the exception.
@@ -311,20 +351,23 @@ def persist(
     >>> (square + 1).compute()
     10
     """
-    manner = _manner(relay)
-    name, _, batch_size, pool, asking = _where_asking(scheduler, num_workers, chunksize, resources)
-    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
-    try:
-        if checkpoint is not None:
-            from manyhands._checkpointing import compute_all
+    with _shown(progress, "persist") as track:
+        manner = _manner(relay)
+        name, _, batch_size, pool, asking = _where_asking(scheduler, num_workers, chunksize, resources)
+        faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
+        try:
+            if checkpoint is not None:
+                from manyhands._checkpointing import compute_all
 
-            given = (args, traverse, pool, batch_size, name)
-            told = (manner, faults, asking)
-            return compute_all(_native.persist, checkpoint, _root(seed), *given, told=told)
-        return _native.persist(args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, asking)
-    except KeyboardInterrupt as error:
-        _interrupted(error, name)
-        raise
+                given = (args, traverse, pool, batch_size, name)
+                return compute_all(_native.persist, checkpoint, _root(seed), *given, (manner, faults), asking, track)
+            tally = None if track is None else track.tally
+            return _native.persist(
+                args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, asking, tally
+            )
+        except KeyboardInterrupt as error:
+            _interrupted(error, name)
+            raise
 
 
 def map(  # noqa: A001 - the builtin's meaning, in parallel
@@ -343,6 +386,7 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     relay: bool | str | None = None,
     checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
+    progress: Any = None,
 ) -> list[T]:
     """Call a function with each item of an iterable, in parallel, and return the results in order.
 
@@ -387,6 +431,9 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         for, as the setting `resources` says. Not with ``"fork"``. In a worker process that GPUs are asked of,
         CUDA_VISIBLE_DEVICES names its own. Calls that need something are sent one by one, whatever `chunksize` says,
         which costs each some 0.1 ms: too much for those that take microseconds.
+    progress : bool, str or object, optional
+        Whether to show how far it has come: True for a bar in the terminal or notebook, ``"tqdm"``, ``"rich"``, a
+        `ProgressBar`, or a callable. Calls that tasks make are not shown. By default as configured, which is False.
 
     Returns
     -------
@@ -424,29 +471,45 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
     _require_callable(function, "map")
     if not iterables:
         raise TypeError("map() needs at least one iterable of arguments after the function")
-    manner = _manner(relay)
-    name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
-    root = _root(seed)
-    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
-    if checkpoint is not None:
-        from manyhands._checkpointing import map_all
-
+    with _shown(progress, "map", function, iterables) as track:
+        manner = _manner(relay)
+        name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+        root = _root(seed)
+        faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
+        if name == "synchronous" and checkpoint is None:
+            return _map_here(function, zip(*iterables), root, manner, faults, pool, track)
         try:
-            return map_all(checkpoint, pool, function, iterables, batch_size, name, root, manner, faults)
+            if checkpoint is not None:
+                from manyhands._checkpointing import map_all
+
+                given = (checkpoint, pool, function, iterables, batch_size, name, root, manner, faults)
+                return map_all(*given, track=track)
+            pickle = _pickled(pool, function)
+            tally = None if track is None else track.tally
+            told = (root, manner, faults, None, tally)
+            return _native.map_all(pool, function, pickle, iterables, batch_size, name, *told)
         except KeyboardInterrupt as error:
             _interrupted(error, name)
             raise
-    if name == "synchronous":
-        # No generator, which would make a RuntimeError of a StopIteration that a call raises.
-        told = (root, manner, faults, pool)
-        results = [_call_here(function, args, index, *told) for index, args in enumerate(zip(*iterables))]
-        return results if faults is None else _kept(results)
-    try:
-        pickle = _pickled(pool, function)
-        return _native.map_all(pool, function, pickle, iterables, batch_size, name, root, manner, faults)
-    except KeyboardInterrupt as error:
-        _interrupted(error, name)
-        raise
+
+
+def _map_here(
+    function: Callable[..., T],
+    arguments: Iterable[tuple[Any, ...]],
+    root: Root | None,
+    manner: int,
+    faults: Faults | None,
+    level: int | None,
+    track: Track | None,
+) -> list[T]:
+    """A map in this thread."""
+    numbered: Iterable[tuple[int, tuple[Any, ...]]] = enumerate(arguments)
+    if track is not None:
+        numbered, faults = track.number(arguments), track.counting(faults)
+    # No generator, which would make a RuntimeError of a StopIteration that a call raises.
+    told = (root, manner, faults, level)
+    results = [_call_here(function, args, index, *told) for index, args in numbered]
+    return results if faults is None else _kept(results)
 
 
 def stream(
@@ -467,6 +530,7 @@ def stream(
     relay: bool | str | None = None,
     checkpoint: Any = None,
     resources: Mapping[str, int] | None = None,
+    progress: Any = None,
 ) -> Iterator[T]:
     """Call a function with each item of an iterable, in parallel, and give the results one by one.
 
@@ -487,6 +551,8 @@ def stream(
         calls.
     scheduler, num_workers, chunksize, seed, on_error, retries, retry_on, retry_delay, timeout, resources
         As for `map`.
+    progress : bool, str or object, optional
+        As for `map`. What is shown are the calls that have ended, whether or not their results have been taken.
     relay : bool or str, optional
         As for `map`. In the order of the serial run, things appear as results are consumed.
     checkpoint : str or path, optional
@@ -518,22 +584,35 @@ def stream(
         raise TypeError("stream() needs at least one iterable of arguments after the function")
     if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int) or buffersize < 1):
         raise ValueError(f"buffersize={buffersize!r} is not accepted: a whole number of at least 1, or None")
-    manner = _manner(relay)
-    name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
-    root = _root(seed)
-    faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
-    is_ordered = bool(ordered)
-    if checkpoint is not None:
-        from manyhands._checkpointing import Stream
+    wanted, track = config.shows(progress), None
+    if wanted is not False:
+        from manyhands import _progress
 
-        given = (function, iterables, batch_size, name, root, is_ordered, buffersize, n_workers, manner, faults)
-        return Stream(checkpoint, pool, *given)
-    if name == "synchronous":
-        return _SerialStream(_one_by_one(function, zip(*iterables), root, manner, faults, pool))
-    pickle = _pickled(pool, function)
-    return _native.Stream(
-        pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers, root, manner, faults
-    )
+        track = _progress.begin_stream(wanted, function, iterables)
+    try:
+        manner = _manner(relay)
+        name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+        root = _root(seed)
+        faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
+        is_ordered = bool(ordered)
+        if checkpoint is not None:
+            from manyhands._checkpointing import Stream
+
+            given = (function, iterables, batch_size, name, root, is_ordered, buffersize, n_workers, manner, faults)
+            return Stream(checkpoint, pool, *given, track=track)
+        if name == "synchronous":
+            if track is None:
+                return _SerialStream(_one_by_one(function, enumerate(zip(*iterables)), root, manner, faults, pool))
+            numbered, faults = track.number(zip(*iterables)), track.counting(faults)
+            return _SerialStream(track.over(_one_by_one(function, numbered, root, manner, faults, pool)))
+        told = (None, None, None) if track is None else (None, track.tally, track.end)
+        pickle = _pickled(pool, function)
+        where = (pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers)
+        return _native.Stream(*where, root, manner, faults, *told)
+    except BaseException:
+        if track is not None:
+            track.end("failed")
+        raise
 
 
 class _NotGiven:
@@ -565,7 +644,8 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
     -------
     Future
         A `concurrent.futures.Future`, which can also be awaited. The call runs whether or not anybody keeps
-        it, but no longer than the program. The configured `retries`, `retry_delay` and `timeout` hold for it.
+        it, but no longer than the program. The configured `retries`, `retry_delay` and `timeout` hold for it. With the
+        setting `progress`, or in a ``with ProgressBar()``, calls that are under way together are shown as one.
 
     Raises
     ------
@@ -590,14 +670,27 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         seed = None
     elif _names_seed(function):
         kwargs["seed"], seed = seed, None
-    manner = _manner(None)
     name, _, _, pool = _where(None, None, None)
+    wanted, track = config.shows(), None
+    if wanted is not False and name != "synchronous":
+        from manyhands import _progress
+
+        track = _progress.submitting(wanted)
+    manner = _manner(None)
     root = _root(seed, is_single=True)
     faults = _faults(name)
     if name == "synchronous":
         return _Future._of_call(function, args, kwargs, root, manner, faults, pool)
-    pickle = _pickled(pool, function)
-    return _Future(_native.Pending(pool, function, pickle, args, kwargs, name, root, manner, faults))
+    try:
+        pickle = _pickled(pool, function)
+        pending = _native.Pending(pool, function, pickle, args, kwargs, name, root, manner, faults)
+    except BaseException:
+        if track is not None:
+            track.give_up()
+        raise
+    if track is not None:
+        track.follow(pending)
+    return _Future(pending)
 
 
 def _names_seed(function: Callable[..., Any]) -> bool:
@@ -656,14 +749,14 @@ class _SerialStream:
 
 def _one_by_one(
     function: Callable[..., T],
-    arguments: Iterable[tuple[Any, ...]],
+    numbered: Iterable[tuple[int, tuple[Any, ...]]],
     root: Root | None,
     manner: int,
     faults: Faults | None,
     level: int | None,
 ) -> Generator[T, None, None]:
     """A stream in this thread, with errors told as elsewhere."""
-    for index, args in enumerate(arguments):
+    for index, args in numbered:
         try:
             result = _call_here(function, args, index, root, manner, faults, level)
         except StopIteration as error:

@@ -52,6 +52,7 @@ _HELP = {
     "retries": "how often a task that raised is run again",
     "retry_delay": "how many seconds it rests before, doubled each time",
     "timeout": "how many seconds a task may run",
+    "progress": "show how far calls have come: yes, no, tqdm or rich",
     "resources": "how much there is of what tasks ask for: gpu=2,licence=1",
 }
 

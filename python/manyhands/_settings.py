@@ -55,6 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "retry_delay": 0.1,
     "timeout": None,
     "resources": {},
+    "progress": False,
 }
 # In the environment, where all is text.
 YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -308,6 +309,16 @@ def _relay(value: object, name: str) -> bool | str:
     )
 
 
+def _progress(value: object, name: str) -> Any:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    from manyhands import _progress
+
+    if not _progress.is_accepted(value):
+        raise error(f"{name}={value!r} is not accepted. Accepted: {_progress.ACCEPTED}.")
+    return value
+
+
 def _random_misuse(value: object, name: str) -> str:
     if value is None:
         value = DEFAULTS["random_misuse"]
@@ -333,4 +344,5 @@ CHECKS: dict[str, Callable[[object, str], Any]] = {
     "retry_delay": _retry_delay,
     "timeout": _timeout,
     "resources": _resources,
+    "progress": _progress,
 }

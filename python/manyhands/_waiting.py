@@ -227,12 +227,14 @@ def _nothing(_: Future) -> None:
 
 
 def progress(*futures: Any, notebook: bool | None = None, complete: bool = True, **kwargs: Any) -> None:
-    """Show how many calls have ended, until all have. Silent where standard error is no terminal.
+    """Show how many calls have ended, until all have. Silent where there is neither a terminal nor a notebook.
 
     Parameters
     ----------
     *futures : Future, or collections of them
-    notebook, complete, **kwargs
+    notebook : bool, optional
+        Whether to show it as in a notebook; by default it is found out whether this is one.
+    complete, **kwargs
         Accepted for programs written for Dask; change nothing.
 
     Examples
@@ -241,17 +243,18 @@ def progress(*futures: Any, notebook: bool | None = None, complete: bool = True,
     >>> with Client(n_workers=2) as client:
     ...     progress(client.map(abs, range(10)))
     """
-    import sys
+    from contextlib import nullcontext
+
+    from manyhands import _progress
 
     every = list(dict.fromkeys(futures_in(futures)))
-    is_shown = sys.stderr is not None and sys.stderr.isatty()
     ended = as_completed(every)
-    while not ended.is_empty():
-        ended.next_batch()
-        if is_shown:
-            n_done, n_all, width = len(every) - ended.count(), len(every), 40
-            bar = "#" * (width * n_done // n_all)
-            sys.stderr.write(f"\r[{bar:<{width}}] {n_done} of {n_all}")
-            sys.stderr.flush()
-    if is_shown and every:
-        sys.stderr.write("\n")
+    n_failed = 0
+
+    def counts() -> tuple[int, bool, int, int, int, int, int]:
+        return len(every), False, len(every) - ended.count(), n_failed, 0, 0, 0
+
+    kind = "auto" if notebook is None else "notebook" if notebook else "bar"
+    with _progress.watching(kind, "futures", counts) or nullcontext():
+        while not ended.is_empty():
+            n_failed += sum(future.status != "finished" for future in ended.next_batch())

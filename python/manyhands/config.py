@@ -38,15 +38,20 @@ relay                   True                True, ``"ordered"``, False: whether 
                                             what tasks print, warn of and log
                                             appears, as it comes or in the order
                                             of the serial run
-random_misuse           ``"warn"``          ``"warn"``, ``"error"``, ``"ignore"``:   MANYHANDS_RANDOM_MISUSE
-                                            what becomes of tasks that draw from
-                                            a global state without a seed
+random_misuse           ``"warn"``          ``"warn"``, ``"error"``,             MANYHANDS_RANDOM_MISUSE
+                                            ``"ignore"``: what becomes of tasks
+                                            that draw from a global state
+                                            without a seed
 retries                 0                   an integer from 0 on: how often a    MANYHANDS_RETRIES
                                             task that raised is run again
 retry_delay             0.1 (seconds)       a number from 0 on: how long it      MANYHANDS_RETRY_DELAY
                                             rests before, doubled each time
 timeout                 None                a number of seconds above 0: how     MANYHANDS_TIMEOUT
                                             long a task may run
+progress                False               True, ``"tqdm"``, ``"rich"``, or     MANYHANDS_PROGRESS
+                                            what `ProgressBar` takes: whether
+                                            and how it is shown how far calls
+                                            have come
 ======================= =================== ==================================== =================================
 
 A *plan* says what calls use that tasks make: with ``scheduler=["processes", "threads"], num_workers=[2, 4]``, or
@@ -142,7 +147,7 @@ def _from_text(key: str, text: str) -> object:
             return [int(part) for part in text.split(",")]
         if key in ("num_workers", "chunksize", "shared_memory_threshold", "seed", "retries"):
             return int(text)
-        if key in ("shared_memory_enabled", "relay"):
+        if key in ("shared_memory_enabled", "relay", "progress"):
             return _settings.YES_OR_NO.get(text.lower(), text)
         if key in ("idle_timeout", "retry_delay", "timeout"):
             return float(text)
@@ -220,6 +225,8 @@ class _State:
         self.faults: tuple[int, float, float | None] | None = None
         # The same for `hearing`.
         self.hearing = (0, 4)
+        # The same for `shows`.
+        self.progress: Any = False
         self.forced_keys: tuple[str, ...] = ()
         self.n_cpus: int | None = None
 
@@ -293,6 +300,7 @@ class _State:
             retries, delay, timeout = (self.find(key)[0] for key in ("retries", "retry_delay", "timeout"))
             self.faults = None if retries == 0 and timeout is None else (retries, delay, timeout)
             self.hearing = (_settings.HEARINGS[self.find("relay")[0]], _settings.MISUSES[self.find("random_misuse")[0]])
+            self.progress = self.find("progress")[0]
             merged = (levels[0][0], n_workers, self.find("chunksize")[0])
             self.plan = (*merged, _plans.of_tasks(levels, n_workers, self.cpus(), 1))
             self.merged = merged
@@ -390,7 +398,8 @@ def get(key: str, default: Any = _UNSET) -> Any:
         ``spill_directory``: a path, or None for the usual one. ``seed``: an integer, a tuple of them, a
         ``numpy.random.SeedSequence``, or None. ``relay``: True (for which ``"live"`` may be given), ``"ordered"`` or
         False. ``random_misuse``: ``"warn"``, ``"error"`` or ``"ignore"``. ``retries``: an integer. ``retry_delay``:
-        seconds. ``timeout``: seconds, or None. ``resources``: a dict of units by name.
+        seconds. ``timeout``: seconds, or None. ``resources``: a dict of units by name. ``progress``: False, or what
+        shows how far calls have come.
 
     Raises
     ------
@@ -579,6 +588,38 @@ def hearing(relay: object = None) -> tuple[int, int]:
         return _state.hearing
     given = _settings.CHECKS["relay"](relay, "relay")
     return _state.hearing if "relay" in _state.forced_keys else (_settings.HEARINGS[given], _state.hearing[1])
+
+
+def shows(progress: object = None) -> Any:
+    """Whether and how it is shown how far one call has come.
+
+    Parameters
+    ----------
+    progress : object
+        The keyword of the call; None where it does not give one.
+
+    Returns
+    -------
+    object
+        False, or what `ProgressBar` takes, or one.
+
+    Raises
+    ------
+    ConfigError
+        For a value that is not accepted.
+
+    Examples
+    --------
+    >>> from manyhands import config
+    >>> config.shows(), config.shows("tqdm")
+    (False, 'tqdm')
+    """
+    if _state.merged is None:
+        _state.merge()
+    if progress is None:
+        return _state.progress
+    given = _settings.CHECKS["progress"](progress, "progress")
+    return _state.progress if "progress" in _state.forced_keys else given
 
 
 def is_chosen(key: str) -> bool:

@@ -48,8 +48,8 @@ def get(
     ----------
     dsk : mapping
         Dask's graph: a dict, or whatever Dask makes of its collections.
-    keys : key, or list of keys, nested as deep as you like
-        What is asked for.
+    keys : hashable, or list of them, nested or not
+        The keys of what is asked for.
     scheduler : str, optional
         ``"threads"``, ``"processes"``, ``"fork"`` or ``"synchronous"``. By default the configured one; where none has
         been configured, ``"threads"``, which Dask's arrays and dataframes are made for: graphs may write to objects of
@@ -133,14 +133,15 @@ def _run_graph(
     chunksize: int | None,
     on_finished: Callable[[list[Any]], None] | None,
 ) -> list[Any]:
-    manner = _run._manner(None)
-    name, _, batch_size, pool = _run._where(scheduler, num_workers, chunksize)
-    root, faults = _run._root(None), _run._faults(name)
-    try:
-        return _native.run_graph(graph, wanted, _known, pool, batch_size, name, root, on_finished, manner, faults)
-    except KeyboardInterrupt as error:
-        _run._interrupted(error, name)
-        raise
+    with _run._shown(None, "dask") as track:
+        manner = _run._manner(None)
+        name, _, batch_size, pool = _run._where(scheduler, num_workers, chunksize)
+        told = (_run._root(None), on_finished, manner, _run._faults(name), None if track is None else track.tally)
+        try:
+            return _native.run_graph(graph, wanted, _known, pool, batch_size, name, *told)
+        except KeyboardInterrupt as error:
+            _run._interrupted(error, name)
+            raise
 
 
 def _flat(keys: Any) -> Iterator[Any]:

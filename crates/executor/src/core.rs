@@ -4,6 +4,7 @@
 use crate::job::{Failure, Inbox};
 use crate::program::Death;
 use crate::relay::Surroundings;
+use crate::watch::Standing;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
     Cause, Command, Commands, Event, JobId, JobSpec, Loss, Needs, Scheduler, Sight, TaskId,
@@ -111,6 +112,16 @@ impl<P: ?Sized> Core<P> {
         let task = TaskId { job: id, index };
         let holder = self.is_job(id, inbox).then(|| self.scheduler.holder(task));
         holder.flatten().is_some_and(|(_, is_first)| is_first)
+    }
+
+    /// How far a job has come, unless the id means another by now.
+    pub(crate) fn standing(&self, id: JobId, inbox: &Arc<Inbox>) -> Option<Standing> {
+        let entry = self.entry(id)?;
+        Arc::ptr_eq(&entry.inbox, inbox).then_some(())?;
+        Some(Standing {
+            tally: self.scheduler.tally(id)?,
+            n_deaths: entry.deaths.len(),
+        })
     }
 
     pub(crate) fn submit(
@@ -304,7 +315,10 @@ impl<P: ?Sized> Core<P> {
             Command::JobDone(id) => {
                 self.post(delivering.take());
                 if let Some(entry) = self.jobs.get_mut(id.0 as usize).and_then(Option::take) {
-                    entry.inbox.done();
+                    entry.inbox.done(Standing {
+                        tally: self.scheduler.last_tally(*id),
+                        n_deaths: entry.deaths.len(),
+                    });
                     hands.job_done(entry);
                 }
                 after.failed.retain(|job| job != id);

@@ -2,6 +2,7 @@
 
 use crate::job::{Failure, lock};
 use crate::program::{Feed, Program};
+use crate::watch::Board;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
     Command, Commands, Ending, Event, JobId, JobSpec, Report, Scheduler, TaskId, TimeNs, WorkerId,
@@ -25,7 +26,20 @@ const DURATION_NS: u64 = 1_000_000_000;
 /// # Errors
 ///
 /// [`Failure::Task`] with the task that failed, by its own word or by a panic; nothing is run after it.
-pub fn run(mut spec: JobSpec, program: &dyn Program) -> Result<Vec<(TaskIndex, Failure)>, Failure> {
+pub fn run(spec: JobSpec, program: &dyn Program) -> Result<Vec<(TaskIndex, Failure)>, Failure> {
+    run_watched(spec, program, None)
+}
+
+/// The same, telling on a board how far it has come.
+///
+/// # Errors
+///
+/// See [`run`].
+pub fn run_watched(
+    mut spec: JobSpec,
+    program: &dyn Program,
+    board: Option<&Board>,
+) -> Result<Vec<(TaskIndex, Failure)>, Failure> {
     spec.batch_size = None;
     spec.rules.limit_ns = None;
     let mut feed = InlineFeed {
@@ -39,6 +53,7 @@ pub fn run(mut spec: JobSpec, program: &dyn Program) -> Result<Vec<(TaskIndex, F
         lost: Vec::new(),
         started: (spec.rules.n_retries > 0).then(Instant::now),
         program,
+        board,
     };
     let job = feed.scheduler.new_job_id();
     feed.on(Event::WorkerJoined(WORKER));
@@ -96,6 +111,8 @@ struct InlineFeed<'a> {
     /// When it began, where the time matters.
     started: Option<Instant>,
     program: &'a dyn Program,
+    /// Where it is told how far the job has come.
+    board: Option<&'a Board>,
 }
 
 impl InlineFeed<'_> {
@@ -168,6 +185,13 @@ impl Feed for InlineFeed<'_> {
         if let Some(task) = self.current.take() {
             let report = Report::one(task, DURATION_NS, ending);
             self.on(Event::Finished(WORKER, &[report]));
+            if let Some(board) = self.board {
+                board.set(
+                    self.scheduler
+                        .tally(task.job)
+                        .unwrap_or_else(|| self.scheduler.last_tally(task.job)),
+                );
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::program::Death;
 use crate::relay::{Said, SaidList};
+use crate::watch::{Standing, Watch};
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Event, JobId, TimeNs};
 use rustix::process::Pid;
@@ -99,6 +100,8 @@ struct Pending {
     said: SaidList,
     on_end: Vec<Callback>,
     on_news: Option<NewsCallback>,
+    /// How far it had come when it was done.
+    last: Option<Standing>,
 }
 
 /// Where an executor puts the news of a job, and its submitter waits for them.
@@ -134,10 +137,23 @@ impl Inbox {
         self.end(pending);
     }
 
-    pub(crate) fn done(&self) {
+    pub(crate) fn done(&self, last: Standing) {
         let mut pending = lock(&self.pending);
+        pending.last = Some(last);
         pending.news.is_done = true;
         self.end(pending);
+    }
+
+    /// How far the job had come when it was done, if it is.
+    pub(crate) fn last(&self) -> Option<Standing> {
+        lock(&self.pending).last
+    }
+
+    /// Whether it has ended, and if so, whether it has failed.
+    pub(crate) fn outcome(&self) -> Option<bool> {
+        let pending = lock(&self.pending);
+        let has_failed = pending.news.failure.is_some();
+        (has_failed || pending.news.is_done).then_some(has_failed)
     }
 
     fn end(&self, mut pending: MutexGuard<'_, Pending>) {
@@ -159,6 +175,7 @@ pub(crate) trait Control: Send + Sync {
     /// Tells the scheduler something about the job.
     fn on_job(&self, id: JobId, inbox: &Arc<Inbox>, event: Event<'_>);
     fn is_running(&self, id: JobId, inbox: &Arc<Inbox>, task: TaskIndex) -> bool;
+    fn standing(&self, id: JobId, inbox: &Arc<Inbox>) -> Option<Standing>;
 }
 
 /// Tells a process from those forked from it. There, a pool has no threads, its workers are another
@@ -197,6 +214,12 @@ impl Job {
             owner: Owner::current(),
             is_detached: AtomicBool::new(false),
         }
+    }
+
+    /// Something that tells how far the job has come, from any thread and also after the job is gone.
+    pub fn watch(&self) -> Watch {
+        let (inbox, control) = (Arc::clone(&self.inbox), Arc::clone(&self.control));
+        Watch::new(self.id, inbox, control, self.owner)
     }
 
     /// Adds tasks to a job that was submitted open.
@@ -316,6 +339,14 @@ impl Job {
         }
         let pending = lock(&self.inbox.pending);
         pending.news.is_done || pending.news.failure.is_some()
+    }
+
+    /// Whether the job has ended, and if so, whether it has failed or was cancelled.
+    pub fn outcome(&self) -> Option<bool> {
+        match self.owner.is_elsewhere() {
+            true => Some(true),
+            false => self.inbox.outcome(),
+        }
     }
 
     /// Whether a worker may have started this task.

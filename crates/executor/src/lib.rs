@@ -28,6 +28,7 @@ pub mod simulated;
 mod status;
 mod stock;
 pub mod threads;
+mod watch;
 pub mod worker;
 
 pub use clock::coarse_tick;
@@ -39,6 +40,7 @@ pub use program::{
 pub use relay::{Part, Relay, Said, Stream};
 pub use shelf::{MemoryLimit, SpillOptions, SpillStats, Waiting};
 pub use stock::{Adopted, DiskPart, Stock, WorkerStock};
+pub use watch::{Board, Standing, Watch};
 
 use std::time::Duration;
 

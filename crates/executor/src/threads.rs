@@ -13,6 +13,7 @@ use crate::core::{Core, Entry, Hands};
 use crate::inline::survive;
 use crate::job::{Control, Failure, Inbox, Job, Owner, lock};
 use crate::program::{Death, Program, ThreadHook};
+use crate::watch::Standing;
 pub use lane::is_given_up;
 use lane::{Group, Lane};
 use manyhands_graph::TaskIndex;
@@ -413,5 +414,9 @@ impl Control for Shared {
 
     fn is_running(&self, id: JobId, inbox: &Arc<Inbox>, index: TaskIndex) -> bool {
         lock(&self.state).core.is_running(id, inbox, index)
+    }
+
+    fn standing(&self, id: JobId, inbox: &Arc<Inbox>) -> Option<Standing> {
+        lock(&self.state).core.standing(id, inbox)
     }
 }

@@ -4,9 +4,9 @@ mod counting;
 
 use counting::{Random, Watchdog, random_job};
 use manyhands_executor::threads::ThreadPool;
-use manyhands_executor::{Failure, Feed, Program, inline};
+use manyhands_executor::{Board, Failure, Feed, Program, inline};
 use manyhands_graph::{Graph, TaskIndex};
-use manyhands_scheduler::{Ending, JobSpec, Rules, Wanted};
+use manyhands_scheduler::{Ending, JobSpec, Rules, Tally, Wanted};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -77,6 +77,24 @@ impl Flaky {
         let is_result = |task: &TaskIndex| !culprits.contains_key(task) && !is_wanted(task);
         assert!(released.iter().all(is_result), "seed {seed}");
     }
+
+    /// What is told of how far the job has come is what happened.
+    fn check_tally(&self, graph: &Graph, tally: Tally, seed: u64) {
+        let culprits = self.culprits(graph);
+        let n_failed = culprits.iter().filter(|(task, culprit)| task == culprit);
+        let has_run = |task: &TaskIndex| culprits.get(task).is_none_or(|culprit| culprit == task);
+        let n_retries = |task: TaskIndex| self.n_failures[task.as_usize()].min(N_RETRIES);
+        let n_tasks = graph.n_tasks() as u64;
+        let expected = Tally {
+            n_tasks,
+            is_open: false,
+            n_ended: n_tasks,
+            n_failed: n_failed.count() as u64,
+            n_retried: graph.tasks().filter(has_run).map(n_retries).sum::<u32>() as u64,
+            n_running: 0,
+        };
+        assert_eq!(tally, expected, "seed {seed}");
+    }
 }
 
 impl Program for Flaky {
@@ -114,8 +132,10 @@ fn in_the_calling_thread_what_depends_on_failures_is_lost_and_nothing_else() {
     let _watchdog = Watchdog::new("inline: failures that are tolerated");
     for seed in 0..500 {
         let (spec, program) = case(seed);
-        let lost = inline::run(spec.clone(), &program).expect("failures are tolerated");
-        program.check(&spec, lost, seed);
+        let board = Board::default();
+        let lost = inline::run_watched(spec.clone(), &program, Some(&board));
+        program.check(&spec, lost.expect("failures are tolerated"), seed);
+        program.check_tally(&spec.graph, board.tally(), seed);
     }
 }
 
@@ -127,9 +147,20 @@ fn in_threads_what_depends_on_failures_is_lost_and_nothing_else() {
         let (spec, program) = case(seed);
         let program = Arc::new(program);
         let job = pool.submit(spec.clone(), Arc::clone(&program) as Arc<dyn Program>);
+        let watch = job.watch();
+        let mut n_ended = 0;
+        while watch.outcome().is_none() {
+            let tally = watch.standing().expect("this process has the job").tally;
+            assert!(n_ended <= tally.n_ended && tally.n_ended <= tally.n_tasks);
+            n_ended = tally.n_ended;
+        }
         let news = job.wait_for_end(Duration::MAX);
         assert_eq!(news.failure, None, "seed {seed}");
         program.check(&spec, news.lost, seed);
+        drop(job);
+        let standing = watch.standing().expect("it is known afterwards");
+        assert_eq!((watch.outcome(), standing.n_deaths), (Some(false), 0));
+        program.check_tally(&spec.graph, standing.tally, seed);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::plan::{Names, Plan, Planned};
 use crate::pools::AnyPool;
 use crate::relay::Manner;
 use crate::scan::is_atom;
+use crate::tally::Tally;
 use flat::Programs;
 use manyhands_graph::{GraphBuilder, TaskIndex};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
@@ -25,7 +26,7 @@ use smallvec::SmallVec;
 
 /// Runs the part of a graph that some keys need; a list of their results.
 #[pyfunction]
-#[pyo3(signature = (graph, keys, known, pool, chunksize, scheduler, root, on_finished, manner, faults))]
+#[pyo3(signature = (graph, keys, known, pool, chunksize, scheduler, root, on_finished, manner, faults, tally=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn run_graph<'py>(
     py: Python<'py>,
@@ -39,6 +40,7 @@ pub(crate) fn run_graph<'py>(
     on_finished: Option<Py<PyAny>>,
     manner: Manner,
     faults: Option<Bound<'py, PyAny>>,
+    tally: Option<Bound<'py, Tally>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let mut walk = Walk::new(graph, &known);
     let wanted = walk.wanted(keys)?;
@@ -62,6 +64,7 @@ pub(crate) fn run_graph<'py>(
     let slots = walk.slots;
     let faults = Faults::of(faults.as_ref())?;
     let mut plan = Plan::new(planned, chunksize, scheduler, root.as_ref(), manner, faults)?;
+    plan.tally = tally.map(Bound::unbind);
     let results = plan.run(py, pool, None)?;
     let results = plan.settle(py, results)?;
     let found = wanted.into_iter().map(|found| match found {

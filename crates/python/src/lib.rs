@@ -45,6 +45,7 @@ mod rota;
 mod scan;
 mod seeding;
 mod shared;
+mod tally;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -121,6 +122,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<shared::sending::Sink>()?;
     module.add_class::<pending::Pending>()?;
     module.add_class::<pending::Completions>()?;
+    module.add_class::<tally::Tally>()?;
     module.add_function(wrap_pyfunction!(cpu_count, module)?)?;
     module.add_function(wrap_pyfunction!(_cpu_limits, module)?)?;
     module.add_function(wrap_pyfunction!(_memory_limits, module)?)?;

@@ -9,6 +9,7 @@ use crate::pools::AnyPool;
 use crate::relay::{Manner, Teller};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
+use crate::tally::Tally;
 use manyhands_executor::Failure;
 use pyo3::exceptions::{
     PyException, PyKeyboardInterrupt, PyRuntimeError, PyStopIteration, PyValueError,
@@ -27,7 +28,7 @@ const WAITING_BYTES_MAX: usize = 1 << 28;
 
 /// Runs a function over arguments and returns the results in their order.
 #[pyfunction]
-#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner, faults, recorder=None))]
+#[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, root, manner, faults, recorder=None, tally=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn map_all<'py>(
     py: Python<'py>,
@@ -41,6 +42,7 @@ pub(crate) fn map_all<'py>(
     manner: Manner,
     faults: Option<Bound<'py, PyAny>>,
     recorder: Option<Bound<'py, Recorder>>,
+    tally: Option<Bound<'py, Tally>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
     let recording = recorder.map(|recorder| Arc::clone(&recorder.get().recording));
@@ -63,6 +65,9 @@ pub(crate) fn map_all<'py>(
         }
     };
     run.record(recording);
+    if let Some(tally) = &tally {
+        tally.get().watch(&run.job);
+    }
     let outcome = gather(py, &mut run, &mut items, scheduler);
     if outcome.is_err() && !run.job.has_ended() {
         run.abandon(py);
@@ -169,12 +174,14 @@ struct Flow {
     failure: Option<Failure>,
     /// What the source of the arguments raised: it comes after the results of what came before.
     source_error: Option<PyErr>,
+    /// Called once with how it ended: "done", "failed", "interrupted" or "closed".
+    on_end: Option<Py<PyAny>>,
 }
 
 #[pymethods]
 impl Stream {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, manner, faults, recorder=None))]
+    #[pyo3(signature = (pool, function, pickle, iterables, chunksize, scheduler, ordered, buffersize, num_workers, root, manner, faults, recorder=None, tally=None, on_end=None))]
     #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
@@ -191,6 +198,8 @@ impl Stream {
         manner: Manner,
         faults: Option<Bound<'py, PyAny>>,
         recorder: Option<Bound<'py, Recorder>>,
+        tally: Option<Bound<'py, Tally>>,
+        on_end: Option<Py<PyAny>>,
     ) -> PyResult<Stream> {
         if buffersize == Some(0) {
             return Err(PyValueError::new_err("buffersize=0: at least 1 is needed"));
@@ -205,6 +214,9 @@ impl Stream {
             py, &pool, function, pickle, chunksize, reader, terms, teller,
         )?;
         run.record(recorder.map(|recorder| Arc::clone(&recorder.get().recording)));
+        if let Some(tally) = &tally {
+            tally.get().watch(&run.job);
+        }
         let flow = Flow {
             items,
             run: Some(run),
@@ -219,6 +231,7 @@ impl Stream {
             n_returned: 0,
             failure: None,
             source_error: None,
+            on_end,
         };
         Ok(Stream {
             flow: Mutex::new(flow),
@@ -236,6 +249,15 @@ impl Stream {
             let outcome = flow.advance(py, &self.is_closed);
             if !matches!(outcome, Ok(Some(_))) {
                 flow.end(py, outcome.is_err());
+                flow.tell_end(
+                    py,
+                    match &outcome {
+                        Err(error) if error.is_instance_of::<PyException>(py) => "failed",
+                        Err(_) => "interrupted",
+                        Ok(_) if self.is_closed.load(Ordering::Acquire) => "closed",
+                        Ok(_) => "done",
+                    },
+                );
             }
             if let Err(error) = &outcome
                 && error.is_instance_of::<PyKeyboardInterrupt>(py)
@@ -265,6 +287,7 @@ impl Stream {
         }
         self.enter(py, |flow| {
             flow.end(py, true);
+            flow.tell_end(py, "closed");
             Ok(())
         })
     }
@@ -296,6 +319,15 @@ impl Flow {
             && !run.job.has_ended()
         {
             run.abandon(py);
+        }
+    }
+
+    /// Says that it has ended, to who shows how far it is.
+    fn tell_end(&mut self, py: Python<'_>, how: &str) {
+        if let Some(on_end) = self.on_end.take()
+            && let Err(error) = on_end.call1(py, (how,))
+        {
+            error.write_unraisable(py, Some(on_end.bind(py)));
         }
     }
 

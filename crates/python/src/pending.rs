@@ -157,6 +157,18 @@ impl Pending {
     }
 }
 
+impl Pending {
+    /// Whether the call has ended, and if so, whether it has failed.
+    pub(crate) fn outcome(&self) -> Option<bool> {
+        self.run.job.outcome()
+    }
+
+    /// Tells what its task has said so far.
+    pub(crate) fn hear(&self, py: Python<'_>) -> PyResult<()> {
+        self.run.hear(py, self.run.job.take_said())
+    }
+}
+
 impl Completions {
     /// A way to have a token given.
     pub(crate) fn sender(&self) -> Sender<Option<u64>> {

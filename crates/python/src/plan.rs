@@ -23,6 +23,7 @@ use crate::shared::functions::PickledFunction;
 use crate::shared::receiving::NoViews;
 use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::{Own, own};
+use crate::tally::Tally;
 use manyhands_executor::{CANCEL_GRACE, Failure, Job, inline};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Needs, Rules, Wanted};
@@ -37,7 +38,7 @@ use std::time::Duration;
 
 /// Computes every Delayed in `args` and returns `args` with the results in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None, asking=None))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None, asking=None, tally=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn compute<'py>(
     py: Python<'py>,
@@ -51,10 +52,12 @@ pub(crate) fn compute<'py>(
     faults: Option<Bound<'py, PyAny>>,
     namer: Option<Bound<'py, PyAny>>,
     asking: Option<Bound<'py, PyAny>>,
+    tally: Option<Bound<'py, Tally>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
     let ways = (manner, Faults::of(faults.as_ref())?);
     let mut plan = Plan::of(collected, chunksize, scheduler, root.as_ref(), ways, namer)?;
+    plan.tally = tally.map(Bound::unbind);
     let results = plan.run(py, pool, asking)?;
     let results = plan.settle(py, results)?;
     plan.rebuild(py, &results)
@@ -63,7 +66,7 @@ pub(crate) fn compute<'py>(
 /// Computes every Delayed in `args` and returns `args` with a Delayed of the result, under the same
 /// key, in their places.
 #[pyfunction]
-#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None, asking=None))]
+#[pyo3(signature = (args, traverse, pool, chunksize, scheduler, root, manner, faults, namer=None, asking=None, tally=None))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn persist<'py>(
     py: Python<'py>,
@@ -77,10 +80,12 @@ pub(crate) fn persist<'py>(
     faults: Option<Bound<'py, PyAny>>,
     namer: Option<Bound<'py, PyAny>>,
     asking: Option<Bound<'py, PyAny>>,
+    tally: Option<Bound<'py, Tally>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let collected = collect(args, traverse)?;
     let ways = (manner, Faults::of(faults.as_ref())?);
     let mut plan = Plan::of(collected, chunksize, scheduler, root.as_ref(), ways, namer)?;
+    plan.tally = tally.map(Bound::unbind);
     let results = plan.run(py, pool, asking)?;
     let results = plan.settle(py, results)?;
     let native = py.import(intern!(py, "manyhands._native"))?;
@@ -164,6 +169,8 @@ pub(crate) struct Plan<'a> {
     recording: Option<Arc<Recording>>,
     /// Where the results come from that are asked for, if some may be stored.
     sources: Option<Vec<Output>>,
+    /// Where it is told how far the tasks have come, if anybody wants to know.
+    pub(crate) tally: Option<Py<Tally>>,
 }
 
 impl<'a> Plan<'a> {
@@ -209,6 +216,7 @@ impl<'a> Plan<'a> {
                 .map(|callback| (Arc::default(), callback)),
             recording: None,
             sources: None,
+            tally: None,
         })
     }
 
@@ -447,7 +455,9 @@ impl<'a> Plan<'a> {
 
     fn run_inline(&self, py: Python<'_>, level: Level) -> PyResult<Vec<Taken>> {
         let program = self.local(py, Place::Here, level)?;
-        let outcome = inline::run(self.spec(self.kinds()), &*program);
+        let board = self.tally.as_ref().map(|tally| tally.get().board());
+        let spec = self.spec(self.kinds());
+        let outcome = inline::run_watched(spec, &*program, board.as_deref());
         self.tell(py)?;
         self.tell_local(py, &program, outcome.as_ref().err())?;
         match outcome {
@@ -471,6 +481,7 @@ impl<'a> Plan<'a> {
             None => threads.submit(spec, own),
             Some(needs) => threads.pool.submit_needing(spec, own, needs),
         };
+        self.watch(&job);
         let waited = self.wait_for_end(py, &job, None);
         match &waited {
             Ok(End::Done(_)) => self.tell_local(py, &program, None)?,
@@ -561,6 +572,7 @@ impl<'a> Plan<'a> {
         program: &RemoteGraph,
         forking: Option<&Forking>,
     ) -> PyResult<Vec<Taken>> {
+        self.watch(job);
         match self.wait_for_end(py, job, forking) {
             Ok(End::Done(lost)) => self.take_remote(py, program, lost),
             Ok(End::Failed(failure)) => Err(self.remote_exception(py, &failure, program)),
@@ -617,6 +629,12 @@ impl<'a> Plan<'a> {
                 helpers.call_method1(intern!(py, "not_sent"), (error.value(py), text))
             });
         noted.map_or_else(|worse| worse, PyErr::from_value)
+    }
+
+    fn watch(&self, job: &Job) {
+        if let Some(tally) = &self.tally {
+            tally.get().watch(job);
+        }
     }
 
     fn take_local(&self, py: Python<'_>, program: &LocalGraph, lost: Lost) -> PyResult<Vec<Taken>> {

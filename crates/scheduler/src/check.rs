@@ -146,6 +146,9 @@ impl Scheduler {
             }
             Work::Graphed(graphed) => self.check_graphed(id, job, graphed, held)?,
         }
+        if (job.n_unfinished + job.n_abandoned) as u64 > job.n_added {
+            return Err(format!("{id:?} has more tasks left than it was given"));
+        }
         if job.n_unfinished == 0 && job.n_in_flight == 0 && !job.is_open {
             return Err(format!("{id:?} has ended and is still here"));
         }

@@ -135,6 +135,7 @@ impl Scheduler {
             self.n_ready += n_made_ready;
             self.lists.list_job(task.job, job);
         } else {
+            job.n_failed += 1;
             commands.push(Command::Fail(task, loss));
             self.drain(task.job, TimeNs::MAX, commands);
         }

@@ -60,6 +60,14 @@ pub(crate) struct Job {
     pub(crate) rules: Rules,
     /// How often tasks have failed that are not finished.
     tries: BTreeMap<u32, u32>,
+    /// How many tasks it was given.
+    pub(crate) n_added: u64,
+    /// How many it was left without when it was abandoned.
+    pub(crate) n_abandoned: usize,
+    /// How many tasks failed for good, by themselves.
+    pub(crate) n_failed: u64,
+    /// How often tasks were put aside to be tried again.
+    pub(crate) n_retried: u64,
 }
 
 impl Job {
@@ -95,6 +103,10 @@ impl Job {
             casualties: BTreeMap::new(),
             rules: spec.rules,
             tries: BTreeMap::new(),
+            n_added: n_tasks as u64,
+            n_abandoned: 0,
+            n_failed: 0,
+            n_retried: 0,
         }
     }
 
@@ -106,6 +118,7 @@ impl Job {
         };
         loose.extend(n_more);
         self.n_unfinished += n_more as usize;
+        self.n_added += u64::from(n_more);
         self.n_to_count(n_more as usize)
     }
 
@@ -238,6 +251,7 @@ impl Job {
 
     /// A task that failed is to be tried again, but not yet.
     pub(crate) fn rest(&mut self, index: TaskIndex) {
+        self.n_retried += 1;
         if let Work::Graphed(graphed) = &mut self.work {
             graphed.rest(index);
         }
@@ -248,6 +262,7 @@ impl Job {
     /// have become ready that need nothing.
     pub(crate) fn lose(&mut self, task: TaskId, loss: Loss, commands: &mut Commands) -> usize {
         self.forget_mishaps(task.into());
+        self.n_failed += 1;
         commands.push(Command::Lose(task, loss));
         match &mut self.work {
             Work::Loose(_) => {
@@ -309,6 +324,7 @@ impl Job {
         self.casualties.clear();
         self.tries.clear();
         self.is_open = false;
+        self.n_abandoned = self.n_unfinished;
         self.n_unfinished = 0;
     }
 }

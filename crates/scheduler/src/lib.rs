@@ -24,6 +24,7 @@ mod ready;
 mod run;
 mod scheduler;
 mod supplies;
+mod tally;
 mod worker;
 
 pub use batch::REPORTS_WAIT_NS_MAX;
@@ -33,6 +34,7 @@ pub use needs::{Class, Need, Needs};
 pub use run::{Ending, Report, TaskRun};
 pub use scheduler::Scheduler;
 pub use supplies::{N_PASSED_MAX, Supply};
+pub use tally::Tally;
 
 use std::fmt;
 use std::num::NonZeroU32;

@@ -6,6 +6,7 @@ use crate::faults::Limits;
 use crate::job::{Job, Phase, Work};
 use crate::pressure::Pressure;
 use crate::supplies::Supplies;
+use crate::tally::Tally;
 use crate::worker::Worker;
 use crate::{
     Cause, Command, Commands, Ending, Event, JobId, JobSpec, KindId, Report, TaskId, TaskIndex,
@@ -40,6 +41,8 @@ pub struct Scheduler {
     n_draining: usize,
     pub(crate) pressure: Pressure,
     pub(crate) supplies: Supplies,
+    /// By job's number, how far the last job under it had come when it was done.
+    pub(crate) last_tallies: Vec<Tally>,
 }
 
 /// A task that two workers died under is not given to a third.
@@ -477,6 +480,7 @@ impl Scheduler {
                 if !job.needs.is_empty() {
                     self.supplies.forget(id);
                 }
+                self.keep_tally(id, job.tally());
             }
             self.free_jobs.push(id.0);
             commands.push(Command::JobDone(id));

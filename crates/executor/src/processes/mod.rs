@@ -34,6 +34,7 @@ use crate::program::{Death, RemoteProgram};
 use crate::relay::{self, Relay, Routes, Surroundings};
 use crate::status::{StatusPage, monotonic_ns};
 use crate::stock::{Queued, Returns, Stock};
+use crate::watch::Standing;
 use child::Ways;
 use functions::{Functions, Kept};
 use hurry::Hurry;
@@ -844,5 +845,9 @@ impl Control for Shared {
 
     fn is_running(&self, id: JobId, inbox: &Arc<Inbox>, index: TaskIndex) -> bool {
         lock(&self.state).core.is_running(id, inbox, index)
+    }
+
+    fn standing(&self, id: JobId, inbox: &Arc<Inbox>) -> Option<Standing> {
+        lock(&self.state).core.standing(id, inbox)
     }
 }

@@ -1,0 +1,745 @@
+"""How far calls have come, for the person who waits: bars in the terminal, in notebooks, by tqdm or rich.
+
+Imported once somebody wants to see something. The engine keeps the counts in any case; a thread of this module asks for
+them ten times a second, while something is shown. Where things appear is `manyhands._progress_views`' business.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from _thread import RLock, start_new_thread
+from _weakref import ref
+
+from manyhands import _native, _settings, config
+from manyhands._faults import Faults
+from manyhands._run import is_nested
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+    from types import TracebackType
+    from typing import Any, TypeVar
+
+    from manyhands._progress_views import View
+
+    T = TypeVar("T")
+    Kind = TypeVar("Kind", bound="Track")
+
+__all__ = [
+    "Progress",
+    "ProgressBar",
+    "StreamTrack",
+    "Track",
+    "begin",
+    "begin_stream",
+    "is_accepted",
+    "submitting",
+    "watching",
+]
+
+#: How often what is shown is brought up to date, in seconds.
+INTERVAL_S = 0.1
+
+_KINDS = ("auto", "bar", "notebook", "tqdm", "rich")
+
+
+class Progress:
+    """How far a call has come at one moment. Callables that show progress are given one.
+
+    Attributes
+    ----------
+    name : str
+        What is computed: the name of the function, or of the call.
+    total : int or None
+        How many tasks there are, where that is known.
+    done : int
+        How many have ended, `failed` and `stored` among them.
+    failed : int
+        How many have failed for good.
+    retried : int
+        How often a task that failed was run again.
+    died : int
+        How many workers have died under tasks of the call.
+    stored : int
+        How many had their results in the checkpoint.
+    running : int
+        How many workers are busy with it.
+    elapsed : float
+        Seconds since it began.
+    rate : float or None
+        Tasks per second of late; None while there is nothing to go by.
+    remaining : float or None
+        How many seconds it will take, at that rate.
+    status : str
+        ``"running"``, ``"done"``, ``"failed"``, ``"interrupted"`` or ``"closed"``; the last call has another one than
+        ``"running"``.
+    """
+
+    __slots__ = (
+        "died",
+        "done",
+        "elapsed",
+        "failed",
+        "name",
+        "rate",
+        "remaining",
+        "retried",
+        "running",
+        "status",
+        "stored",
+        "total",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.total: int | None = None
+        self.done = self.failed = self.retried = self.died = self.stored = self.running = 0
+        self.elapsed = 0.0
+        self.rate: float | None = None
+        self.remaining: float | None = None
+        self.status = "running"
+
+    def __repr__(self) -> str:
+        total = "?" if self.total is None else self.total
+        return f"<Progress of {self.name}: {self.done}/{total}, {self.status}>"
+
+
+class Rate:
+    """How many tasks end in a second, the recent past counting more; and how long the rest will take.
+
+    What has ended and how long that took fade away alike, so that their ratio is right from the first moment on. The
+    longer it has taken so far, the slower they fade. Time counts when tasks end: between the ends of long tasks the
+    estimate stands, and the remaining time runs down.
+    """
+
+    FADE_S = 10.0
+
+    def __init__(self) -> None:
+        self._n_done = 0
+        self._changed_s = 0.0
+        self._n = 0.0
+        self._time_s = 0.0
+
+    def update(self, elapsed_s: float, n_done: int) -> None:
+        """Take note of how many have ended by now."""
+        n_more = n_done - self._n_done
+        if n_more <= 0:
+            return
+        passed_s = elapsed_s - self._changed_s
+        kept = self._kept(passed_s, elapsed_s)
+        self._n = self._n * kept + n_more
+        self._time_s = self._time_s * kept + passed_s
+        self._n_done, self._changed_s = n_done, elapsed_s
+
+    def _kept(self, passed_s: float, elapsed_s: float) -> float:
+        return float(2.0 ** -(passed_s / max(self.FADE_S, 0.3 * elapsed_s)))
+
+    def rate(self, elapsed_s: float) -> float | None:
+        """Tasks per second; less than it was once the next end is overdue."""
+        if self._n <= 0.0 or self._time_s <= 0.0:
+            return None
+        overdue_s = elapsed_s - self._changed_s - self._time_s / self._n
+        if overdue_s <= 0.0:
+            return self._n / self._time_s
+        kept = self._kept(overdue_s, elapsed_s)
+        return self._n * kept / (self._time_s * kept + overdue_s)
+
+    def remaining(self, elapsed_s: float, n_left: int) -> float | None:
+        """How many seconds it will take until so many more have ended."""
+        rate = self.rate(elapsed_s)
+        if rate is None:
+            return None
+        # Some of that has passed already, of the task that is next at most.
+        waited_s = min(elapsed_s - self._changed_s, 1.0 / rate)
+        return max(n_left / rate - waited_s, 0.0)
+
+
+class ProgressBar:
+    """Shows how far calls have come: in a ``with`` block those of all threads; as ``progress=`` those it is given to.
+
+    Parameters
+    ----------
+    kind : str, object or callable, default "auto"
+        ``"auto"``: a bar in the terminal or in the notebook. ``"tqdm"`` and ``"rich"``: by these packages, where they
+        are installed. A class such as ``tqdm.tqdm``, an instance of one, or a ``rich.progress.Progress``: by that. Any
+        other callable is called about ten times a second with an object that has the attributes `name`, `total`,
+        `done`, `failed`, `retried`, `died`, `stored`, `running`, `elapsed`, `rate`, `remaining` and `status`; the last
+        time, with a `status` other than ``"running"``.
+    file : file object, optional
+        Where to write, by default standard error. A file that is no terminal is given a line now and then. Where no
+        file is given and standard error is no terminal, nothing is written, unless this is a notebook.
+    minimum : float, default 0.0
+        Calls that take less than so many seconds are not shown.
+    description : str, optional
+        What to call it, instead of the name of the function.
+
+    Raises
+    ------
+    ConfigError
+        If `kind` is not accepted.
+
+    Notes
+    -----
+    Calls that tasks make are part of their tasks, and not shown. Showing costs the tasks nothing: the engine keeps
+    these counts in any case.
+
+    Examples
+    --------
+    >>> import manyhands as mh
+    >>> with mh.ProgressBar():
+    ...     squares = mh.map(pow, range(4), [2] * 4)
+
+    >>> seen = []
+    >>> mh.map(abs, [-1, 2], progress=mh.ProgressBar(lambda progress: seen.append(progress.done)))
+    [1, 2]
+    >>> seen[-1]
+    2
+    """
+
+    def __init__(
+        self, kind: Any = "auto", *, file: Any = None, minimum: float = 0.0, description: str | None = None
+    ) -> None:
+        if kind is True:
+            kind = "auto"
+        if isinstance(kind, ProgressBar) or not is_accepted(kind):
+            raise _settings.error(f"ProgressBar({kind!r}) is not accepted. Accepted: {ACCEPTED}.")
+        if isinstance(minimum, bool) or not isinstance(minimum, (int, float)) or not minimum >= 0:
+            raise _settings.error(f"minimum={minimum!r} is not accepted. Accepted: a number of seconds from 0 on.")
+        if file is not None and not callable(getattr(file, "write", None)):
+            raise _settings.error(f"file={file!r} is not accepted. Accepted: an object with a method `write`.")
+        self.kind = kind
+        self.file = file
+        self.minimum = float(minimum)
+        self.description = description
+        self._blocks: list[config.set | None] = []
+
+    def __repr__(self) -> str:
+        return f"ProgressBar({self.kind!r})"
+
+    def __enter__(self) -> ProgressBar:
+        block = None
+        if not is_nested():
+            # Settings are those of the process: a task in a thread would have the calls of the program shown.
+            block = config.set(progress=self)
+            block.__enter__()
+        self._blocks.append(block)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        block = self._blocks.pop()
+        if block is not None:
+            block.__exit__(*exc_info)
+        if not self._blocks:
+            _end_submitted(self)
+
+
+ACCEPTED = (
+    'True or "auto" (a bar in the terminal or notebook), "tqdm", "rich", False, a ProgressBar, a class or an object of '
+    "tqdm's or rich's, or a callable that is given how far it has come"
+)
+
+
+def is_accepted(value: object) -> bool:
+    """Whether something may be given as `progress`."""
+    if isinstance(value, str):
+        return value in _KINDS
+    return isinstance(value, (bool, ProgressBar)) or callable(value) or _is_tqdm(value) or _is_rich(value)
+
+
+def _is_tqdm(value: object) -> bool:
+    return callable(getattr(value, "refresh", None)) and hasattr(value, "n") and hasattr(value, "total")
+
+
+def _is_rich(value: object) -> bool:
+    return callable(getattr(value, "add_task", None)) and callable(getattr(value, "update", None))
+
+
+# One call
+
+
+class Track:
+    """One call that is shown; a context that ends with it."""
+
+    def __init__(self, name: str, view: View, minimum_s: float, n_all: int | None) -> None:
+        self.tally = _native.Tally()
+        self.minimum_s = minimum_s
+        self._view: View | None = view
+        self._n_all = n_all
+        self._began_s = time.monotonic()
+        self._rate = Rate()
+        self._progress = Progress(name)
+        self._has_begun = False
+        self._is_over = False
+        # Of calls in the calling thread: an enumeration of their arguments, which knows how far it is.
+        self._numbered: Any = None
+        self._n_failed = 0
+        self._n_retried = 0
+        self._stored: Callable[[], int] | None = None
+        self._source: Callable[[], tuple[int, bool, int, int, int, int, int]] | None = None
+
+    # What calls say
+
+    def number(self, items: Iterable[T]) -> Iterator[tuple[int, T]]:
+        """The items of a call that runs in the calling thread, numbered; how many were taken is how far it is."""
+        self._numbered = numbered = enumerate(items)
+        return numbered
+
+    def counting(self, faults: Faults | None) -> Faults | None:
+        """The same rules, for a call in the calling thread; what fails and is tried again is counted."""
+        return None if faults is None else _Counting(faults, self)
+
+    def stored(self, n_stored: Callable[[], int]) -> None:
+        """So many tasks have their results in a checkpoint."""
+        self._stored = n_stored
+
+    # What is shown
+
+    def look(self, status: str = "running") -> Progress:
+        """How far it has come."""
+        progress = self._progress
+        n_stored = 0 if self._stored is None else self._stored()
+        total, n_ended, is_open = self._n_all, 0, True
+        if self._numbered is not None:
+            # An enumeration's state is the number that is next.
+            n_taken = self._numbered.__reduce__()[1][1]
+            n_ended = n_taken if status == "done" else max(n_taken - 1, 0)
+            progress.running = min(n_taken, 1)
+            progress.failed = self._n_failed + (status == "failed")
+            progress.retried = self._n_retried
+            is_open = status != "done"
+            n_tasks = n_taken
+        else:
+            counts = self.tally.counts() if self._source is None else self._source()
+            n_tasks, is_open, n_ended, *rest = counts or (0, True, 0, 0, 0, 0, 0)
+            progress.failed, progress.retried, progress.running, progress.died = rest
+        if not is_open or (status == "done" and n_tasks):
+            total = n_tasks + n_stored
+        elif status == "done" and total is None:
+            # All that there was to do was stored.
+            total = n_stored
+        progress.stored = n_stored
+        progress.done = n_ended + n_stored
+        progress.total = total
+        progress.status = status
+        if status != "running":
+            progress.running = 0
+        self._estimate(n_ended)
+        return progress
+
+    def _estimate(self, n_ended: int) -> None:
+        progress = self._progress
+        progress.elapsed = elapsed_s = time.monotonic() - self._began_s
+        # Stored results take no time, and say nothing about the rest.
+        self._rate.update(elapsed_s, n_ended)
+        progress.rate = self._rate.rate(elapsed_s)
+        if progress.total is None or progress.status != "running":
+            progress.remaining = None
+        else:
+            progress.remaining = self._rate.remaining(elapsed_s, progress.total - progress.done)
+
+    def draw(self) -> None:
+        """Show how far it is now. Under the lock."""
+        if self._is_over:
+            return
+        how = self.how_it_ended()
+        if how is not None:
+            self._finish(how)
+            return
+        progress = self.look()
+        if progress.elapsed >= self.minimum_s:
+            self._show(progress)
+
+    def how_it_ended(self) -> str | None:
+        """How it has ended, where nobody will say so."""
+        return None
+
+    def _show(self, progress: Progress) -> None:
+        view = self._view
+        if view is None:
+            return
+        try:
+            if not self._has_begun:
+                self._has_begun = True
+                view.begin(progress)
+            view.draw(progress)
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Show nothing any more: whatever is wrong with where it is shown, the call is more important."""
+        view, self._view = self._view, None
+        if view is not None:
+            view.close()
+        _warn(error)
+
+    def _finish(self, status: str) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        if self in _tracks:
+            _tracks.remove(self)
+        progress = self.look(status)
+        if progress.elapsed >= self.minimum_s or self._has_begun:
+            self._show(progress)
+        view, self._view = self._view, None
+        if view is None:
+            return
+        try:
+            if self._has_begun:
+                view.end(progress)
+        except Exception as error:
+            _warn(error)
+        finally:
+            view.close()
+
+    def start(self) -> None:
+        """Begin to be shown."""
+        with _lock:
+            if self._view is not None:
+                self._view.open()
+            _add(self)
+
+    def end(self, how: str) -> None:
+        """The call has ended, in this way."""
+        with _lock:
+            self._finish(how)
+            # What was shown must not keep the results of the call.
+            self._numbered = self._stored = self._source = None
+
+    def __enter__(self) -> Track:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.end(_status_of(kind))
+
+
+def _warn(error: Exception) -> None:
+    if not isinstance(error, (OSError, ValueError)):  # a terminal that is gone, a file that is closed
+        import warnings
+
+        warnings.warn(f"progress is no longer shown: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+
+
+def _status_of(kind: type[BaseException] | None) -> str:
+    if kind is None:
+        return "done"
+    if issubclass(kind, GeneratorExit):
+        return "closed"
+    return "failed" if issubclass(kind, Exception) else "interrupted"
+
+
+class StreamTrack(Track):
+    """One stream, which may be dropped without a word."""
+
+    _over: Any = None
+
+    def over(self, results: Generator[T, None, None]) -> Generator[T, None, None]:
+        """The results of a stream in the calling thread; the track ends with them."""
+        following = self._follow(results)
+        # One that has not begun is dropped without anything of it being run.
+        self._over = ref(following)
+        return following
+
+    def _follow(self, results: Generator[T, None, None]) -> Generator[T, None, None]:
+        with self:
+            yield from results
+
+    def how_it_ended(self) -> str | None:
+        if self._over is not None:
+            return "closed" if self._over() is None else None
+        if self._numbered is not None or not self.tally.is_over():
+            return None
+        # It was dropped, and what was submitted has been cancelled; or all has been computed, and nobody has asked for
+        # the last result yet. Either way nothing more will happen.
+        counts = self.tally.counts()
+        n_tasks, is_open, n_ended, n_failed, *_ = counts or (0, True, 0, 0)
+        if n_failed and n_ended < n_tasks:
+            return "failed"
+        return "done" if not is_open and n_ended == n_tasks else "closed"
+
+
+class _Counting(Faults):
+    """Rules for the tasks of a call in this thread, that count what they decide."""
+
+    __slots__ = ("_track",)
+
+    def __init__(self, faults: Faults, track: Track) -> None:
+        super().__init__(faults.on_error, faults.retries, faults.retry_on, faults.retry_delay, faults.timeout)
+        self._track = track
+
+    def instead(self, error: Exception) -> Any:
+        self._track._n_failed += 1
+        return super().instead(error)
+
+    def tries_again(self, error: Exception, n_tries: int) -> bool:
+        tries_again = super().tries_again(error, n_tries)
+        self._track._n_retried += tries_again
+        return tries_again
+
+
+# All of them
+
+_lock = RLock()
+_tracks: list[Track] = []
+# Of submitted calls that are no longer shown; what they print still has to appear.
+_heard: list[_native.Tally] = []
+_is_ticking = False
+
+
+def _add(track: Track) -> None:
+    global _is_ticking
+    with _lock:
+        _tracks.append(track)
+        if not _is_ticking:
+            try:
+                _at_exit()
+                start_new_thread(_tick, ())
+                _is_ticking = True
+            except RuntimeError:
+                # The program is ending, or may have no more threads: what is left is the last line.
+                pass
+
+
+def _tick() -> None:
+    """Bring up to date what is shown, until there is nothing any more."""
+    global _is_ticking
+    while True:
+        time.sleep(INTERVAL_S)
+        with _lock:
+            if not _tracks and not _heard:
+                _is_ticking = False
+                return
+            for tally in list(_heard):
+                _hear(tally)
+            for track in list(_tracks):
+                _draw(track)
+            views = sys.modules.get("manyhands._progress_views")
+            if views is not None:
+                views.refresh()
+
+
+def _draw(track: Track) -> None:
+    try:
+        track.draw()
+    except Exception:  # a warning that the program's filters make an error
+        import traceback
+
+        traceback.print_exc()
+
+
+_has_exit_handler = False
+
+
+def _at_exit() -> None:
+    """See to it that the program leaves the terminal clean."""
+    global _has_exit_handler
+    if not _has_exit_handler:
+        import atexit
+
+        _has_exit_handler = True
+        atexit.register(_end_all)
+
+
+def _hear(tally: _native.Tally) -> None:
+    tally.look()
+    if tally.is_over():
+        _heard.remove(tally)
+
+
+def _end_all() -> None:
+    with _lock:
+        for tally in list(_heard):
+            _hear(tally)
+        for track in list(_tracks):
+            track.end("closed")
+
+
+def _before_fork() -> None:
+    # Nobody may be in the middle of a line, or of a stream's own locks.
+    _lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _lock, _is_ticking
+    _lock = RLock()
+    _is_ticking = False
+    _tracks.clear()
+    _heard.clear()
+    _submitted.clear()
+    views = sys.modules.get("manyhands._progress_views")
+    if views is not None:
+        views.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+# What calls ask for
+
+
+def begin(
+    wanted: Any,
+    name: str,
+    function: object = None,
+    iterables: Iterable[Iterable[Any]] | None = None,
+) -> Track | None:
+    """Have a call shown from now on, where there is somewhere to show it.
+
+    Parameters
+    ----------
+    wanted : object
+        What `config.shows` gives: anything but False.
+    name : str
+        That of the call: "map".
+    function : object, optional
+        What it calls, which has a better name.
+    iterables : iterable, optional
+        The arguments, if their number is to be found out.
+    """
+    return _begin(Track, wanted, name, function, iterables)
+
+
+def begin_stream(wanted: Any, function: object, iterables: Iterable[Iterable[Any]]) -> StreamTrack | None:
+    """The same for a stream, which goes on after the call."""
+    return _begin(StreamTrack, wanted, "stream", function, iterables)
+
+
+def _begin(
+    kind: type[Kind], wanted: Any, name: str, function: object, iterables: Iterable[Iterable[Any]] | None
+) -> Kind | None:
+    if wanted is False or is_nested():
+        return None
+    bar = _bar_of(wanted)
+    view = _view_of(bar)
+    if view is None:
+        return None
+    called = getattr(function, "__name__", None)
+    if not isinstance(called, str) or called.startswith("<"):
+        called = name
+    shown = bar.description or called
+    track = kind(shown, view, bar.minimum, _number_of(iterables))
+    track.start()
+    if bar.minimum == 0.0 and view.is_placed:
+        # In a notebook it belongs to the cell that is running now.
+        with _lock:
+            track.draw()
+    return track
+
+
+def _bar_of(wanted: Any) -> ProgressBar:
+    return wanted if isinstance(wanted, ProgressBar) else ProgressBar(wanted)
+
+
+def _view_of(bar: ProgressBar) -> View | None:
+    from manyhands import _progress_views
+
+    return _progress_views.view_of(bar.kind, bar.file)
+
+
+_SIZED = (list, tuple, range, dict, set, frozenset, str, bytes)
+_UNBOUNDED = ("repeat", "count", "cycle")
+
+
+def _number_of(iterables: Iterable[Iterable[Any]] | None) -> int | None:
+    """How many calls iterables make, where that is known beforehand; the shortest decides."""
+    n_least: int | None = None
+    for iterable in iterables or ():
+        kind = type(iterable)
+        # A table has as many rows as it says, and is iterated over by columns.
+        if isinstance(iterable, _SIZED) or (kind.__name__ == "ndarray" and getattr(iterable, "ndim", 0) > 0):
+            n_items = len(iterable)  # type: ignore[arg-type]
+            n_least = n_items if n_least is None else min(n_least, n_items)
+        elif kind.__module__ != "itertools" or kind.__name__ not in _UNBOUNDED:
+            return None
+    return n_least
+
+
+def watching(wanted: Any, name: str, source: Callable[[], tuple[int, bool, int, int, int, int, int]]) -> Track | None:
+    """The same for something that counts by itself."""
+    track = begin(wanted, name)
+    if track is not None:
+        track._source = source
+    return track
+
+
+# Submitted calls share one, for each ProgressBar or setting they are made under.
+_submitted: dict[int, tuple[Any, SubmittedTrack]] = {}
+
+
+class SubmittedTrack(Track):
+    """Submitted calls that are under way together."""
+
+    def give_up(self) -> None:
+        """The call could not be submitted."""
+        with _lock:
+            if self.tally.counts() is None:
+                self.minimum_s = float("inf")
+                self.end("closed")
+
+    def follow(self, pending: _native.Pending) -> None:
+        """Show this call, too."""
+        with _lock:
+            # With those before it may have ended meanwhile.
+            if not self._is_over:
+                self.tally.follow(pending)
+
+    def draw(self) -> None:
+        self.tally.look()
+        if not self._is_over and self.tally.is_over():
+            self.end("done")
+        else:
+            super().draw()
+
+    def look(self, status: str = "running") -> Progress:
+        self.tally.look()
+        progress = super().look(status)
+        if status == "done" and progress.failed:
+            progress.status = "failed"
+        return progress
+
+    def end(self, how: str) -> None:
+        with _lock:
+            for key, (_, track) in list(_submitted.items()):
+                if track is self:
+                    del _submitted[key]
+            super().end(how)
+
+
+def submitting(wanted: Any) -> SubmittedTrack | None:
+    """What shows submitted calls that are under way together, as one more is going to be."""
+    if is_nested():
+        return None
+    with _lock:
+        found = _submitted.get(id(wanted))
+        if found is not None:
+            return found[1]
+        bar = _bar_of(wanted)
+        view = _view_of(bar)
+        if view is None:
+            return None
+        track = SubmittedTrack(bar.description or "submit", view, bar.minimum, None)
+        _submitted[id(wanted)] = wanted, track
+        track.start()
+        return track
+
+
+def _end_submitted(bar: ProgressBar) -> None:
+    """A block ends: what was submitted in it goes on without being shown."""
+    with _lock:
+        found = _submitted.get(id(bar))
+        if found is not None:
+            track = found[1]
+            track.tally.look()
+            is_over = track.tally.is_over()
+            track.end("done" if is_over else "closed")
+            if not is_over:
+                _heard.append(track.tally)
