@@ -317,7 +317,7 @@ def test_drawing_without_a_seed_is_reported_once(function, state, face, where):
         found = found[:1]
     (warning,) = found
     text = str(warning.message)
-    assert f"{function.__name__!r} ({__file__}:{function.__code__.co_firstlineno})" in text
+    assert f".{function.__name__}' ({__file__}:{function.__code__.co_firstlineno})" in text
     for word in (f"`{state}`", "seed=1", "`rng`", "random_misuse"):
         assert word in text
     assert warning.filename == __file__
