@@ -189,12 +189,12 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         self._workers = Executor(n_workers, **given)  # type: ignore[arg-type]
         return n_workers
 
-    def submit(self, func: Callable[[], Any], callback: Callable[[Any], object] | None = None) -> Submitted[Any]:
+    def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Submitted[Any]:
         """Have a batch of calls made.
 
         Parameters
         ----------
-        func : callable
+        func : joblib.parallel.BatchedCalls
             The batch.
         callback : callable, optional
             Called with the future once it is done.
