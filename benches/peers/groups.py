@@ -106,7 +106,7 @@ def _dask_contest(
         )
         for engine, compute in schedulers.items()
     ]
-    yield from hold(Contest(case, size, ways, budget_s=12.0))
+    yield from hold(Contest(case, size, ways, budget_s=12.0, long_s=5.0))
 
 
 def dask_graph(job: dask_jobs.Job, shrink: int) -> Iterator[Record]:
@@ -253,7 +253,9 @@ def client_case(how: str, shrink: int) -> Iterator[Record]:
             Way(f"manyhands.distributed {how}", "client.map, client.gather", lambda: run(ours)),
             Way(f"Dask distributed {how}", "the same, pure=False", lambda: run(peer, pure=False), reach=100.0),
         ]
-        yield from hold(Contest("Client.map and gather of no-ops", f"{n:,} calls", ways, n_runs=3, budget_s=60.0))
+        yield from hold(
+            Contest("Client.map and gather of no-ops", f"{n:,} calls", ways, n_runs=3, budget_s=60.0, long_s=25.0)
+        )
 
 
 # Nested calls, random numbers, checkpoints: tables of their own
@@ -327,7 +329,7 @@ GROUPS = [
             "flights": dask_flights,
             "large array": dask_large_array,
         },
-        200.0,
+        240.0,
     ),
     Group(
         "executors",
