@@ -315,7 +315,7 @@ GROUPS = [
         "scikit-learn on backends of joblib",
         f"{_TURNS} Reach: on loky it takes as long at least, and twice as long where data is large or fits are short.",
         {name: functools.partial(sklearn_case, job) for name, job in sklearn_jobs.JOBS.items()},
-        120.0,
+        160.0,
     ),
     Group(
         "dask",
