@@ -1,5 +1,6 @@
 """The tasks of the benchmarks. They live in a module of their own, so that every engine can send them by name."""
 
+import hashlib
 import itertools
 import math
 import statistics
@@ -35,6 +36,27 @@ def spin(n_turns: int) -> int:
     for _ in itertools.repeat(None, n_turns):
         pass
     return n_turns
+
+
+_DIGESTED = bytes(4096)
+"""Long enough for Python to let go of the interpreter meanwhile."""
+
+
+def digest(n_times: int) -> int:
+    """Work for so many times of reading a few bytes, in code that leaves the interpreter to other threads."""
+    if n_times:
+        hashlib.sha256(_DIGESTED * n_times).digest()
+    return n_times
+
+
+def digest_s() -> float:
+    """Seconds of one of these times."""
+    times = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        digest(1000)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times) / 1000
 
 
 def spin_beside(_left: object, _right: object, n_turns: int) -> int:

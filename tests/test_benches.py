@@ -11,7 +11,8 @@ import pytest
 from scripts import is_alive, start, until
 
 ROOT = Path(__file__).resolve().parent.parent
-
+sys.path.insert(0, str(ROOT))
+from benches.peers import contests  # noqa: E402
 
 PATIENCE_S = 900
 
@@ -49,6 +50,59 @@ def test_what_a_progress_bar_costs_is_measured():
     ended = run("-m", "benches.progress", "--quick")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.count("ratio") == 9
+
+
+# One case of each kind; what is not installed here, distributed and Ray, gives a row that says so.
+PEERS = {
+    ("scikit-learn", "forest, small trees"): ("joblib, loky", "joblib, threading"),
+    ("dask", "flights"): ("Dask threads", "Dask processes", "Dask synchronous"),
+    ("executors", "processes"): ("concurrent.futures processes",),
+    ("clients", "processes"): (),
+    ("nested", "concurrent.futures processes, threads"): ("concurrent.futures processes, threads",),
+    ("draws", "a generator for each task"): ("manyhands threads, a generator for each task",),
+    ("checkpoints", "joblib"): ("joblib.Memory",),
+    ("engines", "submit"): ("concurrent.futures threads",),
+}
+
+
+@pytest.mark.timeout(PATIENCE_S + 30)
+@pytest.mark.parametrize(("group", "case"), PEERS)
+def test_each_group_of_cases_beside_the_peers_gives_rows(group, case):
+    ended = run("-m", "benches.peers", "--quick", "--group", group, "--case", case)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    rows = [line.strip("|").split("|") for line in ended.stdout.splitlines() if line.startswith("|")][2:]
+    engines = {cell.strip() for row in rows for cell in row}
+    assert set(PEERS[group, case]) <= engines, ended.stdout
+    assert len({len(row) for row in rows}) == 1
+    if PEERS[group, case]:
+        failures = [line for line in ended.stdout.splitlines() if "Error: " in line or "stopped after" in line]
+        assert all("is not installed" in line for line in failures), ended.stdout
+
+
+def test_ways_to_the_same_result_take_turns_and_what_fails_costs_its_row_only():
+    calls = []
+
+    def way(name, result):
+        def call():
+            calls.append(name)
+            return result() if callable(result) else result
+
+        return contests.Way(name, "", call, reach=None if name == "ours" else 1e-9)
+
+    ways = [way("ours", 1), way("theirs", 1), way("wrong", 2), way("broken", lambda: 1 // 0)]
+    rows = [record["row"] for record in contests.hold(contests.Contest("case", "size", ways, check_one, n_runs=3))]
+    assert [row[2] for row in rows] == ["ours", "theirs", "wrong", "broken"]
+    assert {len(row) for row in rows} == {len(contests.HEADER)}
+    assert [row[-1] for row in rows] == ["", "yes", "", ""]
+    assert rows[2][4] == "ValueError: it is 2"
+    assert rows[3][4].startswith("ZeroDivisionError")
+    assert calls[:4] == ["ours", "theirs", "wrong", "broken"]
+    assert calls[4:] == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+
+
+def check_one(result):
+    if result != 1:
+        raise ValueError(f"it is {result}")
 
 
 CASES = """

@@ -114,6 +114,33 @@ def test_large_arrays_are_copied_once_into_memory_that_may_be_written_to(counted
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("batch_size", ["auto", 5])
+def test_calls_sent_together_write_to_arrays_of_their_own(batch_size):
+    def write(array, same, other):
+        array[0] += 1
+        return float(array[0]), array is same, float(other[0])
+
+    small = np.zeros(100)
+    with joblib.parallel_config(backend="manyhands", n_jobs=2, scheduler="processes"):
+        calls = (joblib.delayed(write)(small, small, other=np.ones(3)) for _ in range(200))
+        assert joblib.Parallel(batch_size=batch_size)(calls) == [(1.0, True, 1.0)] * 200
+    assert small[0] == 0
+
+
+@pytest.mark.parametrize("n_numbers", [1000, 1_000_000])
+def test_calls_with_arrays_are_sent_several_at_once_where_these_are_small(n_numbers):
+    sizes = set()
+    data = np.zeros(n_numbers)
+    with joblib.Parallel(n_jobs=2, backend="manyhands", scheduler="processes") as parallel:
+        compute = parallel._backend.compute_batch_size
+        parallel._backend.compute_batch_size = lambda: sizes.add(compute()) or compute()
+        assert parallel(joblib.delayed(np.size)(data) for _ in range(300)) == [n_numbers] * 300
+    if n_numbers == 1_000_000:
+        assert sizes == {1}
+    else:
+        assert max(sizes) > 1
+
+
 def test_many_short_calls_are_sent_several_at_once():
     sizes = set()
     with joblib.Parallel(n_jobs=2, backend="manyhands", scheduler="threads") as parallel:

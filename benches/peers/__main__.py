@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import sys
 import time
@@ -12,12 +13,16 @@ from benches.measure import duration
 from benches.peers import cases
 from benches.peers.cases import CASES, LIMIT_S, LIMITS_S, Cases, Figure
 from benches.peers.engines import ENGINES, N_WORKERS, OURS, PEERS, Engine
+from benches.peers.groups import GROUPS, Group
 from benches.supervise import Reporter, supervise
 
-TOTAL_S = 630
+TOTAL_S = 1260.0
+ENGINES_S = 560.0
+"""What the table of all engines may take of that."""
+ENGINES_GROUP = "engines"
 HEADER = ("case", "engine", "settings", "size", "median", "runs", "manyhands", "times ours")
 ORDER = (
-    *("map", "graph", "submit", "first result", "8 ×", "tasks that", "Executor", "GridSearchCV", "RandomForest"),
+    *("map", "graph", "submit", "first result", "8 ×", "tasks that"),
     *("METG", "makespan", "tree", "merge", "nested l"),
 )
 
@@ -117,7 +122,7 @@ def place(row: Row) -> int:
 
 def versions() -> str:
     """The versions of what is compared; standard-library engines carry the interpreter's."""
-    names = ("manyhands", "dask", "distributed", "joblib", "ray", "numpy", "scikit-learn")
+    names = ("manyhands", "dask", "distributed", "joblib", "ray", "numpy", "scikit-learn", "pandas")
     found = []
     for name in names:
         try:
@@ -127,9 +132,8 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def compare(options: argparse.Namespace) -> str:
-    """Run everything and return the tables."""
-    end = time.monotonic() + options.limit
+def compare(options: argparse.Namespace, end: float) -> str:
+    """Run all engines and return the table."""
     comparison = Comparison()
     for engine in OURS.values():
         for found in figures(engine, options, end):
@@ -150,28 +154,70 @@ def compare(options: argparse.Namespace) -> str:
     return text + "\n\n### Where a peer is ahead\n\n" + ("\n".join(comparison.slower) or "Nowhere.")
 
 
+def run_group(group: Group, options: argparse.Namespace, end: float) -> str:
+    """Run the cases of a group in a process of their own, and return its table."""
+    command = [sys.executable, "-m", "benches.peers", "--child", group.name, *(["--quick"] if options.quick else [])]
+    names = [name for name in group.cases if (options.case or "") in name]
+    end = min(end, time.monotonic() + group.limit_s)
+    rows: list[Row] = []
+    for name, found in supervise([*command, "--cases"], names, lambda _name: group.limit_s, end):
+        row = found.get("row") or [name, found["failed"]]
+        rows.append((*row, *[""] * (len(group.header) - len(row))))
+        print("  ".join(cell for cell in rows[-1] if cell), flush=True)
+    return measure.table(group.header, rows)
+
+
+def group_child(group: Group, names: list[str], shrink: int) -> None:
+    """Be such a process."""
+    reporter = Reporter()
+    for name in names:
+        reporter.run(name, functools.partial(group.cases[name], shrink))
+
+
+def run_wanted(options: argparse.Namespace) -> None:
+    """Run the groups that are wanted one after the other, and write each table when it is there."""
+    end = time.monotonic() + options.limit
+    groups = {group.name: group for group in GROUPS}
+    for name in options.group or [*groups, ENGINES_GROUP]:
+        where = f"{versions()}; {measure.machine()}; {N_WORKERS} workers"
+        print(f"\n{name}: {where}", flush=True)
+        if name == ENGINES_GROUP:
+            title, about = "manyhands beside its peers", ""
+            text = compare(options, min(end, time.monotonic() + ENGINES_S))
+        else:
+            title, about = groups[name].title, f"\n\n{groups[name].about}"
+            text = run_group(groups[name], options, end)
+        print(f"\n{text}", flush=True)
+        if options.write:
+            section = "peers" if name == ENGINES_GROUP else f"peers, {name}"
+            measure.write_section(section, f"## {title}\n\n{where}.{about}\n\n{text}")
+
+
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
+    names = [group.name for group in GROUPS]
     parser.add_argument("--quick", action="store_true", help="a tenth of the tasks, to see that it runs")
-    parser.add_argument("--only", help="engines whose name contains this")
+    parser.add_argument("--group", nargs="+", choices=[*names, ENGINES_GROUP], help="the tables that are wanted")
+    parser.add_argument("--only", help="of the table of engines, those whose name contains this")
     parser.add_argument("--case", help="cases whose name contains this")
-    parser.add_argument("--write", action="store_true", help="put the table into RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="put each table into RESULTS.md when it is there")
     parser.add_argument("--limit", type=float, default=TOTAL_S, help="seconds that all may take (default %(default)s)")
     parser.add_argument("--child", metavar="ENGINE", help=argparse.SUPPRESS)
     parser.add_argument("--cases", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        run_child(options.child, options.cases, 10 if options.quick else 1)
+    shrink = 10 if options.quick else 1
+    if options.child in names:
+        group_child(next(group for group in GROUPS if group.name == options.child), options.cases, shrink)
         return
+    if options.child:
+        run_child(options.child, options.cases, shrink)
+        return
+    if options.only and not options.group:
+        options.group = [ENGINES_GROUP]
     if options.write and (options.quick or options.only or options.case):
-        parser.error("--write wants the whole table at full size")
-    where = f"{versions()}; {measure.machine()}; {N_WORKERS} workers"
-    print(where, flush=True)
-    text = compare(options)
-    print("\n" + text)
-    if options.write:
-        measure.write_section("peers", f"## manyhands beside its peers\n\n{where}.\n\n{text}")
+        parser.error("--write wants whole tables at full size")
+    run_wanted(options)
 
 
 if __name__ == "__main__":

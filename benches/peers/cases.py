@@ -6,7 +6,6 @@ to take no longer than `LARGEST_RUN_S`. manyhands is measured at every size by t
 
 import functools
 import gc
-import importlib.util
 import itertools
 import math
 import time
@@ -15,7 +14,6 @@ from typing import Any
 
 from benches import makespan, measure, memory, metg
 from benches.measure import Timing
-from benches.peers import dask_jobs
 from benches.peers.engines import N_MEANS, N_WORKERS, Engine, Graph, Map, Offer
 from benches.shapes import Shape, all_shapes, at_once
 from benches.workload import (
@@ -25,7 +23,6 @@ from benches.workload import (
     check_blocks,
     check_means,
     noop,
-    spin,
     spin_map,
     spin_timed,
     spin_tree,
@@ -177,36 +174,6 @@ class Cases:
             timing = measure.measure_within(run, 3, BUDGET_S)
             yield figure("tasks that return 16 MiB each", settings, str(n), timing)
 
-    def executor(self) -> Iterator[Figure]:
-        """Short calls through `map` and `submit` of an executor."""
-        executor = self.offer.executor
-        if executor is None:
-            return
-
-        def by_submit(function: Callable[[int], int], items: list[int]) -> list[int]:
-            return [future.result() for future in [executor.submit(function, item) for item in items]]
-
-        ways = {"map": lambda function, items: list(executor.map(function, items)), "submit": by_submit}
-        for way, run_way in ways.items():
-            for name, call_s in (("no-ops", 0.0), ("calls of 100 µs", 1e-4), ("calls of 1 ms", 1e-3)):
-                n = max(10, int(2000 if call_s == 0 else 1 / call_s / 5) // self.shrink)
-                n_turns = int(call_s / self.turn_s)
-                run = functools.partial(run_way, spin, [n_turns] * n)
-                run()
-                yield figure(f"Executor.{way}, {name}", "", f"{n:,}", measure.measure_within(run, N_RUNS, BUDGET_S))
-
-    def fits(self) -> Iterator[Figure]:
-        """scikit-learn's `n_jobs`: short fits, a forest, and few fits of large data."""
-        if not self.offer.joblib_backend or importlib.util.find_spec("sklearn") is None:
-            return
-        import joblib
-
-        for case, size, run in sklearn_fits(N_WORKERS, self.shrink):
-            with joblib.parallel_config(backend=self.offer.joblib_backend, n_jobs=N_WORKERS):
-                run()
-                timing = measure.measure_within(run, N_RUNS, 2 * BUDGET_S)
-            yield figure(case, "n_jobs, warm", size, timing)
-
     def _granularity(self, case: str, settings: str, run: Callable[[int, int], object]) -> Figure:
         found = metg.smallest_task(
             run,
@@ -266,71 +233,9 @@ class Cases:
         for n, timing in grown(functools.partial(drawn, shape, graph), self.sizes_of(shape), is_every=self.is_ours):
             yield figure(shape.name, graph.settings, shape.label(n), timing)
 
-    def dask_array(self) -> Iterator[Figure]:
-        """An array of Dask's, drawn and computed; and its graph alone, as Dask has optimised it."""
-        collections, run_graph = self.offer.collections, self.offer.run_graph
-        if collections is None or run_graph is None:
-            return
-
-        def run(n: int) -> None:
-            dask_jobs.array(n, collections)
-
-        sizes = [max(4, n // self.shrink) for n in (30, 75)]
-        for n in sizes if self.is_ours else sizes[-1:]:
-            timing = measure.measure_within(functools.partial(run, n), N_RUNS, 2 * BUDGET_S)
-            yield figure("Dask array, drawn and computed", "", f"{n}² blocks", timing)
-            n_tasks = dask_jobs.array_graph_alone(n, run_graph)
-            alone = functools.partial(dask_jobs.array_graph_alone, n, run_graph)
-            timing = measure.measure_within(alone, N_RUNS, 2 * BUDGET_S)
-            yield figure("Dask array, its graph alone", "", f"{n_tasks:,} tasks", timing)
-
-    def dask_frame(self) -> Iterator[Figure]:
-        """A shuffle of a frame of Dask's; and 22 files, from which three results are read in one graph."""
-        collections = self.offer.collections
-        if collections is None:
-            return
-        n = max(8, 100 // self.shrink)
-        timing = measure.measure_within(lambda: dask_jobs.shuffle(n, collections), 3, 2 * BUDGET_S)
-        yield figure("Dask dataframe, shuffle", "", f"{n}² pieces", timing)
-        n_rows = 20_000 // self.shrink
-        dask_jobs.expected_delays(n_rows)
-        timing = measure.measure_within(lambda: dask_jobs.airline(n_rows, collections), 3, 2 * BUDGET_S)
-        yield figure("Dask dataframe, 22 files of flights", "", f"{dask_jobs.N_FILES * n_rows:,} rows", timing)
-
     def sizes_of(self, shape: Shape) -> list[int]:
         """The sizes of a shape, only the smallest in a quick run."""
         return list(shape.sizes if self.shrink == 1 else shape.sizes[:1])
-
-
-def sklearn_fits(n_jobs: int, shrink: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
-    """Name, size and run of some calls of scikit-learn that take `n_jobs`; each result is checked."""
-    from sklearn.datasets import make_classification
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.linear_model import SGDClassifier
-    from sklearn.model_selection import GridSearchCV
-
-    def search(n: int, n_settings: int) -> Callable[[], object]:
-        features, classes = make_classification(n_samples=n, n_features=20, random_state=0)
-        grid = {"alpha": [10.0 ** -(1 + i / 10) for i in range(n_settings)]}
-
-        def run() -> None:
-            model = SGDClassifier(max_iter=5, tol=None, random_state=0)
-            found = GridSearchCV(model, grid, cv=5, n_jobs=n_jobs).fit(features, classes)
-            if not found.best_score_ > 0.6:
-                raise AssertionError(f"the search has found nothing better than {found.best_score_}")
-
-        return run
-
-    def forest() -> None:
-        features, classes = make_classification(n_samples=2000 // shrink + 100, n_features=20, random_state=0)
-        model = RandomForestClassifier(100, n_jobs=n_jobs, random_state=0).fit(features, classes)
-        if not model.score(features, classes) > 0.9:
-            raise AssertionError("the forest has not learnt what it has seen")
-
-    short, n_large = 40 // shrink + 2, 200_000 // shrink
-    yield "GridSearchCV, short fits", f"{5 * short} fits of 500 rows", search(500, short)
-    yield "GridSearchCV, large data", f"20 fits of {n_large:,} rows", search(n_large, 4)
-    yield "RandomForest", f"100 trees, {2000 // shrink + 100:,} rows", forest
 
 
 def drawn(shape: Shape, graph: Graph, n: int) -> None:
@@ -369,11 +274,7 @@ CASES: dict[str, Callable[[Cases], Iterator[Figure]]] = {
     "graph": Cases.graph,
     "submit": Cases.round_trip,
     "means": Cases.means,
-    "executor": Cases.executor,
-    "scikit-learn": Cases.fits,
     "blocks": Cases.blocks,
-    "dask array": Cases.dask_array,
-    "dask frame": Cases.dask_frame,
     "METG map": Cases.metg_map,
     "METG tree": Cases.metg_tree,
     "makespan of few": Cases.makespan_few,
@@ -385,8 +286,5 @@ LIMITS_S = {
     "first result": 40.0,
     "means": 90.0,
     "map": 60.0,
-    "scikit-learn": 90.0,
-    "dask array": 90.0,
-    "dask frame": 90.0,
 }
 LIMIT_S = 40.0

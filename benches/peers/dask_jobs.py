@@ -1,15 +1,18 @@
 """Jobs of Dask's collections, the same for every scheduler: how they are drawn, and what must come out.
 
-Each job is given the keywords of ``compute`` that say where it runs.
+A job is given the keywords of ``compute`` that say where it runs.
 """
 
 import bz2
 import functools
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+N_ROWS = 10
+"""Rows of each part of a frame."""
 N_FILES = 22
 FIRST_YEAR = 1987
 CARRIERS = ("AA", "AZ", "DL", "IB", "LX", "UA", "WN")
@@ -21,8 +24,19 @@ Compute = dict[str, Any]
 """Keywords of ``compute``."""
 
 
-def array_graph(n: int) -> Any:
-    """An array expression over n × n blocks of 16 × 16, some of whose tasks read two blocks far apart."""
+@dataclass(frozen=True)
+class Job:
+    """A collection of a size, and what must come out."""
+
+    name: str
+    n: int
+    """The size that gives at least 10 000 tasks."""
+    draw: Callable[[int], Any]
+    check: Callable[[Any, int], None]
+
+
+def array(n: int) -> Any:
+    """An expression over n × n blocks of 16 × 16, some of whose tasks read two blocks far apart."""
     import dask.array as da
 
     x = da.ones((16 * n, 16 * n), chunks=16)
@@ -35,46 +49,69 @@ def check_array(result: Any, n: int) -> None:
         raise AssertionError(f"the sum is {result}, not {5.0 * (16 * n) ** 2}")
 
 
-def array(n: int, compute: Compute) -> None:
-    """Draw an array, and compute it."""
-    check_array(array_graph(n).compute(**compute), n)
-
-
 @functools.cache
-def ready_array(n: int) -> tuple[dict[Any, Any], list[Any]]:
-    """The graph of the array as Dask has optimised it, and its keys."""
-    import dask
-
-    (optimised,) = dask.optimize(array_graph(n))
-    return dict(optimised.__dask_graph__()), list(optimised.__dask_keys__())
-
-
-def array_graph_alone(n: int, get: Callable[..., Any]) -> int:
-    """Run the graph alone; how many tasks it has."""
-    graph, keys = ready_array(n)
-    check_array(get(graph, keys)[0], n)
-    return len(graph)
-
-
-@functools.cache
-def shuffled_frame(n: int) -> Any:
-    """A frame of n parts, each row of which goes to the part that its key says."""
+def frame_of(n: int) -> Any:
+    """A frame of n parts."""
     import dask.dataframe as dd
     import pandas as pd
 
-    n_rows = 50 * n
+    n_rows = N_ROWS * n
     frame = pd.DataFrame({"key": [i * 7919 % n for i in range(n_rows)], "value": range(n_rows)})
     return dd.from_pandas(frame, npartitions=n)
 
 
-def shuffle(n: int, compute: Compute) -> None:
-    """Group the rows of a frame by their key, through all of its n parts: about n² small tasks."""
+def frame(n: int) -> Any:
+    """The sum over all parts of two columns."""
+    whole = frame_of(n)
+    return (whole.value + whole.key).sum()
+
+
+def check_frame(result: Any, n: int) -> None:
+    """Compare with what must come out."""
+    n_rows = N_ROWS * n
+    expected = n_rows * (n_rows - 1) // 2 + sum(i * 7919 % n for i in range(n_rows))
+    if int(result) != expected:
+        raise AssertionError(f"the sum is {result}, not {expected}")
+
+
+def shuffle(n: int) -> Any:
+    """Each row goes to the part that its key says, through all parts."""
+    return frame_of(n).shuffle("key", shuffle_method="tasks").map_partitions(len)
+
+
+def check_shuffle(counts: Any, n: int) -> None:
+    """Compare with what must come out."""
+    if sum(counts) != N_ROWS * n:
+        raise AssertionError(f"{sum(counts)} rows have come back, of {N_ROWS * n}")
+
+
+ARRAY = Job("array", 75, array, check_array)
+FRAME = Job("dataframe, a sum", 5000, frame, check_frame)
+SHUFFLE = Job("dataframe, a shuffle", 220, shuffle, check_shuffle)
+
+
+def ready(job: Job, n: int) -> tuple[dict[Any, Any], list[Any], Callable[[Any], Any]]:
+    """The graph of a job as Dask has optimised it, the keys that are wanted, and what makes one result of theirs."""
     import dask
 
-    with dask.config.set({"dataframe.shuffle.method": "tasks"}):
-        counts = shuffled_frame(n).shuffle("key").map_partitions(len).compute(**compute)
-    if sum(counts) != 50 * n:
-        raise AssertionError(f"{sum(counts)} rows have come back, of {50 * n}")
+    collection = job.draw(n)
+    # Of frames, the expression has to be optimised before there is a graph.
+    optimised = collection.optimize() if hasattr(collection, "optimize") else dask.optimize(collection)[0]
+    finish, args = optimised.__dask_postcompute__()
+    graph = dict(optimised.__dask_graph__())
+    return graph, list(optimised.__dask_keys__()), lambda results: finish(results, *args)
+
+
+def moments(n: int, compute: Compute) -> None:
+    """Columns of random numbers in n blocks of 8 MB: standardised, and the matrix of their second moments."""
+    import dask.array as da
+    import numpy as np
+
+    x = da.random.default_rng(1).normal(3.0, 2.0, size=(10_000 * n, 100), chunks=(10_000, 100))
+    z = (x - x.mean(axis=0)) / x.std(axis=0)
+    found = (z.T @ z / x.shape[0]).compute(**compute)
+    if found.shape != (100, 100) or not np.allclose(np.diag(found), 1.0):
+        raise AssertionError(f"the variances of columns that were standardised are {np.diag(found)}")
 
 
 @functools.cache

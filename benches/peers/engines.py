@@ -9,7 +9,6 @@ import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,12 +40,6 @@ class Offer:
     graph: Graph | None = None
     round_trip: Callable[[], object] | None = None
     means: dict[str, Means] = field(default_factory=dict)
-    executor: Executor | None = None
-    joblib_backend: str = ""
-    collections: dict[str, Any] | None = None
-    """The keywords of ``compute`` with which a collection of Dask's runs here."""
-    run_graph: Callable[..., Any] | None = None
-    """Computes keys of a graph of Dask's."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +76,12 @@ def manyhands(scheduler: str) -> Iterator[Offer]:
     """Ours, with no setting but the scheduler."""
     import manyhands as mh
 
-    # Only this benchmark's environment has joblib for sure.
-    has_joblib = importlib.util.find_spec("joblib") is not None
-    if has_joblib:
-        import manyhands.joblib
-
-        manyhands.joblib.register()
-    collections = run_graph = None
-    if importlib.util.find_spec("dask") is not None:
-        import manyhands.dask
-
-        run_graph = manyhands.dask.get
-        collections = {"scheduler": run_graph}
-    with mh.config.set(scheduler=scheduler, num_workers=N_WORKERS), mh.Executor() as executor:
+    with mh.config.set(scheduler=scheduler, num_workers=N_WORKERS):
         yield Offer(
-            collections=collections,
-            run_graph=run_graph,
             maps={"": mh.map},
             graph=Graph(mh.delayed, lambda tasks: list(mh.compute(*tasks)), ""),
             round_trip=lambda: mh.submit(noop, 1).result(),
             means={"": means_by_map(mh.map)},
-            executor=executor,
-            joblib_backend="manyhands" if has_joblib else "",
         )
 
 
@@ -155,7 +132,6 @@ def futures_processes() -> Iterator[Offer]:
             graph=_futures_graph(pool),
             round_trip=lambda: pool.submit(noop, 1).result(),
             means={"argument": means_by_map(default)},
-            executor=pool,
         )
 
 
@@ -174,7 +150,6 @@ def futures_threads() -> Iterator[Offer]:
             graph=_futures_graph(pool),
             round_trip=lambda: pool.submit(noop, 1).result(),
             means={"argument": means_by_map(default)},
-            executor=pool,
         )
 
 
@@ -235,7 +210,6 @@ def joblib_loky() -> Iterator[Offer]:
             maps={"batch_size='auto' (its default)": default, f"batch_size={BATCH}": map_with(batches)},
             graph=_by_levels(lambda calls: automatic(joblib.delayed(function)(*args) for function, args in calls)),
             means={"argument, mapped from a file": means_by_map(default)},
-            joblib_backend="loky",
         )
     get_reusable_executor().shutdown(wait=True)
 
@@ -272,8 +246,6 @@ def dask_local(scheduler: str) -> Iterator[Offer]:
             maps={"delayed, warm pool": _dask_map(graph)},
             graph=graph,
             means={"argument": means_by_graph(graph)},
-            collections={},
-            run_graph=dask.base.get_scheduler(),
         )
 
 
@@ -316,8 +288,6 @@ def dask_distributed() -> Iterator[Offer]:
             graph=Graph(dask.delayed, lambda tasks: list(dask.compute(*tasks)), "delayed"),
             round_trip=lambda: client.submit(noop, 1, pure=False).result(),
             means={"scatter by hand": scattered, "argument": plain},
-            collections={},
-            run_graph=client.get,
         )
 
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Compares manyhands with its peers: an environment of their own in .venvs/peers, manyhands built into it, one run.
-# Arguments go to the benchmark: --quick, --only ENGINE, --case CASE, --write. PYTHON chooses the interpreter.
+# Arguments go to the benchmark: --quick, --group NAME..., --only ENGINE, --case CASE, --write. PYTHON chooses the
+# interpreter.
 set -eu
 cd "$(dirname "$0")/../.."
 environment=.venvs/peers
@@ -20,9 +21,9 @@ echo "building manyhands into it"
 # Reinstalled at each run: what is measured must be this checkout, whose version number rarely changes.
 install --force-reinstall --no-deps .
 install "cloudpickle>=3.0"
-# All in all no more than 12 minutes, except where installing alone takes most of them.
-limit_s=$((700 - $(date +%s) + started))
-if [ "$limit_s" -lt 300 ]; then
-    limit_s=300
+# All in all no more than 21 minutes, except where installing alone takes most of them.
+limit_s=$((1260 - $(date +%s) + started))
+if [ "$limit_s" -lt 900 ]; then
+    limit_s=900
 fi
 exec "$environment/bin/python" -m benches.peers --limit "$limit_s" "$@"

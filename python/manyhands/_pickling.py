@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from manyhands import _native
     from manyhands.errors import PicklingError
 
-__all__ = ["dumps", "dumps_function", "fail", "is_portable", "loads"]
+__all__ = ["dumps", "dumps_function", "dumps_result", "fail", "is_portable", "leads_to_local", "loads"]
 
 PROTOCOL = 5
 
 loads = pickle.loads
 
 
-def dumps(obj: object, sink: _native.Sink | None = None) -> bytes:
+def dumps(obj: object, sink: _native.Sink | None = None, is_local: bool = False) -> bytes:
     """Pickle an argument or a result so that another process can load it; large buffers go to `sink`.
+
+    With `is_local`, no plain pickle is tried: the object is known to lead to what only this process has.
 
     Raises
     ------
@@ -41,14 +43,14 @@ def dumps(obj: object, sink: _native.Sink | None = None) -> bytes:
         Where neither pickle nor cloudpickle can; it says which part of the object is to blame.
     """
     try:
-        return _dumps(obj, sink)
+        return _dumps(obj, sink, is_local=is_local)
     except MemoryError:
         raise
     except Exception as error:
         raise fail("object", obj, error) from error
 
 
-def dumps_result(obj: object, sink: _native.Sink | None = None) -> bytes:
+def dumps_result(obj: object, sink: _native.Sink | None = None, is_local: bool = False) -> bytes:
     """Pickle what a task has returned or raised, for the process that the worker works for; large buffers go to `sink`.
 
     A forked worker has the classes and functions of its parent's main module. They go back as what they are there, by
@@ -60,7 +62,7 @@ def dumps_result(obj: object, sink: _native.Sink | None = None) -> bytes:
         Where neither pickle nor cloudpickle can; it says which part of the object is to blame.
     """
     try:
-        return _dumps(obj, sink, by_name=bool(_inherited))
+        return _dumps(obj, sink, by_name=bool(_inherited), is_local=is_local)
     except MemoryError:
         raise
     except Exception as error:
@@ -111,13 +113,22 @@ def is_portable(data: bytes) -> bool:
     return not local or not any(name in data for name in local)
 
 
-def _dumps(obj: object, sink: _native.Sink | None, *, by_name: bool = False) -> bytes:
+def leads_to_local(obj: object) -> bool:
+    """Whether an object, whose plain pickle has the name of a local module in it, leads to something of that module."""
+    _local_modules()  # what the object leads to may be new
+    return _is_any_local(obj)
+
+
+def _dumps(obj: object, sink: _native.Sink | None, *, by_name: bool = False, is_local: bool = False) -> bytes:
     """Pickle by the cheapest way that is right; raises whatever the picklers raise."""
     data: bytes | None
     if sink is not None:
         sink.clear()  # what the engine's own attempt has left there
     try:
-        data = pickle.dumps(obj, PROTOCOL) if sink is None else _dump_apart(obj, sink)
+        if is_local:
+            data = None
+        else:
+            data = pickle.dumps(obj, PROTOCOL) if sink is None else _dump_apart(obj, sink)
     except MemoryError:
         raise
     except Exception:  # cloudpickle knows more types; if it fails too, its error is the one that counts

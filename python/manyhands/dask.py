@@ -53,8 +53,9 @@ def get(
     scheduler : str, optional
         ``"threads"``, ``"processes"``, ``"fork"`` or ``"synchronous"``. By default the configured one; where none has
         been configured, ``"threads"``, which Dask's arrays and dataframes are made for: graphs may write to objects of
-        this process, and NumPy and pandas compute in several threads at once. Functions of plain Python, as in bags,
-        run faster in ``"processes"``. Inside of a task, where all workers are busy, the graph runs in this thread.
+        this process, and NumPy and pandas compute in several threads at once, where they let go of the interpreter.
+        Functions of plain Python, as in bags, take turns in threads; ``"processes"`` has them run at once. Inside of a
+        task, where all workers are busy, the graph runs in this thread.
     num_workers : int, optional
         How many workers; by default what Dask's configuration says, else the configured number.
     chunksize : int, optional

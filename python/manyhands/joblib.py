@@ -35,9 +35,14 @@ __all__ = ["Backend", "register"]
 NAME = "manyhands"
 
 # joblib hands out the next batch when one has come back. For calls shorter than that way, it is worth while to send
-# several at once; more than this much work at once gains nothing, and has the last workers wait for each other.
-_BATCH_S_MIN = 0.005
-_BATCH_S_MAX = 0.05
+# several at once: scikit-learn's are a millisecond of pickling each, most of which the calls of a batch have in common.
+# More than this much work at once gains nothing, and has the last workers wait for each other. The time of a batch is
+# from the moment it was sent: half of it is waiting behind another.
+_BATCH_S_MIN = 0.05
+_BATCH_S_MAX = 0.2
+# Calls of one batch are pickled together, and what they have in common is one object in the worker. So that none sees
+# what another writes to an array, each gets a copy: worth while only up to this size.
+_SMALL_BYTES = 1 << 20
 
 
 def register(*, make_default: bool = False) -> None:
@@ -184,20 +189,21 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         self._workers = Executor(n_workers, **given)  # type: ignore[arg-type]
         return n_workers
 
-    def submit(self, func: Callable[[], Any], callback: Callable[[Any], object] | None = None) -> Submitted[Any]:
+    def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Submitted[Any]:
         """Have a batch of calls made.
 
         Parameters
         ----------
-        func : callable
+        func : joblib.parallel.BatchedCalls
             The batch.
         callback : callable, optional
             Called with the future once it is done.
         """
         if self._workers is None:
             raise RuntimeError("this backend has been ended; it takes no more calls")
-        self._may_batch = self._may_batch and not _has_arrays(func)
-        future = self._workers.submit(_call, func)
+        is_here = self.uses_threads
+        self._may_batch = self._may_batch and (is_here or not _has_large_arrays(func))
+        future = self._workers.submit(_call if is_here or len(func) == 1 else _call_apart, func)
         number = next(self._numbers)
         self._futures[number] = future
 
@@ -269,11 +275,15 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
             workers.shutdown(wait=False)
 
 
-def _has_arrays(batch: Any) -> bool:
-    """Whether calls have arrays as arguments. Those of one batch would share them, and see what others write there."""
+def _has_large_arrays(batch: Any) -> bool:
+    """Whether calls have arrays as arguments that are not to be copied for each of them."""
     for _, args, kwargs in getattr(batch, "items", ()):
-        if any(hasattr(arg, "nbytes") for arg in args) or any(hasattr(arg, "nbytes") for arg in kwargs.values()):
-            return True
+        n_bytes = 0
+        for arg in itertools.chain(args, kwargs.values()):
+            if hasattr(arg, "nbytes"):
+                n_bytes += arg.nbytes
+                if n_bytes > _SMALL_BYTES or not hasattr(arg, "copy"):
+                    return True
     return False
 
 
@@ -282,6 +292,28 @@ def _call(batch: Callable[[], Any]) -> Any:
     if NAME not in BACKENDS:
         register()
     return batch()
+
+
+def _call_apart(batch: Any) -> Any:
+    """A batch of calls, in a process that has unpickled them together: each writes to arrays of its own."""
+    batch.items = [_with_own_arrays(*item) for item in batch.items]
+    return _call(batch)
+
+
+def _with_own_arrays(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """The same call, with copies of its arrays; what is one array in it stays one."""
+    own: dict[int, Any] = {}
+
+    def of(arg: Any) -> Any:
+        if getattr(arg, "nbytes", _SMALL_BYTES + 1) > _SMALL_BYTES or not hasattr(arg, "copy"):
+            return arg
+        if id(arg) not in own:
+            own[id(arg)] = arg.copy()
+        return own[id(arg)]
+
+    return function, tuple(map(of, args)), {name: of(value) for name, value in kwargs.items()}
 
 
 def _rebuilt(nesting_level: int | None, inner_max_num_threads: int | None, given: dict[str, Any]) -> Backend:

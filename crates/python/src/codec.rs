@@ -87,6 +87,8 @@ struct Ways {
     spare: Mutex<Option<SinkPickler>>,
     /// Decides anew, slowly, how an object may travel; its errors are the ones to report.
     thorough_dumps: Py<PyAny>,
+    /// Whether an object leads to something that only this process has, or a text just says so.
+    leads_to_local: Py<PyAny>,
     /// Set when modules are registered to travel by value: plain pickle would send their
     /// functions and classes by name.
     is_always_thorough: bool,
@@ -120,6 +122,7 @@ impl Ways {
                     true => "dumps_result",
                 })?
                 .unbind(),
+            leads_to_local: pickling.getattr("leads_to_local")?.unbind(),
             is_always_thorough: pickling.call_method0("_by_value_registered")?.is_truthy()?,
             local_modules,
         })
@@ -135,10 +138,14 @@ impl Ways {
         sink: Option<&Bound<'py, Sink>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let py = object.py();
+        let mut is_known_local = false;
         if !self.is_always_thorough {
             match self.dumps_plain(object, sink) {
                 Ok(pickle) => {
-                    if self.is_portable(&pickle)? {
+                    // Looking takes less than pickling once more.
+                    is_known_local = !self.is_portable(&pickle)?
+                        && self.leads_to_local.bind(py).call1((object,))?.is_truthy()?;
+                    if !is_known_local {
                         return Ok(pickle);
                     }
                 }
@@ -147,7 +154,8 @@ impl Ways {
                 Err(error) => return Err(error),
             }
         }
-        let pickle = self.thorough_dumps.bind(py).call1((object, sink))?;
+        let thorough_dumps = self.thorough_dumps.bind(py);
+        let pickle = thorough_dumps.call1((object, sink, is_known_local))?;
         Ok(pickle.cast_into::<PyBytes>()?)
     }
 
