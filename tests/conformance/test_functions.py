@@ -392,7 +392,9 @@ def test_what_a_task_assigns_to_a_global_stays_there(where):
 
 def test_private_names_of_a_module_are_the_modules(tmp_path, monkeypatch):
     name = f"private_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text("_hidden = 7\ndef _f(x):\n    return x + _hidden\ndef f(x):\n    return _f(x)\n")
+    (tmp_path / f"{name}.py").write_text(
+        "_hidden = 7\ndef _f(x):\n    return x + _hidden\ndef f(x):\n    return _f(x)\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     module = importlib.import_module(name)
     try:
