@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
+import decimal
 import time
+import warnings
 
+import numpy as np
 import pytest
 
 import manyhands as mh
@@ -153,3 +157,60 @@ def test_asking_goes_on_while_others_are_submitted(where, hold_all):
         assert [future.done() for future in futures] == [where.is_synchronous] * len(futures)
     release()
     assert [future.result() for future in futures] == list(range(20))
+
+
+# Context variables, in which NumPy keeps `errstate`, and Python what `decimal` rounds to
+
+
+VARIABLE = contextvars.ContextVar("VARIABLE", default="nothing")
+
+
+def look_around(_):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quotient = str(np.float64(1) / np.float64(0)) if np.geterr()["divide"] == "ignore" else "would warn"
+    return VARIABLE.get(), decimal.getcontext().prec, quotient
+
+
+def every_look():
+    return [
+        *mh.map(look_around, range(3)),
+        *mh.stream(look_around, range(2)),
+        mh.submit(look_around, 0).result(),
+        mh.delayed(look_around)(0).compute(),
+        mh.delayed(look_around)(0).persist().compute(),
+    ]
+
+
+def has_errstate_in_context():
+    return int(np.__version__.partition(".")[0]) >= 2
+
+
+@pytest.mark.skipif(not has_errstate_in_context(), reason="before NumPy 2, its errstate is of a thread")
+def test_tasks_see_the_callers_context_variables(where):
+    """Not in processes of their own, which know nothing of what is around a call."""
+    outside = ("nothing", 28, "would warn")
+    assert every_look() == [outside] * 8
+    token = VARIABLE.set("something")
+    try:
+        with decimal.localcontext() as context, np.errstate(divide="ignore"):
+            context.prec = 7
+            expected = outside if where.is_processes else ("something", 7, "inf")
+            assert every_look() == [expected] * 8
+            assert mh.map(lambda _: mh.map(look_around, range(2)), range(2)) == [[expected] * 2] * 2
+    finally:
+        VARIABLE.reset(token)
+    assert every_look() == [outside] * 8
+
+
+def test_what_a_task_sets_in_a_thread_is_not_the_callers(where):
+    if where.scheduler != "threads":
+        pytest.skip("here tasks run in the caller's own thread, or in other processes")
+
+    def change(_):
+        VARIABLE.set("changed")
+        return VARIABLE.get()
+
+    assert mh.map(change, range(4)) == ["changed"] * 4
+    assert VARIABLE.get() == "nothing"
+    assert mh.map(lambda _: VARIABLE.get(), range(4)) == ["nothing"] * 4

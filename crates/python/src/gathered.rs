@@ -196,7 +196,8 @@ impl State {
             let pause = left.map_or(SIGNAL_PAUSE, |left| left.min(SIGNAL_PAUSE));
             let news = self.run.wait(py, pause, false)?;
             look_up(py)?;
-            let is_any = !news.delivered.is_empty() || !news.lost.is_empty() || news.failure.is_some();
+            let is_any =
+                !news.delivered.is_empty() || !news.lost.is_empty() || news.failure.is_some();
             for task in &news.delivered {
                 self.arrived(*task);
             }

@@ -14,6 +14,7 @@ mod call;
 mod calls;
 mod codec;
 mod collect;
+mod context;
 mod dask;
 mod delayed;
 mod durable;
