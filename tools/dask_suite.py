@@ -29,18 +29,36 @@ PARTS = {
     "dataframe": ["dataframe/tests", "dataframe/dask_expr/tests", "dataframe/io/tests", "dataframe/tseries/tests"],
 }
 
-# What fits into a minute and meets every way in which Dask's collections make and run graphs.
+# What fits into two or three minutes of a core and meets every way in which Dask's collections make and run graphs.
 BOUNDED = [
     "tests/test_delayed.py",
     "tests/test_callbacks.py",
     "bag/tests/test_bag.py",
+    "array/tests/test_array_core.py",
+    "array/tests/test_array_function.py",
+    "array/tests/test_gufunc.py",
     "array/tests/test_map_blocks.py",
+    "array/tests/test_optimization.py",
+    "array/tests/test_percentiles.py",
+    "array/tests/test_reshape.py",
+    "array/tests/test_shuffle.py",
+    "array/tests/test_xarray.py",
     "array/tests/test_atop.py",
     "array/tests/test_rechunk.py",
     "array/tests/test_stats.py",
     "dataframe/dask_expr/tests/test_core.py",
     "dataframe/dask_expr/tests/test_fusion.py",
     "dataframe/dask_expr/tests/test_reductions.py",
+    "dataframe/tests/test_accessors.py",
+    "dataframe/tests/test_boolean.py",
+    "dataframe/tests/test_categorical.py",
+    "dataframe/tests/test_extensions.py",
+    "dataframe/tests/test_hashing.py",
+    "dataframe/tests/test_hyperloglog.py",
+    "dataframe/tests/test_indexing.py",
+    "dataframe/tests/test_map.py",
+    "dataframe/tests/test_pyarrow.py",
+    "dataframe/tests/test_utils_dataframe.py",
 ]
 
 
