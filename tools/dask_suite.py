@@ -3,6 +3,7 @@
     python tools/dask_suite.py                        # all of delayed, bag, array and dataframe
     python tools/dask_suite.py --bounded              # the part that `make test` runs
     python tools/dask_suite.py --only array -- -k sum # a part, and options for pytest
+    python tools/dask_suite.py --own -- -k sum        # the same with Dask's own schedulers, to compare
 
 Needs an environment with requirements/dask-suite.txt; runs in the interpreter it is called with. Tests that are left
 out stand in ``dask_suite_deselected.txt`` beside this file, each with its reason.
@@ -28,18 +29,36 @@ PARTS = {
     "dataframe": ["dataframe/tests", "dataframe/dask_expr/tests", "dataframe/io/tests", "dataframe/tseries/tests"],
 }
 
-# What fits into a minute and meets every way in which Dask's collections make and run graphs.
+# What fits into two or three minutes of a core and meets every way in which Dask's collections make and run graphs.
 BOUNDED = [
     "tests/test_delayed.py",
     "tests/test_callbacks.py",
     "bag/tests/test_bag.py",
+    "array/tests/test_array_core.py",
+    "array/tests/test_array_function.py",
+    "array/tests/test_gufunc.py",
     "array/tests/test_map_blocks.py",
+    "array/tests/test_optimization.py",
+    "array/tests/test_percentiles.py",
+    "array/tests/test_reshape.py",
+    "array/tests/test_shuffle.py",
+    "array/tests/test_xarray.py",
     "array/tests/test_atop.py",
     "array/tests/test_rechunk.py",
     "array/tests/test_stats.py",
     "dataframe/dask_expr/tests/test_core.py",
     "dataframe/dask_expr/tests/test_fusion.py",
     "dataframe/dask_expr/tests/test_reductions.py",
+    "dataframe/tests/test_accessors.py",
+    "dataframe/tests/test_boolean.py",
+    "dataframe/tests/test_categorical.py",
+    "dataframe/tests/test_extensions.py",
+    "dataframe/tests/test_hashing.py",
+    "dataframe/tests/test_hyperloglog.py",
+    "dataframe/tests/test_indexing.py",
+    "dataframe/tests/test_map.py",
+    "dataframe/tests/test_pyarrow.py",
+    "dataframe/tests/test_utils_dataframe.py",
 ]
 
 
@@ -53,13 +72,16 @@ def deselected(scheduler: str) -> Iterator[str]:
             yield line.split()[0]
 
 
-def command(files: list[str], scheduler: str, options: list[str]) -> list[str]:
-    """Compose the call of pytest."""
+def command(files: list[str], scheduler: str | None, options: list[str]) -> list[str]:
+    """Compose the call of pytest; without a scheduler, everything runs on Dask's own, and nothing is left out."""
     import dask
 
     root = Path(dask.__file__).parent
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "dask_suite_plugin", "-c", str(HERE / "dask_suite.ini")]
+    words = [sys.executable, "-m", "pytest", "-q", "-c", str(HERE / "dask_suite.ini")]
     words += ["--rootdir", str(root.parent), "-p", "no:cacheprovider", "-r", "fE", "--tb", "short"]
+    if scheduler is None:
+        return [*words, *options, *(str(root / file) for file in files)]
+    words += ["-p", "dask_suite_plugin"]
     # By the path from where pytest looks, which is the folder that Dask's package is in.
     words += [f"--deselect=dask/{name}" for name in deselected(scheduler)]
     return [*words, *options, *(str(root / file) for file in files)]
@@ -70,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bounded", action="store_true", help="only what make test runs")
     parser.add_argument("--only", choices=PARTS, action="append", help="only this part; may be repeated")
+    parser.add_argument("--own", action="store_true", help="on Dask's own schedulers")
     parser.add_argument("--scheduler", default="threads", help="the engine's scheduler; threads by default")
     parser.add_argument("options", nargs="*", help="for pytest, after --")
     arguments = parser.parse_args()
@@ -83,7 +106,7 @@ def main() -> None:
         "MANYHANDS_SCHEDULER": arguments.scheduler,
         "MANYHANDS_NUM_WORKERS": os.environ.get("MANYHANDS_NUM_WORKERS", "2"),
     }
-    words = command(files, arguments.scheduler, arguments.options)
+    words = command(files, None if arguments.own else arguments.scheduler, arguments.options)
     sys.exit(subprocess.run(words, env=env, check=False).returncode)
 
 

@@ -13,7 +13,7 @@ from manyhands import _native
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from typing import Any, TypeVar
+    from typing import Any, NoReturn, TypeVar
 
     from manyhands._faults import Faults
     from manyhands._seeding import Root
@@ -65,6 +65,13 @@ class Future(concurrent.futures.Future["T"]):
         self._exception: BaseException | None = None
         self._done_callbacks: list[Callable[[Any], object]] = []
         self._pending = pending
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Future belongs to the process that submitted the call and cannot be sent elsewhere or copied: "
+            "pass on its result, future.result(), or write the calls down with manyhands.delayed, "
+            "whose calls take each other's results"
+        )
 
     @classmethod
     def _of_call(

@@ -301,6 +301,109 @@ def main_like(code):
     return namespace
 
 
+TRICKY = """
+from operator import neg
+import math as mathematics
+_private = 10
+numbers = [1, 2, 3]
+
+def sum(xs):  # hides the builtin
+    return "mine"
+
+class Scale:
+    factor = _private
+
+    @staticmethod
+    def of(x):
+        return x * Scale.factor
+
+def shadowed(x, numbers):
+    _private = 1
+    return x + _private + len(numbers)
+
+def in_a_branch(x):
+    return x if x else nowhere
+
+def in_a_comprehension(x):
+    return [x * n for n in numbers]
+
+def in_a_nested_function(x):
+    def inner():
+        return (lambda: x * _private)()
+    return inner()
+
+def by_another_name(x):
+    return neg(x), mathematics.floor(x + 0.5)
+
+def by_a_class(x):
+    return Scale.of(x), Scale().factor
+
+def hidden_builtin(x):
+    return sum([x])
+
+def default(x, y=_private):
+    return x + y
+
+def keywords(*args, **more):
+    return args, more, _private
+
+def assigns(x):
+    global numbers
+    numbers = [*numbers, x]
+    return numbers
+"""
+
+
+def test_globals_in_every_place():
+    space = main_like(TRICKY)
+    for name, expected in {
+        "shadowed": 5,
+        "in_a_branch": 2,
+        "in_a_comprehension": [2, 4, 6],
+        "in_a_nested_function": 20,
+        "by_another_name": (-2, 2),
+        "by_a_class": (20, 10),
+        "hidden_builtin": "mine",
+        "default": 12,
+        "keywords": ((2,), {}, 10),
+    }.items():
+        args = (2, "ab") if name == "shadowed" else (2,)
+        assert every_way(space[name], *args) == expected, name
+
+
+def test_a_global_that_is_not_there_is_the_tasks_own_error():
+    space = main_like(TRICKY)
+    with pytest.raises(NameError, match="nowhere"):
+        mh.map(space["in_a_branch"], [1, 0])
+
+
+def test_functions_that_come_as_arguments_bring_their_globals():
+    space = main_like(TRICKY)
+    assert every_way(lambda function, x: function(x), space["in_a_nested_function"], 2) == 20
+    assert every_way(functools.partial(space["keywords"], 1, a=2), 3) == ((1, 3), {"a": 2}, 10)
+    assert mh.submit(space["keywords"], 1, b=3).result() == ((1,), {"b": 3}, 10)
+
+
+def test_what_a_task_assigns_to_a_global_stays_there(where):
+    space = main_like(TRICKY)
+    assert mh.submit(space["assigns"], 4).result() == [1, 2, 3, 4]
+    assert space["numbers"] == ([1, 2, 3] if where.is_elsewhere else [1, 2, 3, 4])
+
+
+def test_private_names_of_a_module_are_the_modules(tmp_path, monkeypatch):
+    name = f"private_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(
+        "_hidden = 7\ndef _f(x):\n    return x + _hidden\ndef f(x):\n    return _f(x)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module(name)
+    try:
+        assert every_way(module.f, 1) == 8
+        assert every_way(module._f, 1) == 8
+    finally:
+        del sys.modules[name]
+
+
 def test_a_changed_global_is_seen_by_the_next_run():
     space = main_like("level = 1\ndef f(x):\n    return x * level\ndef g(x):\n    return f(x) + 1\n")
     for level in (1, 2, 3):

@@ -256,6 +256,29 @@ def test_log_records_arrive_with_all_they_have(records, where):
     assert (record.process != os.getpid()) == where.is_elsewhere
 
 
+def test_what_is_logged_is_heard_while_the_task_goes_on(tmp_path):
+    answer = tmp_path / "heard"
+
+    class Answering(logging.Handler):
+        def emit(self, record):
+            if record.getMessage() == "is anybody there?":
+                answer.touch()
+
+    def ask(x):
+        logging.getLogger("of.tasks").warning("is anybody there?")
+        until(answer.exists, "somebody has heard the task")
+        return x
+
+    handler = Answering()
+    logging.root.addHandler(handler)
+    try:
+        assert mh.map(ask, range(2)) == [0, 1]
+        answer.unlink()
+        assert mh.delayed(ask)(2).compute() == 2
+    finally:
+        logging.root.removeHandler(handler)
+
+
 def test_the_levels_of_the_programs_loggers_decide(records):
     logger = logging.getLogger("of.tasks")
     for level, n_records in [(logging.DEBUG, 2), (logging.WARNING, 1), (logging.ERROR, 0), (logging.DEBUG, 2)]:

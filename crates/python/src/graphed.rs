@@ -4,6 +4,7 @@
 use crate::blas::Busy;
 use crate::call::Call;
 use crate::codec::{write_bytes, write_varint};
+use crate::context::Context;
 use crate::durable::{Recording, Slot, TIMED, untimed};
 use crate::faults::Faults;
 use crate::interpreter::{InTask, Level, OnList, SIGNAL_PAUSE, Turns, detached, look_up};
@@ -52,6 +53,7 @@ pub(crate) struct LocalGraph {
     faults: Kept<Arc<Faults>>,
     results: Kept<Mutex<Results>>,
     listening: Listening,
+    context: Context,
     /// The place of each task in the serial run, where somebody asks for it.
     ranks: Option<Arc<[u32]>>,
     threads: Mutex<Vec<u64>>,
@@ -67,7 +69,7 @@ impl LocalGraph {
         calls: Arc<Vec<Call>>,
         seeding: Option<(Arc<GraphSeeding>, Place)>,
         (faults, level): (Arc<Faults>, Level),
-        listening: Listening,
+        (listening, context): (Listening, Context),
         ranks: Option<Arc<[u32]>>,
         finished: Option<Arc<Finished>>,
     ) -> LocalGraph {
@@ -82,6 +84,7 @@ impl LocalGraph {
                 std::iter::repeat_with(|| None).take(n_tasks).collect(),
             )),
             listening,
+            context,
             ranks,
             threads: Mutex::default(),
             interrupt: Kept::new(Mutex::default()),
@@ -159,6 +162,8 @@ impl Program for LocalGraph {
             let _in_task = InTask::enter(self.level);
             let _busy = Busy::enter(py, self.level);
             let _on_list = OnList::enter(py, &self.threads);
+            // Without memory for a copy, tasks see the thread's own variables.
+            let _context = self.context.enter(py);
             let mut turns = Turns::begin();
             while let Some(task) = feed.next() {
                 let ending = match turns.give_way(py) {

@@ -15,6 +15,7 @@ mod call;
 mod calls;
 mod codec;
 mod collect;
+mod context;
 mod dask;
 mod delayed;
 mod durable;

@@ -5,6 +5,7 @@ mod encoding;
 
 use crate::call::{Call, Callee, kind_of};
 use crate::codec::{Pickler, decode_value, write_bytes, write_varint};
+use crate::context::Context;
 use crate::durable::{Recording, TIMED};
 use crate::faults::Faults;
 use crate::forked::{ForkPool, Forking, Inherited};
@@ -142,11 +143,12 @@ impl MapRun {
             AnyPool::Threads(threads) => {
                 let threads = threads.get();
                 let listening = Listening::new(py, teller.manner(), &faults)?;
+                let heard = (listening, Context::of_caller(py)?);
                 let (own, terms) = (
                     function.clone_ref(py),
                     (seeding.clone(), Arc::clone(&faults)),
                 );
-                let program = LocalMap::new(own, None, terms, threads.level, listening);
+                let program = LocalMap::new(own, None, terms, threads.level, heard);
                 let program = Arc::new(program.going_on(goes_on));
                 let own = Arc::clone(&program);
                 let spec = open_spec(kind_of(&function), batch_size, &faults);
@@ -290,11 +292,12 @@ impl MapRun {
                 let kwargs = kwargs.map(|kwargs| kwargs.clone().unbind());
                 let threads = threads.get();
                 let listening = Listening::new(py, teller.manner(), &faults)?;
+                let heard = (listening, Context::of_caller(py)?);
                 let (own, terms) = (
                     function.clone_ref(py),
                     (seeding.clone(), Arc::clone(&faults)),
                 );
-                let program = LocalMap::new(own, kwargs, terms, threads.level, listening);
+                let program = LocalMap::new(own, kwargs, terms, threads.level, heard);
                 let program = Arc::new(program);
                 program.push([Arguments::Many(args.clone().unbind())]);
                 let own = Arc::clone(&program);

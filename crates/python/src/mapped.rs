@@ -4,6 +4,7 @@
 //! arguments once a task is done, and results once they are taken.
 
 use crate::blas::Busy;
+use crate::context::Context;
 use crate::durable::{Recording, Slot as RecordingSlot, untimed};
 use crate::faults::Faults;
 use crate::interpreter::{InTask, Level, OnList, StayAtEnd, Turns};
@@ -99,6 +100,7 @@ pub(crate) struct LocalMap {
     faults: Kept<Arc<Faults>>,
     slots: Kept<Mutex<Window<Slot>>>,
     pub(crate) listening: Listening,
+    context: Context,
     /// Threads that are running tasks of this map, by the interpreter's numbers.
     threads: Mutex<Vec<u64>>,
     /// Whether how a call failed is kept for its place, and the others go on.
@@ -112,7 +114,7 @@ impl LocalMap {
         kwargs: Option<Py<PyDict>>,
         (seeding, faults): Terms,
         level: Level,
-        listening: Listening,
+        (listening, context): (Listening, Context),
     ) -> LocalMap {
         LocalMap {
             function: Kept::new(function),
@@ -122,6 +124,7 @@ impl LocalMap {
             faults: Kept::new(faults),
             slots: Kept::new(Mutex::default()),
             listening,
+            context,
             threads: Mutex::default(),
             goes_on: false,
             recording: RecordingSlot::new(),
@@ -238,6 +241,8 @@ impl Program for LocalMap {
             let _in_task = InTask::enter(self.level);
             let _busy = Busy::enter(py, self.level);
             let _on_list = OnList::enter(py, &self.threads);
+            // Without memory for a copy, tasks see the thread's own variables.
+            let _context = self.context.enter(py);
             let mut turns = Turns::begin();
             while let Some(index) = feed.next() {
                 // A thread of a pool hears of no signals.

@@ -3,6 +3,7 @@
 use crate::call::{Arg, Call, Callee, kind_of, leave_out, rebuild};
 use crate::codec::{Pickler, decode_value, write_varint};
 use crate::collect::{Collected, collect};
+use crate::context::Context;
 use crate::delayed::key::callable_name;
 use crate::delayed::{Delayed, describe};
 use crate::durable::Recording;
@@ -403,12 +404,15 @@ impl<'a> Plan<'a> {
                 manner.on_misuse = OnMisuse::Ignore;
             }
         }
-        let listening = Listening::new(py, manner, &faults)?;
+        let heard = (
+            Listening::new(py, manner, &faults)?,
+            Context::of_caller(py)?,
+        );
         let graph = Arc::clone(&self.graph);
         let ranks = self.teller.ranks().map(Arc::from);
         let noting = self.noting();
         let faults = (faults, level);
-        let program = LocalGraph::new(graph, calls, seeding, faults, listening, ranks, noting);
+        let program = LocalGraph::new(graph, calls, seeding, faults, heard, ranks, noting);
         program.record(self.recording.clone());
         Ok(Arc::new(program))
     }
