@@ -40,6 +40,7 @@ class Group:
 def sklearn_case(job: sklearn_jobs.Job, shrink: int) -> Iterator[Record]:
     """One call of scikit-learn with `n_jobs`, on several backends of joblib."""
     import joblib
+    from joblib.externals.loky import get_reusable_executor
 
     import manyhands.joblib
 
@@ -61,6 +62,8 @@ def sklearn_case(job: sklearn_jobs.Job, shrink: int) -> Iterator[Record]:
         Way("none", "n_jobs=1", lambda: run(1)),
     ]
     yield from hold(Contest(job.name, size, ways, check_result, budget_s=15.0))
+    # What loky has mapped from files is gone then, and the machine's shared memory is free again.
+    get_reusable_executor().shutdown(wait=True)
 
 
 # Dask's graphs
