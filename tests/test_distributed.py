@@ -6,11 +6,13 @@ import asyncio
 import gc
 import operator
 import os
+import random
 import threading
 import time
 import traceback
 import warnings
 import weakref
+from pathlib import Path
 
 import dask
 import dask.array as da
@@ -308,6 +310,28 @@ def test_a_worker_that_dies_is_the_failure_of_its_call(processes):
     with pytest.raises(mh.WorkerDied):
         futures[2].result()
     assert processes.gather(futures, errors="skip") == [0, 1, 3, 4]
+
+
+def draw_unless(path, rng):
+    drawn = int(rng.integers(1000)), random.random(), float(np.random.random())
+    if not os.path.exists(path):
+        Path(path).touch()
+        raise ValueError(drawn)
+    return drawn
+
+
+def test_what_is_tried_again_draws_the_same_numbers(client, tmp_path):
+    drawn = []
+    for attempt in range(2):
+        paths = [str(tmp_path / str(number)) for number in range(3)]
+        with mh.config.set(seed=7):
+            futures = [client.submit(draw_unless, path, retries=1, pure=False) for path in paths]
+        drawn.append(client.gather(futures))
+        assert all(os.path.exists(path) for path in paths), attempt
+    # Threads share the global states.
+    if client.cluster.scheduler == "threads":
+        drawn = [[numbers[:1] for numbers in each] for each in drawn]
+    assert drawn[0] == drawn[1]
 
 
 def test_further_attempts(client, tmp_path):

@@ -96,6 +96,75 @@ def test_a_buffered_map_that_is_left_alone_does_not_keep_the_executor(scheduler)
     results.close()
 
 
+@pytest.mark.parametrize("scheduler", ALL)
+@pytest.mark.parametrize("n_items", [2, 3, 6])
+def test_a_buffered_map_that_the_end_of_its_executor_cuts_off_says_so(scheduler, n_items):
+    with mh.Executor(2, scheduler=scheduler) as executor:
+        results = executor.map(square, range(n_items), buffersize=2)
+    if n_items == 2:
+        assert list(results) == [0, 1]
+    else:
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            list(results)
+
+
+def draw(_, rng):
+    return float(rng.random())
+
+
+@pytest.mark.parametrize("buffersize", [None, 2])
+def test_numbers_of_a_map_do_not_depend_on_where_or_how_it_runs(buffersize):
+    """Calls that are tried again go another way, as do those of schedulers that have no pool."""
+    drawn = {}
+    for scheduler in ALL:
+        for retries in (0, 1):
+            with mh.config.set(seed=5, retries=retries), mh.Executor(2, scheduler=scheduler) as executor:
+                maps = [executor.map(draw, range(n), **as_far_as_known(buffersize)) for n in (4, 3)]
+                drawn[scheduler, retries] = [list(results) for results in maps]
+    assert len({repr(each) for each in drawn.values()}) == 1, drawn
+
+
+def as_far_as_known(buffersize):
+    return {} if buffersize is None else {"buffersize": buffersize}
+
+
+def fail_once(folder, number):
+    path = folder / str(number)
+    if not path.exists():
+        path.touch()
+        raise ValueError(number)
+    return number
+
+
+@pytest.mark.parametrize("scheduler", ALL)
+def test_what_held_when_a_map_was_made_holds_to_its_end(scheduler, tmp_path):
+    with mh.Executor(2, scheduler=scheduler) as executor:
+        with mh.config.set(retries=1, retry_delay=0):
+            results = executor.map(fail_once, itertools.repeat(tmp_path), range(6), buffersize=2)
+        assert list(results) == list(range(6))
+
+
+def touch_and_fail(path):
+    path.touch()
+    raise ValueError(path.name)
+
+
+@pytest.mark.parametrize("scheduler", PARALLEL)
+def test_cancelling_what_waits_starts_none_of_it_although_a_call_rests(scheduler, tmp_path):
+    rested, go, waiting = tmp_path / "rested", tmp_path / "go", tmp_path / "waiting"
+    with mh.config.set(retries=1, retry_delay=3600), mh.Executor(1, scheduler=scheduler) as executor:
+        rests = executor.submit(touch_and_fail, rested)
+        scripts.until(lambda: rested.exists() and not rests.running(), "it has been tried, and rests")
+        first = executor.submit(nap, go)
+        waits = [executor.submit(waiting.touch) for _ in range(3)]
+        executor.shutdown(wait=False, cancel_futures=True)
+        assert rests.cancelled()
+        assert all(call.cancelled() for call in waits)
+        go.touch()
+        concurrent.futures.wait([first, *waits], timeout=scripts.PATIENCE_S)
+    assert not waiting.exists()
+
+
 @pytest.mark.parametrize("scheduler", PARALLEL)
 def test_timeouts(scheduler, tmp_path):
     with mh.Executor(2, scheduler=scheduler) as executor:

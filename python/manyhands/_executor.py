@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 
     from manyhands._executor_pools import Workers
     from manyhands._faults import Faults
+    from manyhands._seeding import Root
 
     T = TypeVar("T")
+
+_AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
 
 class Executor(concurrent.futures.Executor):
     """Workers with the interface of `concurrent.futures.Executor`, on any scheduler.
 
     Takes the place of ``ThreadPoolExecutor`` and ``ProcessPoolExecutor``. On processes, no ``__main__`` guard is
-    needed, functions need not be importable, and a call of `submit` that ends its worker takes no other with it:
-    it alone fails, after a second try, and the executor goes on. One of `map` ends that map, and no other call.
+    needed, functions need not be importable, and a call that ends its worker takes no other with it: it alone fails,
+    after a second try, and the executor goes on.
 
     Parameters
     ----------
@@ -126,7 +129,7 @@ class Executor(concurrent.futures.Executor):
         if self._workers.broken is not None:
             raise _broken(self._workers, self._workers.broken)
         if self._is_shut_down:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise RuntimeError(_AFTER_SHUTDOWN)
         if _is_ending:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
@@ -164,16 +167,26 @@ class Executor(concurrent.futures.Executor):
         self._require_open()
         if not callable(fn):
             raise TypeError(f"submit() needs a function to call, not {type(fn).__name__} {fn!r:.80}")
+        terms = (_run._root(None, is_single=True), _run._manner(None), _run._faults(self._workers.scheduler))
+        return self._submit(fn, args, kwargs, *terms)
+
+    def _submit(
+        self,
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        root: Root | None,
+        manner: int,
+        faults: Faults | None,
+    ) -> Submitted[T]:
+        """`submit`, with what else holds for the call."""
         workers = self._workers
         function = self._initialized(fn)
-        root = _run._root(None, is_single=True)
-        faults = _run._faults(workers.scheduler)
         if isinstance(workers, _executor_pools.Here):
-            return Submitted._of_call_of(workers, function, args, kwargs, root, faults)
+            return Submitted._of_call_of(workers, function, args, kwargs, root, manner, faults)
         pool = workers.ready()
         try:
             pickle = _run._pickled(pool, function)
-            manner = _run._manner(None)
             call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root, manner, faults)
         except PicklingError as error:
             return Submitted._of_error(workers, error)
@@ -215,7 +228,7 @@ class Executor(concurrent.futures.Executor):
         Raises
         ------
         RuntimeError
-            After `shutdown`.
+            After `shutdown`; from the iterator, if there are items left that a `buffersize` had kept back till then.
         TimeoutError
             From the iterator, if the time is up (`concurrent.futures.TimeoutError`).
 
@@ -233,15 +246,15 @@ class Executor(concurrent.futures.Executor):
         if not iterables:
             return iter(())
         # A map that goes on after failures knows nothing of trying calls again.
-        has_faults = _run._faults(workers.scheduler) is not None
-        if has_faults or isinstance(workers, (_executor_pools.Here, _executor_pools.Forked)):
-            return self._map_by_submitting(fn, zip(*iterables), end_s, buffersize)
+        faults = _run._faults(workers.scheduler)
+        root = _run._root(None)
+        manner = _run._manner(None)
+        if faults is not None or isinstance(workers, (_executor_pools.Here, _executor_pools.Forked)):
+            return self._map_by_submitting(fn, zip(*iterables), end_s, buffersize, (root, manner, faults))
         function = self._initialized(fn)
         pool = workers.ready()
         late: PicklingError | None = None
         pickle = _run._pickled(pool, function)
-        root = _run._root(None)
-        manner = _run._manner(None)
         gathered = _native.Gathered(pool, function, pickle, iterables, workers.scheduler, root, manner)
         try:
             may_have_more = gathered.feed(buffersize)
@@ -257,10 +270,23 @@ class Executor(concurrent.futures.Executor):
         return _results(workers, gathered, end_s, may_have_more, late)
 
     def _map_by_submitting(
-        self, fn: Callable[..., T], items: Iterator[tuple[Any, ...]], end_s: float | None, buffersize: int | None
+        self,
+        fn: Callable[..., T],
+        items: Iterator[tuple[Any, ...]],
+        end_s: float | None,
+        buffersize: int | None,
+        terms: tuple[Root | None, int, Faults | None],
     ) -> Iterator[T]:
-        """A map of as many submitted calls, where calls have nothing in common."""
-        futures = deque(self.submit(fn, *args) for args in itertools.islice(items, buffersize))
+        """A map of as many submitted calls; what holds for them is what held when it was made."""
+        root, manner, faults = terms
+        numbered = enumerate(items)
+
+        def submit(number: int, args: tuple[Any, ...]) -> Submitted[T]:
+            own = None if root is None else root.of_rest(number)
+            self._require_open()
+            return self._submit(fn, args, {}, own, manner, faults)
+
+        futures = deque(itertools.starmap(submit, itertools.islice(numbered, buffersize)))
 
         def results() -> Generator[T, None, None]:
             try:
@@ -271,8 +297,7 @@ class Executor(concurrent.futures.Executor):
                     finally:
                         future.cancel()
                         del future
-                    for args in itertools.islice(items, int(buffersize is not None)):
-                        futures.append(self.submit(fn, *args))
+                    futures.extend(itertools.starmap(submit, itertools.islice(numbered, int(buffersize is not None))))
                     wrapped = [result]
                     del result
                     yield wrapped.pop()
@@ -351,6 +376,8 @@ def _results(
                 late, may_have_more = error, False
         if late is not None:
             raise late
+        if gathered.is_cut():
+            raise RuntimeError(_AFTER_SHUTDOWN)
     except KeyboardInterrupt as error:
         if _run.is_the_persons(error):
             gathered.interrupt()
@@ -379,12 +406,13 @@ class Submitted(Future["T"]):
         function: Callable[..., T],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        root: Any,
+        root: Root | None,
+        manner: int,
         faults: Faults | None,
     ) -> Submitted[T]:
         """The future of a call made here and now."""
         level = workers.level or None
-        made = Future._of_call(function, args, kwargs, root, _run._manner(None), faults, level)
+        made = Future._of_call(function, args, kwargs, root, manner, faults, level)
         error = made.exception()
         if error is not None:
             return cls._of_error(workers, _told(workers, error))

@@ -262,7 +262,8 @@ class Forked(Workers):
         return not self._calls
 
     def cancel_waiting(self) -> None:
-        for call in list(self._calls):
+        # The last first: the turn of one that ends goes to the next.
+        for call in reversed(self._calls):
             call.cancel(False)
 
     def interrupt(self) -> None:

@@ -103,7 +103,8 @@ def settled(
             configured = _settings.DEFAULTS[key] if is_nested else state.find(key)[0]
             is_forced = key in state.forced_keys and not is_nested
             values.append(configured if checked is None or is_forced else checked)
-    return values[0], values[1], values[2]
+    limit = values[2]
+    return values[0], values[1], None if limit == float("inf") else limit
 
 
 def resolve(
@@ -139,20 +140,23 @@ def resolve(
     classes = _classes(retry_on)
     n_retries, delay, limit = settled(retries, retry_delay, timeout, is_nested=is_nested)
     if limit is not None and scheduler in ("threads", "synchronous"):
-        raise _no_limit(limit, scheduler, is_nested)
+        raise _no_limit(limit, scheduler, is_nested, is_given=timeout is not None)
     if on_error == "raise" and n_retries == 0 and limit is None:
         return None
     return Faults(str(on_error), n_retries, classes, delay, limit)
 
 
-def _no_limit(limit: float, scheduler: str, is_nested: bool) -> Exception:
+def _no_limit(limit: float, scheduler: str, is_nested: bool, is_given: bool) -> Exception:
     from manyhands.errors import ConfigError
 
     why = "a call of a task's own runs inside of that task, which" if is_nested else "a task that runs there"
+    with config._state.lock:
+        source = "" if is_given else f" ({config._state.find('timeout')[1]})"
+    otherwise = "leave timeout out" if is_given else 'give this call timeout=float("inf")'
     return ConfigError(
-        f'timeout={limit!r} cannot be kept with scheduler="{scheduler}": {why} shares the process of the program, and '
-        f'nobody can stop it from outside. Use scheduler="processes" or "fork", where the task\'s worker process is '
-        f"ended, or leave timeout out and have the function itself look at the time."
+        f'timeout={limit!r}{source} cannot be kept with scheduler="{scheduler}": {why} shares the process of the '
+        f'program, and nobody can stop it from outside. Use scheduler="processes" or "fork", where the task\'s worker '
+        f"process is ended, or {otherwise} and have the function itself look at the time."
     )
 
 

@@ -5,6 +5,7 @@ In a module of its own, which imports little: workers get guarded functions by p
 
 from __future__ import annotations
 
+import sys
 from weakref import ref
 
 from manyhands import _worker
@@ -57,6 +58,9 @@ class Guarded:
             except Exception as error:
                 if n_left == 0:
                     return Caught(error)
+            # With the numbers that it has drawn.
+            if "manyhands._seeding" in sys.modules:
+                kwargs = sys.modules["manyhands._seeding"].begin_again(kwargs)
         return None
 
 

@@ -50,6 +50,10 @@ class Root:
         self.words = _words(entropy if isinstance(entropy, tuple) else (entropy,))
         self.packed = marshal.dumps((entropy, key, first))
 
+    def of_rest(self, n_tasks: int) -> Root:
+        """The root for what comes after so many tasks."""
+        return Root(self.entropy, self.key, self.first + n_tasks)
+
 
 def unpack(packed: bytes) -> Root:
     """What `Root.packed` stands for."""
@@ -182,6 +186,20 @@ def enter(
         _displace(task, place)
     finally:
         held.end()
+    return kwargs
+
+
+def begin_again(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Set the scene once more for a function that the running task calls again; the arguments it has by name."""
+    task = current()
+    if task is None:
+        return kwargs
+    task.n_children = 0
+    if task.sequence is not None:
+        kwargs = {**kwargs, "rng": task.generator()}
+    if task.has_states and _innermost is task:
+        for name in _STATES:
+            _set(name, task)
     return kwargs
 
 

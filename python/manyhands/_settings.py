@@ -284,11 +284,11 @@ def _retry_delay(value: object, name: str) -> float:
 def _timeout(value: object, name: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
         return float(value)
     raise error(
-        f"{name}={value!r} is not accepted. Accepted: a number of seconds above 0, or None for tasks that may take as "
-        f"long as they like."
+        f'{name}={value!r} is not accepted. Accepted: a number of seconds above 0; float("inf") for tasks that may '
+        f"take as long as they like."
     )
 
 

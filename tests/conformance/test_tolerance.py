@@ -470,6 +470,16 @@ def test_a_limit_is_refused_where_nothing_can_be_stopped(where):
         assert where.scheduler in str(caught.value)
 
 
+def test_a_configured_limit_that_cannot_be_kept_says_where_it_comes_from_and_a_call_can_do_without(where):
+    with mh.config.set(timeout=60):
+        assert mh.map(abs, [-1], timeout=float("inf")) == [1]
+        if not where.is_elsewhere:
+            with pytest.raises(
+                mh.ConfigError, match=r'timeout=60.0 \(config.set\).*give this call timeout=float\("inf"\)'
+            ):
+                mh.map(abs, [-1])
+
+
 def test_a_configured_limit_is_for_the_programs_own_calls(where):
     """A call of a task's is part of the task, and runs in its worker."""
 

@@ -112,6 +112,13 @@ impl Gathered {
         })
     }
 
+    /// Whether `stop_feeding` has kept an item back.
+    fn is_cut(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with(py, |state| {
+            Ok(!state.items.is_exhausted() && state.items.next(py)?.is_some())
+        })
+    }
+
     /// End what has not started, and let the rest end.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.with(py, |state| {

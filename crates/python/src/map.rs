@@ -364,8 +364,13 @@ impl Flow {
                 self.end(py, true);
                 return Ok(None);
             }
+            let n_returned = self.n_returned;
             if let Some(value) = self.pop() {
                 return Ok(Some(value));
+            }
+            if self.n_returned != n_returned {
+                // Places that are left out make room as results do: with none in the window, no news would come.
+                continue;
             }
             let Some(run) = &self.run else {
                 return Ok(None);
