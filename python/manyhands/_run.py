@@ -242,7 +242,8 @@ def compute(
     timeout : float, optional
         How many seconds a task may run, from when it starts. Then its worker is ended, whatever it does, and the task
         fails with `TimeoutError`; other tasks that were waiting at this worker run elsewhere. By default the configured
-        number, else as long as it takes, as ``float("inf")`` says. For ``"processes"`` and ``"fork"`` only: nobody can stop a thread.
+        number, else as long as it takes, as ``float("inf")`` says. For ``"processes"`` and ``"fork"`` only: nobody can
+        stop a thread.
     relay : bool or str, optional
         Whether what the tasks print, warn of and log appears here: as it comes (True), in the order of the serial run
         (``"ordered"``), or not at all (False). By default as configured, which is True.
