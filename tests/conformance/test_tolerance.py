@@ -429,8 +429,6 @@ def test_configured_retries_hold_for_executors(where, tmp_path):
         ({"retry_delay": float("nan")}, ValueError, ["retry_delay=nan"]),
         ({"timeout": 0}, ValueError, ["timeout=0", "above 0"]),
         ({"timeout": "5"}, ValueError, ["timeout='5'"]),
-        ({"timeout": float("inf")}, ValueError, ["timeout=inf"]),
-        ({"retry_on": ValueError("x")}, TypeError, ["retry_on=ValueError('x')", "Its class is ValueError"]),
         ({"retry_on": "ValueError"}, TypeError, ["'ValueError' is not a class"]),
         ({"retry_on": [ValueError]}, TypeError, ["or a tuple of them"]),
         ({"retry_on": ()}, TypeError, ["names no exception"]),
