@@ -368,13 +368,14 @@ class Track:
 
     def _draw(self) -> None:
         how = self.how_it_ended()
+        # Nobody waits for the first or the last of it: these need not break a line of the program's.
+        is_free = self._view is None or not self._view.is_amid_line()
         if how is not None:
-            # Nobody waits for the last line: it need not break one of the program's.
-            if self._view is None or not self._view.is_amid_line():
+            if is_free:
                 self._finish(how)
             return
         progress = self.look()
-        if progress.elapsed >= self.minimum_s:
+        if progress.elapsed >= self.minimum_s and (self._has_begun or is_free):
             self._show(progress)
 
     def _take(self, patience_s: float) -> bool:
@@ -786,7 +787,6 @@ _SIZED = (list, tuple, range, dict, set, frozenset, str, bytes)
 def _number_of(iterables: Iterable[Iterable[Any]] | None) -> int | None:
     """How many calls iterables make, where that is known beforehand; the shortest decides."""
     import itertools
-    from operator import length_hint
 
     n_least: int | None = None
     for iterable in iterables or ():
@@ -797,7 +797,7 @@ def _number_of(iterables: Iterable[Iterable[Any]] | None) -> int | None:
             n_least = n_items if n_least is None else min(n_least, n_items)
         elif kind is itertools.repeat:
             try:
-                n_items = length_hint(iterable)
+                n_items = iterable.__length_hint__()  # type: ignore[attr-defined]
             except TypeError:  # it has no end
                 continue
             n_least = n_items if n_least is None else min(n_least, n_items)
