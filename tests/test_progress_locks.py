@@ -307,9 +307,8 @@ def test_a_bar_of_rich_s_is_left_alone(tmp_path):
         mh.map(nap, range(20), progress=True, scheduler="threads")
     """
     )
-    lines, text = run_in_terminal(tmp_path, source)
-    assert len([line for line in lines if line.startswith("nap 100%")]) == 1, lines
-    assert "[J" not in text
+    lines, _ = run_in_terminal(tmp_path, source)
+    assert [line[:8] for line in lines] == ["nap 100%", "mine ━━━", ""], lines
 
 
 # Numbers
@@ -377,6 +376,7 @@ def test_a_forked_process_leaves_its_parent_s_calls_alone(tmp_path, scheduler):
     next(stream)
     child = os.fork()
     if child == 0:
+        stream.close()
         sys.exit(0)
     assert os.waitpid(child, 0)[1] == 0
     print(len(list(stream)), told[-1])

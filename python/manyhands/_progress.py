@@ -368,15 +368,17 @@ class Track:
 
     def _draw(self) -> None:
         how = self.how_it_ended()
-        # Nobody waits for the first or the last of it: these need not break a line of the program's.
-        is_free = self._view is None or not self._view.is_amid_line()
         if how is not None:
-            if is_free:
+            if self._is_free():
                 self._finish(how)
             return
         progress = self.look()
-        if progress.elapsed >= self.minimum_s and (self._has_begun or is_free):
+        if progress.elapsed >= self.minimum_s and (self._has_begun or self._is_free()):
             self._show(progress)
+
+    def _is_free(self) -> bool:
+        """Whether it may begin or end: as nobody waits for that, it need not break a line of the program's."""
+        return self._view is None or not self._view.is_amid_line()
 
     def _take(self, patience_s: float) -> bool:
         """Have this thread show it, if no other is still at it after so many seconds."""
@@ -464,6 +466,7 @@ class Track:
     def forget(self) -> None:
         """In a forked process: it is the parent's."""
         self._is_over = True
+        self._busy, self._showing = allocate_lock(), None
         self._view = self._numbered = self._stored = self._source = None
 
     def __enter__(self) -> Track:
@@ -838,7 +841,7 @@ class SubmittedTrack(Track):
     def _draw(self) -> None:
         self.tally.look()
         with _lock:
-            is_over = self.tally.is_over()
+            is_over = self.tally.is_over() and self._is_free()
             if is_over:
                 # No call may join any more.
                 self._ending = self._ending or "done"
