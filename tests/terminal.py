@@ -19,8 +19,11 @@ from scripts import PATIENCE_S, session_members, write
 _CONTROL = re.compile(r"\x1b\[\??(\d*)([A-Za-z])")
 
 
-def screen(text):
-    """The lines that are left on a terminal of endless height, once all of this was written to it."""
+def screen(text, n_columns=None):
+    """The lines that are left on a terminal of endless height, once all of this was written to it.
+
+    Without a number of columns it is endlessly wide, too.
+    """
     lines, row, column, at = [""], 0, 0, 0
     while at < len(text):
         control = _CONTROL.match(text, at)
@@ -45,6 +48,10 @@ def screen(text):
             if row == len(lines):
                 lines.append("")
         else:
+            if column == n_columns:
+                row, column = row + 1, 0
+                if row == len(lines):
+                    lines.append("")
             line = lines[row].ljust(column)
             lines[row] = line[:column] + char + line[column + 1 :]
             column += 1

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from manyhands._faults import Faults
-    from manyhands._progress import Track
+    from manyhands._progress import StreamTrack, Track
     from manyhands._resources import Asking
     from manyhands._seeding import Root
 
@@ -462,7 +462,7 @@ class Stream:
         n_workers: int,
         manner: int,
         faults: Faults | None,
-        track: Track | None = None,
+        track: StreamTrack | None = None,
     ) -> None:
         self._session = Session(checkpoint)
         self._track = track
@@ -483,6 +483,8 @@ class Stream:
                 if track is not None:
                     numbered, faults = track.number(self._calls.missing()), track.counting(faults)
                 self._results = _one_by_one(self._calls, numbered, function, root, manner, faults, pool)
+                if track is not None:
+                    self._results = track.given_out(self._results)
             else:
                 pickled = _run._pickled(pool, function)
                 self._results = _native.Stream(

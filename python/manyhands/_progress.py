@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from _thread import RLock, start_new_thread
+from _thread import RLock, _local, allocate_lock, get_ident, start_new_thread
 from _weakref import ref
+from functools import partial
 
 from manyhands import _native, _settings, config
 from manyhands._faults import Faults
@@ -41,6 +42,10 @@ __all__ = [
 
 #: How often what is shown is brought up to date, in seconds.
 INTERVAL_S = 0.1
+
+#: How long the end of a call waits for what is shown of it at the moment, in seconds. Then the thread that shows it is
+#: to end it.
+END_PATIENCE_S = 10.0
 
 _KINDS = ("auto", "bar", "notebook", "tqdm", "rich")
 
@@ -267,13 +272,21 @@ class Track:
         self.minimum_s = minimum_s
         self._view: View | None = view
         self._n_all = n_all
+        # All tasks of a graph are known from the beginning.
+        self._is_graph = False
         self._began_s = time.monotonic()
         self._rate = Rate()
         self._progress = Progress(name)
         self._has_begun = False
         self._is_over = False
+        # Who shows it has this lock; it is shown by anybody's code, so that nobody waits for it for ever.
+        self._busy = allocate_lock()
+        self._showing: int | None = None
+        self._ending: str | None = None
         # Of calls in the calling thread: an enumeration of their arguments, which knows how far it is.
         self._numbered: Any = None
+        # Whether somebody waits for the last item that was taken: of a stream, its result may have been given out.
+        self._is_waiting = True
         self._n_failed = 0
         self._n_retried = 0
         self._stored: Callable[[], int] | None = None
@@ -301,11 +314,13 @@ class Track:
         progress = self._progress
         n_stored = 0 if self._stored is None else self._stored()
         total, n_ended, is_open = self._n_all, 0, True
-        if self._numbered is not None:
+        numbered = self._numbered
+        if numbered is not None:
             # An enumeration's state is the number that is next.
-            n_taken = self._numbered.__reduce__()[1][1]
-            n_ended = n_taken if status == "done" else max(n_taken - 1, 0)
-            progress.running = min(n_taken, 1)
+            n_taken = numbered.__reduce__()[1][1]
+            n_running = min(n_taken, 1) if status != "done" and self._is_waiting else 0
+            n_ended = n_taken - n_running
+            progress.running = n_running
             progress.failed = self._n_failed + (status == "failed")
             progress.retried = self._n_retried
             is_open = status != "done"
@@ -314,11 +329,14 @@ class Track:
             counts = self.tally.counts() if self._source is None else self._source()
             n_tasks, is_open, n_ended, *rest = counts or (0, True, 0, 0, 0, 0, 0)
             progress.failed, progress.retried, progress.running, progress.died = rest
-        if not is_open or (status == "done" and n_tasks):
-            total = n_tasks + n_stored
-        elif status == "done" and total is None:
+        if status == "done" and not n_tasks:
             # All that there was to do was stored.
-            total = n_stored
+            total = n_stored if total is None else total
+        elif status == "done" or (not is_open and (status == "running" or self._is_graph)):
+            total = n_tasks + n_stored
+        elif total is None:
+            # Of what was cut off nobody knows any more how much there would have been.
+            total = progress.total
         progress.stored = n_stored
         progress.done = n_ended + n_stored
         progress.total = total
@@ -340,16 +358,47 @@ class Track:
             progress.remaining = self._rate.remaining(elapsed_s, progress.total - progress.done)
 
     def draw(self) -> None:
-        """Show how far it is now. Under the lock."""
-        if self._is_over:
-            return
+        """Show how far it is now, unless somebody is just doing so."""
+        if self._take(0.0):
+            try:
+                if not self._is_over:
+                    self._draw()
+            finally:
+                self._leave()
+
+    def _draw(self) -> None:
         how = self.how_it_ended()
         if how is not None:
-            self._finish(how)
+            if self._is_free():
+                self._finish(how)
             return
         progress = self.look()
-        if progress.elapsed >= self.minimum_s:
+        if progress.elapsed >= self.minimum_s and (self._has_begun or self._is_free()):
             self._show(progress)
+
+    def _is_free(self) -> bool:
+        """Whether it may begin or end: as nobody waits for that, it need not break a line of the program's."""
+        return self._view is None or not self._view.is_amid_line()
+
+    def _take(self, patience_s: float) -> bool:
+        """Have this thread show it, if no other is still at it after so many seconds."""
+        # Code that is run to show it may end it: the outer call does that.
+        if self._showing == get_ident() or not self._busy.acquire(True, patience_s):
+            return False
+        self._showing = get_ident()
+        return True
+
+    def _leave(self) -> None:
+        while True:
+            try:
+                if self._ending is not None:
+                    self._finish(self._ending)
+            finally:
+                self._showing = None
+                self._busy.release()
+            # Who ends it may have given up waiting for us just now.
+            if self._ending is None or self._is_over or not self._take(0.0):
+                return
 
     def how_it_ended(self) -> str | None:
         """How it has ended, where nobody will say so."""
@@ -364,23 +413,26 @@ class Track:
                 self._has_begun = True
                 view.begin(progress)
             view.draw(progress)
-        except Exception as error:
+        except BaseException as error:
             self._give_up(error)
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: BaseException) -> None:
         """Show nothing any more: whatever is wrong with where it is shown, the call is more important."""
         view, self._view = self._view, None
         if view is not None:
-            view.close()
-        _warn(error)
+            _close(view)
+            _warn(view, error)
 
     def _finish(self, status: str) -> None:
         if self._is_over:
             return
         self._is_over = True
-        if self in _tracks:
-            _tracks.remove(self)
+        with _lock:
+            if self in _tracks:
+                _tracks.remove(self)
         progress = self.look(status)
+        # What was shown must not keep the results of the call.
+        self._numbered = self._stored = self._source = None
         if progress.elapsed >= self.minimum_s or self._has_begun:
             self._show(progress)
         view, self._view = self._view, None
@@ -389,24 +441,33 @@ class Track:
         try:
             if self._has_begun:
                 view.end(progress)
-        except Exception as error:
-            _warn(error)
-        finally:
-            view.close()
+        except BaseException as error:
+            _close(view)
+            _warn(view, error)
+        else:
+            _close(view)
 
     def start(self) -> None:
         """Begin to be shown."""
-        with _lock:
-            if self._view is not None:
+        if self._view is not None:
+            try:
                 self._view.open()
-            _add(self)
+            except BaseException as error:
+                self._give_up(error)
+        _add(self)
 
     def end(self, how: str) -> None:
         """The call has ended, in this way."""
-        with _lock:
-            self._finish(how)
-            # What was shown must not keep the results of the call.
-            self._numbered = self._stored = self._source = None
+        if self._ending is None:
+            self._ending = how
+        if self._take(END_PATIENCE_S):
+            self._leave()
+
+    def forget(self) -> None:
+        """In a forked process: it is the parent's."""
+        self._is_over = True
+        self._busy, self._showing = allocate_lock(), None
+        self._view = self._numbered = self._stored = self._source = None
 
     def __enter__(self) -> Track:
         return self
@@ -417,11 +478,41 @@ class Track:
         self.end(_status_of(kind))
 
 
-def _warn(error: Exception) -> None:
-    if not isinstance(error, (OSError, ValueError)):  # a terminal that is gone, a file that is closed
+def _close(view: View) -> None:
+    try:
+        view.close()
+    except BaseException as error:
+        _warn(view, error)
+
+
+def _warn(view: View, error: BaseException) -> None:
+    """Say that something is no longer shown, and why; only what a person does ends more than that."""
+    if isinstance(error, KeyboardInterrupt) and _is_persons():
+        raise error
+    if isinstance(error, (OSError, ValueError)) and not view.is_outspoken:
+        return  # a terminal that is gone, a file that is closed
+    text = f"progress is no longer shown: {type(error).__name__}: {error}"
+    try:
         import warnings
 
-        warnings.warn(f"progress is no longer shown: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    except Exception:
+        # The program's filters make warnings errors; that of the call is another matter.
+        _say(text)
+
+
+def _is_persons() -> bool:
+    """Whether this is the thread that has Ctrl-C raised in it."""
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def _say(text: str) -> None:
+    from contextlib import suppress
+
+    with suppress(Exception):  # maybe there is nobody to hear it
+        sys.stderr.write(f"manyhands: {text}\n")
 
 
 def _status_of(kind: type[BaseException] | None) -> str:
@@ -446,7 +537,17 @@ class StreamTrack(Track):
 
     def _follow(self, results: Generator[T, None, None]) -> Generator[T, None, None]:
         with self:
-            yield from results
+            yield from self.given_out(results)
+
+    def given_out(self, results: Generator[T, None, None]) -> Generator[T, None, None]:
+        """The same results; while the consumer has one, nothing is running."""
+        try:
+            for result in results:
+                self._is_waiting = False
+                yield result
+                self._is_waiting = True
+        finally:
+            results.close()
 
     def how_it_ended(self) -> str | None:
         if self._over is not None:
@@ -459,7 +560,7 @@ class StreamTrack(Track):
         n_tasks, is_open, n_ended, n_failed, *_ = counts or (0, True, 0, 0)
         if n_failed and n_ended < n_tasks:
             return "failed"
-        return "done" if not is_open and n_ended == n_tasks else "closed"
+        return "closed" if is_open or n_ended < n_tasks or self.tally.is_cut() else "done"
 
 
 class _Counting(Faults):
@@ -491,21 +592,29 @@ _is_ticking = False
 
 
 def _add(track: Track) -> None:
-    global _is_ticking
     with _lock:
         _tracks.append(track)
-        if not _is_ticking:
-            try:
-                _at_exit()
-                start_new_thread(_tick, ())
-                _is_ticking = True
-            except RuntimeError:
-                # The program is ending, or may have no more threads: what is left is the last line.
-                pass
+        _see_to_ticks()
+
+
+def _see_to_ticks() -> None:
+    """Have a thread see to what is shown, if none does. Under the lock."""
+    global _is_ticking
+    if not _is_ticking:
+        try:
+            _at_exit()
+            start_new_thread(_tick, ())
+            _is_ticking = True
+        except RuntimeError:
+            # The program is ending, or may have no more threads: what is left is the last line.
+            pass
 
 
 def _tick() -> None:
-    """Bring up to date what is shown, until there is nothing any more."""
+    """Bring up to date what is shown, until there is nothing any more.
+
+    The lock is not held while it is: what is shown is shown by anybody's code.
+    """
     global _is_ticking
     while True:
         time.sleep(INTERVAL_S)
@@ -513,22 +622,21 @@ def _tick() -> None:
             if not _tracks and not _heard:
                 _is_ticking = False
                 return
-            for tally in list(_heard):
-                _hear(tally)
-            for track in list(_tracks):
-                _draw(track)
-            views = sys.modules.get("manyhands._progress_views")
-            if views is not None:
-                views.refresh()
+            steps: list[Callable[[], None]] = [partial(_hear, tally) for tally in _heard]
+            steps += [track.draw for track in _tracks]
+        views = sys.modules.get("manyhands._progress_views")
+        if views is not None:
+            steps.append(views.refresh)
+        for step in steps:
+            _survive(step)
 
 
-def _draw(track: Track) -> None:
+def _survive(step: Callable[[], None]) -> None:
+    """Whatever is wrong with one thing that is shown, the others are shown on."""
     try:
-        track.draw()
-    except Exception:  # a warning that the program's filters make an error
-        import traceback
-
-        traceback.print_exc()
+        step()
+    except BaseException as error:
+        _say(f"progress could not be shown: {type(error).__name__}: {error}")
 
 
 _has_exit_handler = False
@@ -546,31 +654,62 @@ def _at_exit() -> None:
 
 def _hear(tally: _native.Tally) -> None:
     tally.look()
-    if tally.is_over():
-        _heard.remove(tally)
+    with _lock:
+        if tally.is_over() and tally in _heard:
+            _heard.remove(tally)
+
+
+def hear(pending: _native.Pending) -> None:
+    """Have what a submitted call prints appear, though the call is not shown and maybe nobody waits for it."""
+    with _lock:
+        if not _heard:
+            _heard.append(_native.Tally())
+        _heard[-1].follow(pending)
+        _see_to_ticks()
 
 
 def _end_all() -> None:
     with _lock:
-        for tally in list(_heard):
-            _hear(tally)
-        for track in list(_tracks):
-            track.end("closed")
+        heard, tracks = list(_heard), list(_tracks)
+    for tally in heard:
+        _survive(partial(_hear, tally))
+    for track in tracks:
+        _survive(partial(track.end, "closed"))
+
+
+#: How long a fork waits for what is shown of a call at the moment, in seconds.
+FORK_PATIENCE_S = 0.5
+
+# What this thread has taken to fork.
+_forking = _local()
 
 
 def _before_fork() -> None:
-    # Nobody may be in the middle of a line, or of a stream's own locks.
-    _lock.acquire()
+    # Nobody should be in the middle of a line, or have a lock that the child may want. Who forks may have locks that
+    # somebody waits for who has these: so not at any price.
+    taken: list[Any] = []
+    _forking.taken = taken
+    for track in list(_tracks):
+        if track._showing != get_ident() and track._busy.acquire(True, FORK_PATIENCE_S):
+            taken.append(track._busy)
+    views = sys.modules.get("manyhands._progress_views")
+    if views is not None:
+        taken += views.take([*views.locks(), _lock])
 
 
 def _after_fork_in_parent() -> None:
-    _lock.release()
+    taken = getattr(_forking, "taken", [])
+    while taken:
+        taken.pop().release()
 
 
 def _after_fork_in_child() -> None:
     global _lock, _is_ticking
+    _after_fork_in_parent()
     _lock = RLock()
     _is_ticking = False
+    for track in _tracks:
+        track.forget()
     _tracks.clear()
     _heard.clear()
     _submitted.clear()
@@ -627,11 +766,11 @@ def _begin(
         called = name
     shown = bar.description or called
     track = kind(shown, view, bar.minimum, _number_of(iterables))
+    track._is_graph = iterables is None
     track.start()
     if bar.minimum == 0.0 and view.is_placed:
         # In a notebook it belongs to the cell that is running now.
-        with _lock:
-            track.draw()
+        track.draw()
     return track
 
 
@@ -646,11 +785,12 @@ def _view_of(bar: ProgressBar) -> View | None:
 
 
 _SIZED = (list, tuple, range, dict, set, frozenset, str, bytes)
-_UNBOUNDED = ("repeat", "count", "cycle")
 
 
 def _number_of(iterables: Iterable[Iterable[Any]] | None) -> int | None:
     """How many calls iterables make, where that is known beforehand; the shortest decides."""
+    import itertools
+
     n_least: int | None = None
     for iterable in iterables or ():
         kind = type(iterable)
@@ -658,7 +798,13 @@ def _number_of(iterables: Iterable[Iterable[Any]] | None) -> int | None:
         if isinstance(iterable, _SIZED) or (kind.__name__ == "ndarray" and getattr(iterable, "ndim", 0) > 0):
             n_items = len(iterable)  # type: ignore[arg-type]
             n_least = n_items if n_least is None else min(n_least, n_items)
-        elif kind.__module__ != "itertools" or kind.__name__ not in _UNBOUNDED:
+        elif kind is itertools.repeat:
+            try:
+                n_items = iterable.__length_hint__()  # type: ignore[attr-defined]
+            except TypeError:  # it has no end
+                continue
+            n_least = n_items if n_least is None else min(n_least, n_items)
+        elif kind not in (itertools.count, itertools.cycle):
             return None
     return n_least
 
@@ -680,24 +826,27 @@ class SubmittedTrack(Track):
 
     def give_up(self) -> None:
         """The call could not be submitted."""
-        with _lock:
-            if self.tally.counts() is None:
-                self.minimum_s = float("inf")
-                self.end("closed")
+        if self.tally.counts() is None:
+            self.minimum_s = float("inf")
+            self.end("closed")
 
-    def follow(self, pending: _native.Pending) -> None:
-        """Show this call, too."""
+    def follow(self, pending: _native.Pending) -> bool:
+        """Show this call, too; False if those before it have ended meanwhile, and the track with them."""
         with _lock:
-            # With those before it may have ended meanwhile.
-            if not self._is_over:
-                self.tally.follow(pending)
+            if self._is_over or self._ending is not None:
+                return False
+            self.tally.follow(pending)
+            return True
 
-    def draw(self) -> None:
+    def _draw(self) -> None:
         self.tally.look()
-        if not self._is_over and self.tally.is_over():
-            self.end("done")
-        else:
-            super().draw()
+        with _lock:
+            is_over = self.tally.is_over() and self._is_free()
+            if is_over:
+                # No call may join any more.
+                self._ending = self._ending or "done"
+        if not is_over:
+            super()._draw()
 
     def look(self, status: str = "running") -> Progress:
         self.tally.look()
@@ -706,12 +855,12 @@ class SubmittedTrack(Track):
             progress.status = "failed"
         return progress
 
-    def end(self, how: str) -> None:
+    def _finish(self, status: str) -> None:
         with _lock:
             for key, (_, track) in list(_submitted.items()):
                 if track is self:
                     del _submitted[key]
-            super().end(how)
+        super()._finish(status)
 
 
 def submitting(wanted: Any) -> SubmittedTrack | None:
@@ -720,26 +869,31 @@ def submitting(wanted: Any) -> SubmittedTrack | None:
         return None
     with _lock:
         found = _submitted.get(id(wanted))
-        if found is not None:
-            return found[1]
-        bar = _bar_of(wanted)
-        view = _view_of(bar)
-        if view is None:
-            return None
-        track = SubmittedTrack(bar.description or "submit", view, bar.minimum, None)
-        _submitted[id(wanted)] = wanted, track
+    if found is not None:
+        return found[1]
+    bar = _bar_of(wanted)
+    view = _view_of(bar)
+    if view is None:
+        return None
+    track = SubmittedTrack(bar.description or "submit", view, bar.minimum, None)
+    with _lock:
+        # Another thread may have been faster.
+        found = _submitted.setdefault(id(wanted), (wanted, track))
+    if found[1] is track:
         track.start()
-        return track
+    return found[1]
 
 
 def _end_submitted(bar: ProgressBar) -> None:
     """A block ends: what was submitted in it goes on without being shown."""
     with _lock:
         found = _submitted.get(id(bar))
-        if found is not None:
-            track = found[1]
-            track.tally.look()
+    if found is not None:
+        track = found[1]
+        track.tally.look()
+        with _lock:
             is_over = track.tally.is_over()
-            track.end("done" if is_over else "closed")
+            track._ending = track._ending or ("done" if is_over else "closed")
             if not is_over:
                 _heard.append(track.tally)
+        track.end("closed")

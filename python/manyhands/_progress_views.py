@@ -1,16 +1,17 @@
 """Where progress appears: lines of the terminal, cells of a notebook, tqdm, rich, files, and callables.
 
-All of it happens under the lock of `manyhands._progress`. While a bar stands in a terminal, whatever this program
-writes there is let through: the bar is cleared, the text written, the bar drawn again.
+How other output makes way for what stands in a terminal, and which locks are held meanwhile, is the business of
+`manyhands._progress_stages`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
+from _thread import RLock
 
 from manyhands import _progress, _settings
+from manyhands._progress_stages import Stage, bare, forget_own, is_richs, is_terminal, owned, stages, take, writing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from manyhands._progress import Progress
 
-__all__ = ["View", "forget", "is_drawing", "refresh", "view_of", "writing"]
+__all__ = ["View", "forget", "is_drawing", "locks", "refresh", "take", "view_of", "writing"]
 
 
 class View:
@@ -27,12 +28,18 @@ class View:
 
     #: Whether it has a place of its own, so that it matters which thread begins it, and when.
     is_placed = False
+    #: Whether any failure of it is told of; else those that say that its file or terminal is gone are not.
+    is_outspoken = False
 
     def open(self) -> None:
         """Called as the call begins, in its thread. Nothing is shown yet."""
 
     def close(self) -> None:
         """Called when it has ended."""
+
+    def is_amid_line(self) -> bool:
+        """Whether a last line would break one that the program has begun."""
+        return False
 
     def begin(self, progress: Progress) -> None:
         """Called once, before it is drawn."""
@@ -60,31 +67,18 @@ def view_of(kind: Any, file: Any) -> View | None:
         return _TqdmView(kind, None, file)
     if callable(kind):
         return _CallableView(kind)
-    stream = _bare(sys.stderr) if file is None else file
+    stream = bare(sys.stderr) if file is None else file
+    if is_richs(stream) and kind in ("auto", "bar"):
+        return _LastLineView(stream)
     if kind == "notebook" or (kind == "auto" and file is None and _is_notebook()):
         return _NotebookView()
     if kind in ("tqdm", "rich"):
-        if file is None and not (_is_notebook() or _is_terminal(stream)):
+        if file is None and not (_is_notebook() or is_terminal(stream)):
             return None
         return _TqdmView(_tqdm(), None, file) if kind == "tqdm" else _RichView(None, file)
-    if _is_terminal(stream):
+    if is_terminal(stream):
         return _ScreenView(stream)
     return None if file is None else _FileView(file)
-
-
-def _bare(stream: Any) -> Any:
-    """The stream below one that keeps the output of threads apart."""
-    relay = sys.modules.get("manyhands._relay")
-    if relay is not None and type(stream) is relay._Proxy:
-        return stream._original
-    return stream
-
-
-def _is_terminal(stream: Any) -> bool:
-    try:
-        return bool(stream.isatty())
-    except (AttributeError, ValueError):  # there is none, or it is closed
-        return False
 
 
 def _is_notebook() -> bool:
@@ -232,107 +226,21 @@ def _cut(text: str, n_cells_max: int) -> str:
 # The terminal
 
 
-class _Stage:
-    """A terminal on which something stands that other output must not run into."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-        self.n_users = 0
-        self._restores: list[Any] = []
-        # Whether it is what stands here that is being written.
-        self.is_own = False
-        self.is_at_start = True
-        self._drawn_s = 0.0
-
-    def clear(self) -> None:
-        """Take off what stands there."""
-
-    def draw(self) -> None:
-        """Put it there again."""
-
-    def enter(self) -> None:
-        self.n_users += 1
-        if self.n_users == 1:
-            for stream in {id(_bare(one)): _bare(one) for one in (self.stream, sys.stdout, sys.stderr)}.values():
-                if stream is self.stream or _is_same_terminal(stream, self.stream):
-                    self._let_through(stream)
-
-    def leave(self) -> None:
-        self.n_users -= 1
-        if self.n_users == 0:
-            self.forget()
-
-    def forget(self) -> None:
-        """Leave the streams as they were."""
-        for stream, write in self._restores:
-            if getattr(stream, "__dict__", {}).get("write") is write:
-                del stream.write
-        self._restores.clear()
-
-    def _let_through(self, stream: Any) -> None:
-        original = stream.write
-
-        def write(text: str) -> Any:
-            with _progress._lock:
-                if self.is_own or not self._restores:
-                    return original(text)
-                self.before()
-                n_written = original(text)
-                self.after(stream, text[-1:] == "\n" if text else self.is_at_start)
-                return n_written
-
-        try:
-            stream.write = write
-        except (AttributeError, TypeError):  # it cannot be hindered
-            return
-        self._restores.append((stream, write))
-
-    def before(self) -> None:
-        """Something else is going to be written."""
-        with self.owned():
-            self.clear()
-
-    def after(self, stream: Any, is_at_start: bool) -> None:
-        """It has been written."""
-        self.is_at_start = is_at_start
-        now_s = time.monotonic()
-        # While there is much to read, the next tick is soon enough.
-        if is_at_start and now_s - self._drawn_s > _progress.INTERVAL_S / 4:
-            self._drawn_s = now_s
-            stream.flush()
-            with self.owned():
-                self.draw()
-
-    def owned(self) -> _Owned:
-        """A block in which what is written is what stands here."""
-        return _Owned(self)
-
-
-class _Owned:
-    def __init__(self, stage: _Stage) -> None:
-        self._stage = stage
-
-    def __enter__(self) -> None:
-        self._was = self._stage.is_own
-        self._stage.is_own = True
-
-    def __exit__(self, *_exc_info: object) -> None:
-        self._stage.is_own = self._was
-
-
-def _is_same_terminal(stream: Any, other: Any) -> bool:
-    try:
-        if not (stream.isatty() and other.isatty()):
-            return False
-        return os.fstat(stream.fileno()).st_rdev == os.fstat(other.fileno()).st_rdev
-    except (AttributeError, OSError, ValueError):  # not everything that says it is a terminal is a file
-        return False
+def locks() -> list[Any]:
+    """What nobody may have at the moment of a fork, in the order in which they are taken."""
+    found: list[Any] = []
+    for display, _ in list(_rich.values()):
+        owners = (getattr(display, "live", None), display, getattr(display, "console", None))
+        found += [getattr(owner, "_lock", None) for owner in owners]
+    # tqdm's lock among processes is no matter of one of them.
+    found += [getattr(lock, "th_lock", lock) for lock in [stage.lock() for stage in list(stages.values())]]
+    return [one for one in found if hasattr(one, "acquire")]
 
 
 _N_ROWS_MAX = 12
 
 
-class _Screen(_Stage):
+class _Screen(Stage):
     """The bars in one terminal, one to a line."""
 
     def __init__(self, stream: Any) -> None:
@@ -357,8 +265,21 @@ class _Screen(_Stage):
     def _home(self) -> str:
         return "\r" + (f"\x1b[{self._n_drawn - 1}A" if self._n_drawn > 1 else "")
 
+    def _margin(self) -> str:
+        """What leads to the beginning of a line, whatever was written before anybody looked.
+
+        A line of blanks: it ends in the next line, unless it has begun at the beginning of this one.
+        """
+        if not self.is_fresh or self.is_dumb:
+            return ""
+        self.is_fresh = False
+        try:
+            return " " * os.get_terminal_size(self.stream.fileno())[0] + "\r"
+        except (AttributeError, OSError, ValueError):
+            return ""
+
     def _put(self, text: str) -> None:
-        with self.owned():
+        with owned:
             self.stream.write(text)
             self.stream.flush()
 
@@ -375,7 +296,7 @@ class _Screen(_Stage):
         lines = [line(progress, n_columns, self.is_unicode) for progress in list(self.rows.values())[:n_shown]]
         if n_shown < len(self.rows):
             lines[-1] = _cut(f"and {len(self.rows) - n_shown + 1} more calls", n_columns - 1)
-        text = self._home() + "\n".join(f"{one}\x1b[K" for one in lines) + "\x1b[J"
+        text = self._margin() + self._home() + "\n".join(f"{one}\x1b[K" for one in lines) + "\x1b[J"
         self._n_drawn = n_shown
         self._put(text)
 
@@ -383,7 +304,7 @@ class _Screen(_Stage):
         """Write a line that stays."""
         self.clear()
         text = line(progress, self._size()[0], self.is_unicode) + "\n"
-        self._put(text if self.is_at_start else f"\n{text}")
+        self._put(self._margin() + text if self.is_at_start else f"\n{text}")
         self.is_at_start = True
         self.draw()
 
@@ -394,83 +315,72 @@ class _ScreenView(View):
         self._screen: _Screen | None = None
 
     def open(self) -> None:
-        screen = _stages.get(id(self._stream))
-        if not isinstance(screen, _Screen):
-            screen = _stages[id(self._stream)] = _Screen(self._stream)
-        self._screen = screen
-        screen.enter()
+        with _progress._lock:
+            screen = stages.get(id(self._stream))
+            if not isinstance(screen, _Screen):
+                screen = stages[id(self._stream)] = _Screen(self._stream)
+            self._screen = screen
+            screen.enter()
+
+    def is_amid_line(self) -> bool:
+        return self._screen is not None and not self._screen.is_at_start
 
     def draw(self, progress: Progress) -> None:
-        if self._screen is not None:
-            self._screen.rows[self] = progress
+        with _progress._lock:
+            if self._screen is not None:
+                # Other threads draw it, too.
+                self._screen.rows[self] = _copy(progress)
 
     def end(self, progress: Progress) -> None:
-        if self._screen is not None:
-            self._screen.rows.pop(self, None)
-            self._screen.say(progress)
+        with _progress._lock:
+            if self._screen is not None:
+                self._screen.rows.pop(self, None)
+                self._screen.say(progress)
 
     def close(self) -> None:
-        screen, self._screen = self._screen, None
-        if screen is not None:
-            screen.rows.pop(self, None)
-            _leave(id(self._stream), screen)
+        with _progress._lock:
+            screen, self._screen = self._screen, None
+            if screen is not None:
+                screen.rows.pop(self, None)
+                screen.leave(id(self._stream))
 
 
-#: By the stream's identity, which they keep alive.
-_stages: dict[int, _Stage] = {}
+class _LastLineView(View):
+    """Where somebody else's bars stand in the terminal: one line, as any other output."""
 
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
 
-def _leave(key: int, stage: _Stage) -> None:
-    stage.leave()
-    if stage.n_users == 0 and _stages.get(key) is stage:
-        del _stages[key]
+    def end(self, progress: Progress) -> None:
+        # It is rich that writes it, and knows how wide the terminal is.
+        self._stream.write(line(progress, 80, True) + "\n")
 
 
 def refresh() -> None:
     """Bring up to date what stands in terminals."""
-    for key, stage in list(_stages.items()):
-        if isinstance(stage, _Screen):
-            try:
-                stage.draw()
-            except (OSError, ValueError):  # the terminal is gone
-                stage.rows.clear()
-                stage.forget()
-                del _stages[key]
+    with _progress._lock:
+        for key, stage in list(stages.items()):
+            if isinstance(stage, _Screen):
+                try:
+                    stage.draw()
+                except Exception:  # the terminal is gone
+                    stage.rows.clear()
+                    stage.forget()
+                    stages.pop(key, None)
 
 
 def is_drawing() -> bool:
     """Whether something stands in a terminal, so that output has to come by way of Python's streams."""
-    return bool(_stages)
+    return bool(stages)
 
 
 def forget() -> None:
     """In a forked process: nothing of it is its own."""
-    for stage in _stages.values():
+    for stage in list(stages.values()):
         stage.forget()
-    _stages.clear()
+    stages.clear()
     _rich.clear()
-
-
-class writing:
-    """A block in which something is written to a stream below its `write`."""
-
-    def __init__(self, stream: Any, data: bytes) -> None:
-        self._stream = stream
-        self._data = data
-
-    def __enter__(self) -> None:
-        _progress._lock.acquire()
-        self._lock = _progress._lock
-        self._stages = [stage for stage in _stages.values() if any(one is self._stream for one, _ in stage._restores)]
-        for stage in self._stages:
-            stage.before()
-
-    def __exit__(self, *_exc_info: object) -> None:
-        try:
-            for stage in self._stages:
-                stage.after(self._stream, self._data.endswith(b"\n"))
-        finally:
-            self._lock.release()
+    forget_own()
 
 
 # Files
@@ -572,20 +482,32 @@ def _tqdm() -> Any:
         raise _settings.error(f'progress="tqdm" needs the package tqdm, which cannot be imported: {error}.') from error
 
 
-class _TqdmStage(_Stage):
+class _TqdmStage(Stage):
     """tqdm draws its own bars."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, get_lock: Callable[[], Any] | None) -> None:
         super().__init__(stream)
         self.bars: list[Any] = []
+        self.is_drawn = False
+        self._get_lock = get_lock
+        self._own_lock = RLock()
+
+    def lock(self) -> Any:
+        lock = None if self._get_lock is None else self._get_lock()
+        return self._own_lock if lock is None else lock
 
     def clear(self) -> None:
-        for one in reversed(self.bars):
-            one.clear()
+        # What stands there otherwise is half a line of somebody's.
+        if self.is_drawn:
+            self.is_drawn = False
+            for one in reversed(self.bars):
+                one.clear()
 
     def draw(self) -> None:
-        for one in self.bars:
-            one.refresh()
+        if self.is_at_start:
+            self.is_drawn = True
+            for one in self.bars:
+                one.refresh()
 
 
 class _TqdmView(View):
@@ -593,54 +515,77 @@ class _TqdmView(View):
         self._factory = factory
         self._given = given
         self._file = file
+        self._bar = given
         self._stage: _TqdmStage | None = None
         self.is_placed = factory is not None and _is_notebook()
 
     def open(self) -> None:
-        stream = _bare(sys.stderr) if self._file is None else self._file
-        if _is_terminal(stream):
-            stage = _stages.get(~id(stream))
-            if not isinstance(stage, _TqdmStage):
-                stage = _stages[~id(stream)] = _TqdmStage(stream)
-            stage.enter()
+        stream = bare(sys.stderr) if self._file is None else self._file
+        if is_terminal(stream):
+            get_lock = getattr(self._factory or self._given, "get_lock", None)
+            with _progress._lock:
+                stage = stages.get(~id(stream))
+                if not isinstance(stage, _TqdmStage):
+                    stage = stages[~id(stream)] = _TqdmStage(stream, get_lock)
+                stage.enter()
             self._stage = stage
 
-    def begin(self, progress: Progress) -> None:
-        self._bar = self._given
-        if self._given is None:
-            with self._owned():
-                self._bar = self._factory(total=progress.total, desc=_printable(progress.name), file=self._file)
+    def is_amid_line(self) -> bool:
+        return self._stage is not None and not self._stage.is_at_start
+
+    def _held(self) -> Any:
+        """A block with tqdm's lock, in which what is written is the bars."""
+        from contextlib import ExitStack
+
+        block = ExitStack()
         if self._stage is not None:
-            self._stage.bars.append(self._bar)
+            block.enter_context(self._stage.lock())
+            block.enter_context(owned)
+        return block
 
-    def _owned(self) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext() if self._stage is None else self._stage.owned()
+    def begin(self, progress: Progress) -> None:
+        stage = self._stage
+        with self._held():
+            if stage is not None and not stage.is_at_start:
+                # It appears at once, and would wipe out the beginning of a line.
+                stage.stream.write("\n")
+                stage.is_at_start = True
+            if self._given is None:
+                self._bar = self._factory(total=progress.total, desc=_printable(progress.name), file=self._file)
+            if stage is not None:
+                stage.is_drawn = True
+                stage.bars.append(self._bar)
 
     def draw(self, progress: Progress) -> None:
-        shown = self._bar
-        if progress.total is not None:
-            if shown.total != progress.total and hasattr(shown, "reset") and self._given is None and not shown.n:
-                with self._owned():
+        shown, stage = self._bar, self._stage
+        with self._held():
+            is_free = stage is None or stage.is_at_start
+            if progress.total is not None:
+                has_to_begin = self._given is None and not shown.n and is_free
+                if shown.total != progress.total and hasattr(shown, "reset") and has_to_begin:
                     shown.reset(total=progress.total)
-            shown.total = progress.total
-        shown.n = progress.done
-        told = ", ".join(troubles(progress))
-        if told and hasattr(shown, "set_postfix_str"):
-            shown.set_postfix_str(told, refresh=False)
-        with self._owned():
-            shown.refresh()
+                shown.total = progress.total
+            shown.n = progress.done
+            told = ", ".join(troubles(progress))
+            if told and hasattr(shown, "set_postfix_str"):
+                shown.set_postfix_str(told, refresh=False)
+            if is_free:
+                if stage is not None:
+                    stage.is_drawn = True
+                shown.refresh()
 
     def end(self, progress: Progress) -> None:
         stage = self._stage
-        if stage is None:
-            if self._given is None:
-                self._bar.close()
-            return
-        with stage.owned():
+        with self._held():
+            if stage is None:
+                if self._given is None:
+                    self._bar.close()
+                return
             # Those below move up.
             stage.clear()
+            if not stage.is_at_start:
+                stage.stream.write("\n")
+                stage.is_at_start = True
             stage.bars.remove(self._bar)
             if self._given is None:
                 self._bar.close()
@@ -651,7 +596,11 @@ class _TqdmView(View):
     def close(self) -> None:
         stage, self._stage = self._stage, None
         if stage is not None:
-            _leave(~id(stage.stream), stage)
+            with stage.lock():
+                if self._bar in stage.bars:
+                    # It could not be drawn any more.
+                    stage.bars.remove(self._bar)
+            stage.leave(~id(stage.stream))
 
 
 #: Ours, if there is one, by the file: a terminal has room for one.
@@ -679,11 +628,15 @@ class _RichView(View):
         self._task = self._display.add_task(_printable(progress.name), total=progress.total, told="")
 
     def _share(self) -> Any:
-        found = _rich.get(id(self._file))
-        if found is None:
-            found = _rich[id(self._file)] = (_made_rich(self._file), [])
-            found[0].start()
-        found[1].append(self)
+        # Made without the lock, which is none to import something under.
+        made = None if id(self._file) in _rich else _made_rich(self._file)
+        with _progress._lock:
+            found = _rich.get(id(self._file))
+            if found is None:
+                found = _rich[id(self._file)] = (made or _made_rich(self._file), [])
+            found[1].append(self)
+        # Does nothing where it has begun.
+        found[0].start()
         return found[0]
 
     def draw(self, progress: Progress) -> None:
@@ -699,11 +652,15 @@ class _RichView(View):
     def close(self) -> None:
         if self._given is not None:
             return
-        views = _rich[id(self._file)][1]
-        views.remove(self)
-        if not views:
+        with _progress._lock:
+            found = _rich.get(id(self._file))
+            if found is None or self not in found[1]:
+                return
+            found[1].remove(self)
+            if found[1]:
+                return
             del _rich[id(self._file)]
-            self._display.stop()
+        found[0].stop()
 
 
 def _made_rich(file: Any) -> Any:
@@ -722,6 +679,8 @@ def _made_rich(file: Any) -> Any:
 
 
 class _CallableView(View):
+    is_outspoken = True
+
     def __init__(self, function: Callable[[Progress], object]) -> None:
         self._function = function
 

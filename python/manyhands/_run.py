@@ -689,8 +689,13 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         if track is not None:
             track.give_up()
         raise
-    if track is not None:
-        track.follow(pending)
+    # Where something else that is shown stands in the terminal, nobody else tells what the call prints.
+    is_followed = track is not None and track.follow(pending)
+    is_told = is_followed or name == "threads" or manner & 3 != 1
+    if not is_told and sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:
+        from manyhands import _progress
+
+        _progress.hear(pending)
     return _Future(pending)
 
 

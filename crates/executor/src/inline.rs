@@ -58,6 +58,7 @@ pub fn run_watched(
     let job = feed.scheduler.new_job_id();
     feed.on(Event::WorkerJoined(WORKER));
     feed.on(Event::Submit(job, spec));
+    feed.show(job);
     while feed.failure.is_none() && (!feed.queue.is_empty() || feed.rest(job)) {
         if catch_unwind(AssertUnwindSafe(|| program.run(&mut feed))).is_err() {
             // Outside of a task it is the failure of the next, or it would be met again and again.
@@ -137,6 +138,14 @@ impl InlineFeed<'_> {
         self.failure.is_none()
     }
 
+    /// Tells how far the job has come, where somebody wants to know.
+    fn show(&self, job: JobId) {
+        if let Some(board) = self.board {
+            let tally = self.scheduler.tally(job);
+            board.set(tally.unwrap_or_else(|| self.scheduler.last_tally(job)));
+        }
+    }
+
     fn on(&mut self, event: Event<'_>) {
         self.commands.clear();
         let now_ns = self.now_ns();
@@ -185,13 +194,7 @@ impl Feed for InlineFeed<'_> {
         if let Some(task) = self.current.take() {
             let report = Report::one(task, DURATION_NS, ending);
             self.on(Event::Finished(WORKER, &[report]));
-            if let Some(board) = self.board {
-                board.set(
-                    self.scheduler
-                        .tally(task.job)
-                        .unwrap_or_else(|| self.scheduler.last_tally(task.job)),
-                );
-            }
+            self.show(task.job);
         }
     }
 }

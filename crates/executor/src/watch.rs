@@ -66,15 +66,15 @@ impl std::fmt::Debug for Watch {
 
 /// Where a job that runs in the calling thread is told of.
 #[derive(Default, Debug)]
-pub struct Board(Mutex<Tally>);
+pub struct Board(Mutex<Option<Tally>>);
 
 impl Board {
     pub(crate) fn set(&self, tally: Tally) {
-        *lock(&self.0) = tally;
+        *lock(&self.0) = Some(tally);
     }
 
-    /// How far the job has come.
-    pub fn tally(&self) -> Tally {
+    /// How far the job has come; `None` before it was submitted.
+    pub fn tally(&self) -> Option<Tally> {
         *lock(&self.0)
     }
 }

@@ -4,6 +4,7 @@ use crate::mapped::lock;
 use crate::pending::Pending;
 use manyhands_executor::{Board, Job, Standing, Watch};
 use pyo3::prelude::*;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 /// Counts the tasks of one call, when asked.
@@ -55,8 +56,8 @@ impl Tally {
             Source::Many(submitted) => return Some(submitted.counts()),
             Source::Elsewhere(watch) => Arc::clone(watch),
             Source::Here(board) => {
-                let tally = board.tally();
-                return Some(counts(&Standing { tally, n_deaths: 0 }));
+                let standing = |tally| Standing { tally, n_deaths: 0 };
+                return board.tally().map(standing).as_ref().map(counts);
             }
         };
         watch.standing().as_ref().map(counts)
@@ -64,27 +65,33 @@ impl Tally {
 
     /// See which submitted calls have ended, and tell what their tasks have said: maybe nobody waits for them.
     fn look(&self, py: Python<'_>) {
-        let before = match &mut *lock(&self.source) {
-            Source::Many(submitted) => std::mem::take(&mut submitted.under_way),
+        let before: Vec<Py<Pending>> = match &*lock(&self.source) {
+            Source::Many(submitted) => {
+                let under_way = submitted.under_way.iter();
+                under_way.map(|pending| pending.clone_ref(py)).collect()
+            }
             _ => return,
         };
-        // Without the lock: what is told runs any code.
-        let (mut left, mut n_failed) = (Vec::new(), 0);
-        for pending in before {
+        // Without the lock: what is told runs any code, and another thread may look meanwhile.
+        let mut ended = HashMap::new();
+        for pending in &before {
             let outcome = pending.get().outcome();
             // What the program's own streams and filters raise: nobody else is there to have it.
             if let Err(error) = pending.get().hear(py) {
                 error.write_unraisable(py, None);
             }
-            match outcome {
-                None => left.push(pending),
-                Some(has_failed) => n_failed += u64::from(has_failed),
+            if let Some(has_failed) = outcome {
+                ended.insert(pending.as_ptr() as usize, has_failed);
             }
         }
         if let Source::Many(submitted) = &mut *lock(&self.source) {
-            submitted.n_failed += n_failed;
-            left.append(&mut submitted.under_way);
-            submitted.under_way = left;
+            let n_failed = &mut submitted.n_failed;
+            // None is dropped here: `before` has them all.
+            submitted.under_way.retain(|pending| {
+                let has_failed = ended.get(&(pending.as_ptr() as usize));
+                *n_failed += u64::from(has_failed == Some(&true));
+                has_failed.is_none()
+            });
         }
     }
 
@@ -106,6 +113,14 @@ impl Tally {
             Source::Elsewhere(watch) => watch.outcome().is_some(),
             Source::Many(submitted) => submitted.under_way.is_empty(),
             Source::Nothing | Source::Here(_) => false,
+        }
+    }
+
+    /// Whether the job has ended without having come to its end: one of its tasks failed, or it was cancelled.
+    fn is_cut(&self) -> bool {
+        match &*lock(&self.source) {
+            Source::Elsewhere(watch) => watch.outcome() == Some(true),
+            _ => false,
         }
     }
 }
