@@ -57,13 +57,33 @@ enum Units {
 /// A resource, and what is used of it.
 #[derive(Debug)]
 struct Stock {
+    /// At least as much as one task of each live job needs: that was promised when the job was accepted.
     supply: Supply,
+    /// How many units there are by the last that was told.
+    n_told: u32,
+    /// What one task of a live job needs at most.
+    promised: Vec<(JobId, u32)>,
     n_used: u32,
     /// By number, where units have numbers. Some may be left over from when there were more.
     is_used: Vec<bool>,
 }
 
 impl Stock {
+    fn new(supply: Supply) -> Stock {
+        Stock {
+            supply,
+            n_told: supply.n_units,
+            promised: Vec::new(),
+            n_used: 0,
+            is_used: Vec::new(),
+        }
+    }
+
+    fn count(&mut self) {
+        let promised = self.promised.iter().map(|(_, n_units)| *n_units);
+        self.supply.n_units = promised.fold(self.n_told, u32::max);
+    }
+
     fn has(&self, worker: WorkerId, need: &Need) -> bool {
         if !self.supply.is_by_worker {
             return self.n_used + need.n_units <= self.supply.n_units;
@@ -173,12 +193,22 @@ impl Supplies {
             n_passed: 0,
         });
         self.waiting.extend(waiting);
+        for need in needs.all() {
+            if let Some(stock) = self.stocks.get_mut(need.resource as usize) {
+                stock.promised.push((id, need.n_units));
+                stock.count();
+            }
+        }
         needs
     }
 
     /// The job has ended.
     pub(crate) fn forget(&mut self, id: JobId) {
         self.waiting.retain(|waiting| waiting.job != id);
+        for stock in &mut self.stocks {
+            stock.promised.retain(|(job, _)| *job != id);
+            stock.count();
+        }
     }
 }
 
@@ -189,24 +219,25 @@ fn is_shared(needs: &[Need], others: &[Need]) -> bool {
 }
 
 impl Scheduler {
-    /// How much there is of each resource, from now on. What is in use beyond that stays so until its tasks end.
-    /// Resources keep their places; those left out at the end stay as they are.
+    /// How much there is of each resource, from now on. What is in use beyond that stays so until its tasks end, and
+    /// there is never less than one task of a job needs that has not ended. Resources keep their places; those left
+    /// out at the end stay as they are.
     pub fn set_supplies(&mut self, supplies: &[Supply]) {
         let stocks = &mut self.supplies.stocks;
         for (at, &supply) in supplies.iter().enumerate() {
             match stocks.get_mut(at) {
-                Some(stock) => stock.supply.n_units = supply.n_units,
-                None => stocks.push(Stock {
-                    supply,
-                    n_used: 0,
-                    is_used: Vec::new(),
-                }),
+                Some(stock) => {
+                    stock.n_told = supply.n_units;
+                    stock.count();
+                }
+                None => stocks.push(Stock::new(supply)),
             }
         }
     }
 
-    /// What the tasks of the job need that is to be submitted under this id next. One that there is too little of,
-    /// with all workers idle, waits until there is more.
+    /// What the tasks of the job need that is to be submitted under this id next. The caller sees to it that there is
+    /// so much: from when the job is submitted until it ends there is, even if less has been told meanwhile. A task
+    /// that needs some of a resource that has never been told of waits.
     pub fn set_needs(&mut self, job: JobId, needs: Needs) {
         if !needs.is_empty() {
             self.supplies.coming.push((job, needs));
@@ -392,7 +423,7 @@ impl Scheduler {
         })
     }
 
-    /// Checks that nothing is used that is not there, and that nobody waits for what is there.
+    /// Checks that what is used is counted, and that nobody waits for what is there.
     pub(crate) fn check_supplies(&self) -> Result<(), String> {
         let mut n_used = vec![0; self.supplies.stocks.len()];
         for (at, worker) in self.workers.iter().enumerate() {
@@ -426,7 +457,7 @@ impl Scheduler {
                 true => stock.is_used.iter().filter(|used| **used).count() as u32,
                 false => stock.n_used,
             };
-            if n_counted != n_used || n_used > stock.supply.n_units {
+            if n_counted != n_used {
                 return Err(format!(
                     "{n_used} units are used, {n_counted} counted of {:?}",
                     stock.supply
