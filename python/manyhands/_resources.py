@@ -252,8 +252,14 @@ def devices_of_workers(amounts: dict[str, int]) -> tuple[list[str], int] | None:
 
 
 def see_devices(devices: tuple[list[str], int] | None, number: int) -> None:
-    """In a worker process with this number: see its own devices."""
+    """In a worker process with this number: see its own devices, in the order in which the engine gives them out.
+
+    Workers that have the same devices begin with different ones, which are those of tasks that need less.
+    """
     if devices is not None:
         names, n_seen = devices
-        own = [names[(number * n_seen + at) % len(names)] for at in range(min(n_seen, len(names)))]
+        n_own = min(n_seen, len(names))
+        first = number * n_own
+        turn = first // len(names)
+        own = [names[(first + (turn + at) % n_own) % len(names)] for at in range(n_own)]
         os.environ[_VARIABLE] = ",".join(own)
