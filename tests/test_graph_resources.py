@@ -309,13 +309,31 @@ def test_tasks_of_one_graph_may_need_different_numbers_of_devices(tmp_path, monk
         assert sums == list(range(50))
         by_worker = {pid: own for own, pid, _ in found_one + found_two}
         for own, pid, most in found_one + found_two:
-            assert own in ("0,1", "2,3")
+            assert own in ("0,1", "2,3", "1,0")
             # No worker changes its own, and nobody else is on them meanwhile.
             assert (by_worker[pid], most) == (own, 1)
         # Of a graph in which each needs one, each sees one.
         (alone,) = mh.compute(one)
         assert {own for own, *_ in alone} <= {"0", "1", "2", "3"}
         assert {most for *_, most in alone} == {1}
+
+
+def test_tasks_that_need_one_device_run_side_by_side_where_another_needs_all(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def meet(number):
+        Path(tmp_path, str(number)).touch()
+        deadline = time.monotonic() + 120
+        while len(os.listdir(tmp_path)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    one = [mh.delayed(meet, resources={"gpu": 1})(i) for i in range(2)]
+    two = mh.delayed(plus, resources={"gpu": 2})(1)
+    with config.set(scheduler="processes", num_workers=2, resources={"gpu": 2}):
+        found, _ = mh.compute(one, two)
+    assert set(found) == {"0,1", "1,0"}
 
 
 # Executors

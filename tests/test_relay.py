@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import os
 import random
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 
 import numpy as np
@@ -107,6 +109,43 @@ def test_calls_with_and_without_relay_do_not_mix(tmp_path):
             f"ordered {turn} {x}" for x in range(20)
         ]
         assert sum(line.startswith(f"heard {turn} ") for line in lines) == 20
+
+
+@pytest.mark.parametrize("fate", ["dies", "hangs", "hangs and fails"])
+@pytest.mark.parametrize("scheduler", ["processes", "fork"])
+def test_a_task_that_is_lost_holds_up_no_output(scheduler, fate, tmp_path, capsys):
+    """Of a stream without end, whose output cannot wait for the end."""
+
+    def act(x):
+        if x == 3:
+            if fate == "dies":
+                os._exit(1)
+            if fate == "hangs" or not (tmp_path / "hung").exists():
+                (tmp_path / "hung").touch()
+                time.sleep(3600)
+            raise LookupError(x)
+        print("says", x)
+        return x
+
+    keywords = {"timeout": None if fate == "dies" else 2, "retries": 1 if fate == "hangs and fails" else 0}
+    results = mh.stream(
+        act,
+        itertools.count(),
+        scheduler=scheduler,
+        num_workers=2,
+        relay="ordered",
+        on_error="return",
+        retry_delay=0,
+        **keywords,
+    )
+    found = list(itertools.islice(results, 60))
+    heard = [int(x) for x in capsys.readouterr().out.split("says ") if x]
+    results.close()
+    assert isinstance(found[3], Exception)
+    # On a machine that does other things, others may be out of time.
+    expected = [x for x in range(60) if not isinstance(found[x], Exception)]
+    assert heard == sorted(heard)
+    assert [x for x in heard if x in expected] == expected
 
 
 def test_a_task_whose_worker_dies_is_heard_once_in_order(tmp_path):

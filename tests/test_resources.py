@@ -113,6 +113,29 @@ def test_calls_share_one_account(scheduler, tmp_path):
     assert max(found) <= 2
 
 
+@pytest.mark.parametrize("scheduler", ["processes", "threads"])
+@pytest.mark.parametrize("later", [{}, {"licence": 0}, {"other": 3}], ids=["not", "none", "another"])
+def test_what_a_call_was_promised_is_not_taken_away_by_others(scheduler, later, tmp_path):
+    def hold(number):
+        deadline = time.monotonic() + 120
+        while not Path(tmp_path, "go").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return number
+
+    with config.set(scheduler=scheduler, num_workers=2):
+        with config.set(resources={"licence": 2}), mh.resources(licence=2):
+            futures = [mh.submit(hold, i) for i in range(4)]
+        with config.set(resources=later):
+            assert mh.map(abs, [-1]) == [1]
+            if "other" in later:
+                assert mh.map(abs, [-1], resources={"other": 3}) == [1]
+            with pytest.raises(mh.ConfigError, match="can never be had"):
+                mh.map(abs, [-1], resources={"licence": 1})
+        Path(tmp_path, "go").touch()
+        assert [future.result(timeout=scripts.PATIENCE_S) for future in futures] == [0, 1, 2, 3]
+
+
 def test_what_failed_or_killed_its_worker_gives_back(tmp_path):
     def task(number):
         if number == 1:

@@ -21,6 +21,8 @@ NUM_UNITS_MAX = 2**31 - 1
 
 # The place of each resource in the engine; they are never taken away.
 _places: dict[str, int] = {}
+# How much there was of each when it was told last.
+_told: dict[str, int] = {}
 
 
 class resources:
@@ -229,11 +231,13 @@ def _devices_found() -> list[str]:
 
 def for_pool(amounts: dict[str, int], *, by_worker: bool) -> tuple[list[tuple[int, int]], list[tuple[int, bool]]]:
     """The same for the engine: what is needed, as places and amounts; and what there is at each place."""
-    there = supplied()
+    there = {**config.get("resources"), **supplied()}
     for name in [*there, *amounts]:
         _places.setdefault(name, len(_places))
+    # Of what is no longer configured there is as much as there was: calls that were made with it may wait for it.
+    _told.update(there)
     needs = [(_places[name], amount) for name, amount in amounts.items()]
-    return needs, [(there.get(name, 0), by_worker and name == DEVICES) for name in _places]
+    return needs, [(_told.get(name, 0), by_worker and name == DEVICES) for name in _places]
 
 
 def devices_of_workers(amounts: dict[str, int]) -> tuple[list[str], int] | None:
@@ -248,8 +252,14 @@ def devices_of_workers(amounts: dict[str, int]) -> tuple[list[str], int] | None:
 
 
 def see_devices(devices: tuple[list[str], int] | None, number: int) -> None:
-    """In a worker process with this number: see its own devices."""
+    """In a worker process with this number: see its own devices, in the order in which the engine gives them out.
+
+    Workers that have the same devices begin with different ones, which are those of tasks that need less.
+    """
     if devices is not None:
         names, n_seen = devices
-        own = [names[(number * n_seen + at) % len(names)] for at in range(min(n_seen, len(names)))]
+        n_own = min(n_seen, len(names))
+        first = number * n_own
+        turn = first // len(names)
+        own = [names[(first + (turn + at) % n_own) % len(names)] for at in range(n_own)]
         os.environ[_VARIABLE] = ",".join(own)

@@ -96,6 +96,24 @@ def test_in_order_it_is_what_the_serial_run_prints(face, capsys):
     assert capsys.readouterr() == expected
 
 
+@pytest.mark.parametrize("face", ["map", "compute", "persist", "stream"])
+def test_in_order_a_task_that_is_tried_again_is_heard_in_its_place(face, tmp_path, capsys):
+    def flaky(x):
+        print(x)
+        if x % 2 and not os.path.exists(tmp_path / f"{face}-{x}"):
+            (tmp_path / f"{face}-{x}").touch()
+            raise LookupError(x)
+
+    keywords = {"retries": 1, "retry_delay": 0.01, "relay": "ordered"}
+    if face == "map":
+        mh.map(flaky, range(6), **keywords)
+    elif face == "stream":
+        list(mh.stream(flaky, range(6), **keywords))
+    else:
+        getattr(mh, face)([mh.delayed(flaky)(x) for x in range(6)], **keywords)
+    assert capsys.readouterr().out.split() == ["0", "1", "1", "2", "3", "3", "4", "5", "5"]
+
+
 @pytest.mark.parametrize("face", FACES)
 def test_without_relay_nothing_appears(face, capsys):
     call = FACES[face]

@@ -5,7 +5,8 @@ use crate::program::{Feed, Program};
 use crate::watch::Board;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
-    Command, Commands, Ending, Event, JobId, JobSpec, Report, Scheduler, TaskId, TimeNs, WorkerId,
+    Command, Commands, Ending, Event, JobId, JobSpec, Report, Rules, Scheduler, TaskId, TimeNs,
+    WorkerId,
 };
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +28,16 @@ const DURATION_NS: u64 = 1_000_000_000;
 ///
 /// [`Failure::Task`] with the task that failed, by its own word or by a panic; nothing is run after it.
 pub fn run(spec: JobSpec, program: &dyn Program) -> Result<Vec<(TaskIndex, Failure)>, Failure> {
-    run_watched(spec, program, None)
+    run_watched(spec, program, None, Resting::Aside)
+}
+
+/// What happens while a task rests that is to be tried again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resting {
+    /// Others run.
+    Aside,
+    /// Nothing: the order is the one in which tasks run that never fail.
+    InOrder,
 }
 
 /// The same, telling on a board how far it has come.
@@ -39,7 +49,18 @@ pub fn run_watched(
     mut spec: JobSpec,
     program: &dyn Program,
     board: Option<&Board>,
+    resting: Resting,
 ) -> Result<Vec<(TaskIndex, Failure)>, Failure> {
+    let rules = spec.rules;
+    let rests_in_order = (resting == Resting::InOrder).then(|| {
+        // The scheduler has the task run again at once.
+        spec.rules.rest_ns = 0;
+        RestsInOrder {
+            rules,
+            n_failures: HashMap::new(),
+            due: None,
+        }
+    });
     spec.batch_size = None;
     spec.rules.limit_ns = None;
     let mut feed = InlineFeed {
@@ -52,6 +73,7 @@ pub fn run_watched(
         failures: HashMap::new(),
         lost: Vec::new(),
         started: (spec.rules.n_retries > 0).then(Instant::now),
+        rests_in_order,
         program,
         board,
     };
@@ -59,7 +81,7 @@ pub fn run_watched(
     feed.on(Event::WorkerJoined(WORKER));
     feed.on(Event::Submit(job, spec));
     feed.show(job);
-    while feed.failure.is_none() && (!feed.queue.is_empty() || feed.rest(job)) {
+    while feed.rest_in_order(job) && (!feed.queue.is_empty() || feed.rest(job)) {
         if catch_unwind(AssertUnwindSafe(|| program.run(&mut feed))).is_err() {
             // Outside of a task it is the failure of the next, or it would be met again and again.
             if feed.current.is_none() {
@@ -99,6 +121,14 @@ pub(crate) fn survive(drop_results: impl FnOnce()) {
     let _told = catch_unwind(AssertUnwindSafe(drop_results));
 }
 
+/// Tasks rest before anything else runs.
+struct RestsInOrder {
+    rules: Rules,
+    n_failures: HashMap<TaskIndex, u32>,
+    /// The task that runs next rests before, so long.
+    due: Option<Duration>,
+}
+
 struct InlineFeed<'a> {
     scheduler: Scheduler,
     commands: Commands,
@@ -111,6 +141,7 @@ struct InlineFeed<'a> {
     lost: Vec<(TaskIndex, Failure)>,
     /// When it began, where the time matters.
     started: Option<Instant>,
+    rests_in_order: Option<RestsInOrder>,
     program: &'a dyn Program,
     /// Where it is told how far the job has come.
     board: Option<&'a Board>,
@@ -121,6 +152,38 @@ impl InlineFeed<'_> {
         (self.started).map_or(0, |started| started.elapsed().as_nanos() as TimeNs)
     }
 
+    /// Waits until the next task can be tried again, where nothing runs before it; whether the job goes on.
+    fn rest_in_order(&mut self, job: JobId) -> bool {
+        let due = self.rests_in_order.as_mut();
+        let due = due.and_then(|rests| rests.due.take());
+        if let Some(left) = due
+            && self.failure.is_none()
+        {
+            self.rest_for(job, left);
+        }
+        self.failure.is_none()
+    }
+
+    /// Rests, unless the caller has had enough.
+    fn rest_for(&mut self, job: JobId, left: Duration) {
+        if !left.is_zero() && !self.program.rest(left) {
+            self.failure = Some(Failure::Cancelled);
+            self.on(Event::Cancel { job, grace_ns: 0 });
+        }
+    }
+
+    /// A task has failed: if it is the next to run, it rests before.
+    fn note_failure(&mut self, task: TaskId) {
+        if let Some(rests) = &mut self.rests_in_order
+            && self.queue.front() == Some(&task)
+        {
+            let n_failures = rests.n_failures.entry(task.index).or_default();
+            *n_failures += 1;
+            let rest_ns = rests.rules.rest_after_ns(*n_failures);
+            rests.due = Some(Duration::from_nanos(rest_ns));
+        }
+    }
+
     /// Waits until a task can be tried again, if there is one; whether there is something to run.
     fn rest(&mut self, job: JobId) -> bool {
         while self.queue.is_empty() && self.failure.is_none() {
@@ -128,9 +191,8 @@ impl InlineFeed<'_> {
                 return false;
             };
             let left_ns = deadline_ns.saturating_sub(self.now_ns());
-            if left_ns > 0 && !self.program.rest(Duration::from_nanos(left_ns)) {
-                self.failure = Some(Failure::Cancelled);
-                self.on(Event::Cancel { job, grace_ns: 0 });
+            self.rest_for(job, Duration::from_nanos(left_ns));
+            if self.failure.is_some() {
                 return false;
             }
             self.on(Event::Tick);
@@ -183,7 +245,9 @@ impl InlineFeed<'_> {
 
 impl Feed for InlineFeed<'_> {
     fn next(&mut self) -> Option<TaskIndex> {
-        if self.failure.is_some() {
+        let is_resting = self.rests_in_order.as_ref();
+        let is_resting = is_resting.is_some_and(|rests| rests.due.is_some());
+        if self.failure.is_some() || is_resting {
             return None;
         }
         self.current = self.queue.pop_front();
@@ -194,6 +258,9 @@ impl Feed for InlineFeed<'_> {
         if let Some(task) = self.current.take() {
             let report = Report::one(task, DURATION_NS, ending);
             self.on(Event::Finished(WORKER, &[report]));
+            if ending == Ending::Retriable {
+                self.note_failure(task);
+            }
             self.show(task.job);
         }
     }

@@ -3,6 +3,7 @@
 mod counting;
 
 use counting::{Random, Watchdog, random_job};
+use manyhands_executor::inline::Resting;
 use manyhands_executor::threads::ThreadPool;
 use manyhands_executor::{Board, Failure, Feed, Program, inline};
 use manyhands_graph::{Graph, TaskIndex};
@@ -133,9 +134,70 @@ fn in_the_calling_thread_what_depends_on_failures_is_lost_and_nothing_else() {
     for seed in 0..500 {
         let (spec, program) = case(seed);
         let board = Board::default();
-        let lost = inline::run_watched(spec.clone(), &program, Some(&board));
+        let lost = inline::run_watched(spec.clone(), &program, Some(&board), Resting::Aside);
         program.check(&spec, lost.expect("failures are tolerated"), seed);
         program.check_tally(&spec.graph, board.tally().unwrap(), seed);
+    }
+}
+
+/// Tells in which order tasks run, and how long they rest.
+struct Telling {
+    flaky: Flaky,
+    started: Mutex<Vec<TaskIndex>>,
+    rests: Mutex<Vec<Duration>>,
+}
+
+impl Program for Telling {
+    fn run(&self, feed: &mut dyn Feed) {
+        while let Some(task) = feed.next() {
+            self.started.lock().expect("no holder panics").push(task);
+            let n_before = self.flaky.n_runs[task.as_usize()].fetch_add(1, Ordering::SeqCst);
+            feed.ended(match n_before < self.flaky.n_failures[task.as_usize()] {
+                true => Ending::Retriable,
+                false => Ending::Returned,
+            });
+        }
+    }
+
+    fn release(&self, tasks: &[TaskIndex]) {
+        self.flaky.release(tasks);
+    }
+
+    fn rest(&self, duration: Duration) -> bool {
+        self.rests.lock().expect("no holder panics").push(duration);
+        true
+    }
+}
+
+#[test]
+fn in_order_nothing_runs_while_a_task_rests() {
+    let _watchdog = Watchdog::new("inline: tasks that rest in order");
+    for seed in 0..500 {
+        let (mut spec, mut flaky) = case(seed);
+        spec.rules.rest_ns = 1_000_000_000;
+        for n_failures in &mut flaky.n_failures {
+            *n_failures = (*n_failures).min(N_RETRIES);
+        }
+        let order = inline::order(spec.clone());
+        let mut expected = Vec::new();
+        let mut expected_rests = Vec::new();
+        for task in order {
+            let n_failures = flaky.n_failures[task.as_usize()];
+            expected.extend((0..=n_failures).map(|_| task));
+            let rests = (0..n_failures).map(|n| Duration::from_secs(1 << n));
+            expected_rests.extend(rests);
+        }
+        let program = Telling {
+            flaky,
+            started: Mutex::default(),
+            rests: Mutex::default(),
+        };
+        let lost = inline::run_watched(spec.clone(), &program, None, Resting::InOrder);
+        program.flaky.check(&spec, lost.expect("all is done"), seed);
+        let started = program.started.into_inner().expect("no holder panics");
+        assert_eq!(started, expected, "seed {seed}");
+        let rests = program.rests.into_inner().expect("no holder panics");
+        assert_eq!(rests, expected_rests, "seed {seed}");
     }
 }
 
@@ -186,5 +248,7 @@ fn who_will_not_wait_for_the_next_try_ends_the_job() {
     let (mut spec, _) = random_job(&mut Random::new(1), 5);
     spec.rules.n_retries = 1;
     spec.rules.rest_ns = 1_000_000_000;
+    let outcome = inline::run_watched(spec.clone(), &Impatient, None, Resting::InOrder);
+    assert_eq!(outcome, Err(Failure::Cancelled));
     assert_eq!(inline::run(spec, &Impatient), Err(Failure::Cancelled));
 }

@@ -189,7 +189,7 @@ impl Calls {
             let is_over = state.failure.is_some() || state.log.len() == state.is_done.len();
             (said, is_over, state.failure.clone())
         };
-        self.run.hear(py, said)?;
+        self.run.hear(py, said, &[])?;
         if is_over {
             self.run.tell_rest(py, failure.as_ref())?;
         }

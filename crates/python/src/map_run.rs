@@ -761,22 +761,27 @@ impl MapRun {
                 false => self.job.wait(timeout),
             }),
         };
-        self.hear(py, std::mem::take(&mut news.said))?;
+        self.hear(py, std::mem::take(&mut news.said), &news.lost)?;
         if news.failure.is_some() || news.is_done {
             self.end(py, news.failure.as_ref())?;
         }
         Ok(news)
     }
 
-    /// Tells the caller what tasks have said.
-    pub(crate) fn hear(&self, py: Python<'_>, said: Vec<Said>) -> PyResult<()> {
+    /// Tells the caller what tasks have said, of which these have been lost.
+    pub(crate) fn hear(
+        &self,
+        py: Python<'_>,
+        said: Vec<Said>,
+        lost: &[(TaskIndex, Failure)],
+    ) -> PyResult<()> {
         if let Side::Local(program) = &self.side {
             for (_, drawn) in program.listening.take_drawn() {
                 self.teller.tell_of_misuse(py, &self.function, drawn)?;
             }
         }
         let function = |py: Python<'_>, _| self.function.clone_ref(py);
-        self.teller.hear(py, said, &function)
+        self.teller.hear(py, said, lost, &function)
     }
 
     /// Tells what is left of what tasks have said, once all of them have ended.

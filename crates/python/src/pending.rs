@@ -94,7 +94,7 @@ impl Pending {
             timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            self.run.hear(py, self.run.job.take_said())?;
+            self.run.hear(py, self.run.job.take_said(), &[])?;
             if self.run.job.has_ended() {
                 return Ok(true);
             }
@@ -165,7 +165,7 @@ impl Pending {
 
     /// Tells what its task has said so far.
     pub(crate) fn hear(&self, py: Python<'_>) -> PyResult<()> {
-        self.run.hear(py, self.run.job.take_said())
+        self.run.hear(py, self.run.job.take_said(), &[])
     }
 }
 

@@ -25,7 +25,8 @@ use crate::shared::receiving::NoViews;
 use crate::shared::sending::{Keeps, Sink};
 use crate::shared::stock::{Own, own};
 use crate::tally::Tally;
-use manyhands_executor::{CANCEL_GRACE, Failure, Job, inline};
+use manyhands_executor::inline::{self, Resting};
+use manyhands_executor::{CANCEL_GRACE, Failure, Job};
 use manyhands_graph::{Graph, TaskIndex};
 use manyhands_scheduler::{JobSpec, KindId, Kinds, Needs, Rules, Wanted};
 use pyo3::exceptions::PyRuntimeError;
@@ -343,7 +344,7 @@ impl<'a> Plan<'a> {
                 forking.attend(py)?;
             }
             let news = detached(py, || job.wait_for_end(SIGNAL_PAUSE));
-            self.teller.hear(py, news.said, &function)?;
+            self.teller.hear(py, news.said, &news.lost, &function)?;
             look_up(py)?;
             self.tell(py)?;
             if let (Some(recording), false) = (&self.recording, news.is_done) {
@@ -461,7 +462,11 @@ impl<'a> Plan<'a> {
         let program = self.local(py, Place::Here, level)?;
         let board = self.tally.as_ref().map(|tally| tally.get().board());
         let spec = self.spec(self.kinds());
-        let outcome = inline::run_watched(spec, &*program, board.as_deref());
+        let resting = match self.teller.manner().hearing {
+            Hearing::Ordered => Resting::InOrder,
+            _ => Resting::Aside,
+        };
+        let outcome = inline::run_watched(spec, &*program, board.as_deref(), resting);
         self.tell(py)?;
         self.tell_local(py, &program, outcome.as_ref().err())?;
         match outcome {

@@ -11,7 +11,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 
 use crate::mapped::lock;
@@ -110,6 +110,9 @@ struct State {
 struct Order {
     /// By place in the serial run.
     heard: BTreeMap<u32, Heard>,
+    /// Places of tasks that have ended without a last word, or with fewer tries than are seen to have been made: their
+    /// worker has died, or they have run for too long.
+    lost: BTreeSet<u32>,
     /// The place whose turn it is.
     next: u32,
 }
@@ -166,7 +169,7 @@ impl Teller {
         self.manner
     }
 
-    /// Tells what is due of what was said.
+    /// Tells what is due of what was said, of tasks of which these have been lost.
     ///
     /// # Errors
     ///
@@ -176,12 +179,13 @@ impl Teller {
         &self,
         py: Python<'_>,
         said: Vec<Said>,
+        lost: &[(TaskIndex, Failure)],
         functions: &Functions<'_>,
     ) -> PyResult<()> {
-        if said.is_empty() {
+        if said.is_empty() && (lost.is_empty() || self.manner.hearing != Hearing::Ordered) {
             return Ok(());
         }
-        let due = self.due(said);
+        let due = self.due(said, lost);
         self.tell(py, due, functions)
     }
 
@@ -222,7 +226,7 @@ impl Teller {
     }
 
     /// What is due now.
-    fn due(&self, said: Vec<Said>) -> Vec<Telling> {
+    fn due(&self, said: Vec<Said>, lost: &[(TaskIndex, Failure)]) -> Vec<Telling> {
         let mut due = Vec::new();
         let order = &mut lock(&self.state).order;
         for said in said {
@@ -244,11 +248,14 @@ impl Teller {
                 (_, Said::Wrote { .. }) => {}
             }
         }
-        while let Some(entry) = order.heard.first_entry()
-            && *entry.key() == order.next
-            && entry.get().is_whole(self.n_tries_max)
-        {
-            entry.remove().tell(&mut due);
+        if self.manner.hearing == Hearing::Ordered {
+            let lost = lost.iter().map(|(task, _)| self.rank(*task));
+            order.lost.extend(lost.filter(|rank| *rank >= order.next));
+        }
+        while order.is_next_whole(self.n_tries_max) {
+            if let Some(heard) = order.heard.remove(&order.next) {
+                heard.tell(&mut due);
+            }
             order.next = order.next.wrapping_add(1);
         }
         due
@@ -306,6 +313,15 @@ impl Teller {
         let warn = intern!(py, "warn_of_misuse");
         helpers.call_method1(warn, (function, states, &self.scheduler))?;
         Ok(())
+    }
+}
+
+impl Order {
+    /// Whether the task whose turn it is says no more; that is asked once.
+    fn is_next_whole(&mut self, n_tries_max: u32) -> bool {
+        let heard = self.heard.get(&self.next);
+        let is_lost = self.lost.remove(&self.next);
+        is_lost || heard.is_some_and(|heard| heard.is_whole(n_tries_max))
     }
 }
 

@@ -253,13 +253,11 @@ impl Scheduler {
         }
     }
 
-    /// Whether nothing may run beside a task: memory was short for it, and all that it needs besides will be there once
-    /// nothing else runs. One that needs more than there is holds nobody up.
+    /// Whether nothing may run beside a task, as memory was short for it. All that it needs besides will be there once
+    /// nothing else runs.
     fn is_to_be_alone(&self, task: TaskId) -> bool {
         let job = self.jobs[task.job.0 as usize].as_ref();
-        job.is_some_and(|job| {
-            job.is_heavy(task.index) && self.supplies.suffice(job.needs_of(task.index))
-        })
+        job.is_some_and(|job| job.is_heavy(task.index))
     }
 
     /// Whether nothing is started because a task that needs much memory runs alone, or is about to.

@@ -44,7 +44,7 @@ pub struct Rules {
 
 impl Rules {
     /// How long a task rests that has failed so many times.
-    fn rest_after_ns(&self, n_failures: u32) -> u64 {
+    pub fn rest_after_ns(&self, n_failures: u32) -> u64 {
         let factor = 1u64.checked_shl(n_failures.saturating_sub(1));
         let rest_ns = factor.and_then(|factor| self.rest_ns.checked_mul(factor));
         let is_none = self.rest_ns == 0;

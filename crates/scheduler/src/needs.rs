@@ -100,6 +100,11 @@ impl Needs {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// What the tasks of all classes need.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Need> {
+        self.classes.iter().flatten()
+    }
+
     /// The classes whose tasks need something.
     pub(crate) fn classes(&self) -> impl Iterator<Item = Class> + use<> {
         let needing: Vec<_> = self.classes.iter().map(|needs| !needs.is_empty()).collect();

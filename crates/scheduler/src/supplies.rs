@@ -4,12 +4,15 @@
 //! sent alone and to a worker that is idle, so that it never holds what it does not use yet; while one waits that could
 //! run, workers run dry until one is idle. A worker holds the resources of at most one task.
 //!
-//! Nobody waits for ever. Classes of tasks take turns, those that were served last coming last. One that others were
-//! served before so often that it is *due* has what it needs kept for it, as that may never be free at once otherwise.
-//! And where all workers but one run tasks that need something, that one is given such and others by turns.
+//! Nobody waits for ever. Classes of tasks take turns, those that were served last coming last. A start *passes over* a
+//! class if it leaves too little for it. One that was passed over so often that it is *due* has what it needs kept for
+//! it, as that may never be free at once otherwise: others start as long as they leave so much. It is kept also while
+//! the class waits for something else, or two that wait for each other's would never have both. And where all workers
+//! but one run tasks that need something, that one is given such and others by turns.
 //!
 //! Of some resources, such as devices, each worker has units of its own, as a process cannot change which it sees: those
 //! whose numbers follow from the worker's. Several workers have the same units where there are more workers than units.
+//! What is kept of these are the units of one worker, the first that lives.
 
 use crate::batch::UNKNOWN_NS;
 use crate::run::Limits;
@@ -17,7 +20,7 @@ use crate::{
     Class, Command, Commands, JobId, Need, Needs, Scheduler, TaskId, TaskRun, TimeNs, WorkerId,
 };
 
-/// How many tasks that need some of the same may be started, at most, before what a class of tasks needs is kept for it.
+/// How many tasks that leave too little may be started, at most, before what a class of tasks needs is kept for it.
 pub const N_PASSED_MAX: u32 = 16;
 
 /// How much there is of a resource.
@@ -27,7 +30,7 @@ pub struct Supply {
     pub n_units: u32,
     /// Whether each worker has units of its own: worker `w`, where these are `n` for each worker, those with the
     /// numbers `w * n` to `w * n + n - 1`, counted round and round. A task that needs less than `n` has the first of
-    /// them.
+    /// them, and which is the first moves on by one from round to round: so such tasks use all units between them.
     pub is_by_worker: bool,
 }
 
@@ -35,8 +38,11 @@ impl Supply {
     /// The units that a worker's task has.
     pub fn units_of(&self, worker: WorkerId, need: &Need) -> impl Iterator<Item = u32> + use<> {
         let n_units = u64::from(self.n_units.max(1));
-        let first = u64::from(worker.0) * u64::from(need.n_per_worker);
-        (0..u64::from(need.n_units)).map(move |at| ((first + at) % n_units) as u32)
+        let n_own = u64::from(need.n_per_worker).clamp(1, n_units);
+        let first = u64::from(worker.0) * n_own;
+        let round = first / n_units;
+        (0..u64::from(need.n_units))
+            .map(move |at| ((first + (round + at) % n_own) % n_units) as u32)
     }
 }
 
@@ -57,19 +63,56 @@ enum Units {
 /// A resource, and what is used of it.
 #[derive(Debug)]
 struct Stock {
+    /// At least as much as one task of each live job needs: that was promised when the job was accepted.
     supply: Supply,
+    /// How many units there are by the last that was told.
+    n_told: u32,
+    /// What one task of a live job needs at most.
+    promised: Vec<(JobId, u32)>,
     n_used: u32,
     /// By number, where units have numbers. Some may be left over from when there were more.
     is_used: Vec<bool>,
 }
 
 impl Stock {
-    fn has(&self, worker: WorkerId, need: &Need) -> bool {
-        if !self.supply.is_by_worker {
-            return self.n_used + need.n_units <= self.supply.n_units;
+    fn new(supply: Supply) -> Stock {
+        Stock {
+            supply,
+            n_told: supply.n_units,
+            promised: Vec::new(),
+            n_used: 0,
+            is_used: Vec::new(),
+        }
+    }
+
+    fn count(&mut self) {
+        let promised = self.promised.iter().map(|(_, n_units)| *n_units);
+        self.supply.n_units = promised.fold(self.n_told, u32::max);
+    }
+
+    /// Whether a task on this worker can have what it needs beside what is used and kept.
+    fn has(&self, worker: WorkerId, need: &Need, kept: &Kept) -> bool {
+        let (is_by_worker, n_units) = (self.supply.is_by_worker, self.supply.n_units);
+        let mut kept = kept.of(need.resource);
+        if !is_by_worker {
+            let n_kept = kept.map(|(_, kept)| u64::from(kept.n_units)).sum::<u64>();
+            let n_free = n_units.saturating_sub(self.n_used);
+            return u64::from(need.n_units) + n_kept <= u64::from(n_free);
         }
         let is_free = |unit: u32| !self.is_used.get(unit as usize).is_some_and(|used| *used);
-        need.n_units <= self.supply.n_units && self.supply.units_of(worker, need).all(is_free)
+        need.n_units <= n_units
+            && self.supply.units_of(worker, need).all(is_free)
+            && !kept.any(|(keeper, kept)| self.are_same(keeper, kept, worker, need))
+    }
+
+    /// Whether tasks on two workers would have some of the same units.
+    fn are_same(&self, worker: WorkerId, need: &Need, other: WorkerId, others: &Need) -> bool {
+        let mut units = self.supply.units_of(worker, need);
+        units.any(|unit| {
+            self.supply
+                .units_of(other, others)
+                .any(|other| other == unit)
+        })
     }
 
     fn take(&mut self, worker: WorkerId, need: &Need) -> Units {
@@ -98,12 +141,32 @@ impl Stock {
     }
 }
 
+/// What is kept for classes that are due, each for a task on one worker.
+#[derive(Default, Debug)]
+struct Kept(Vec<(WorkerId, Need)>);
+
+impl Kept {
+    const NOTHING: Kept = Kept(Vec::new());
+
+    fn of(&self, resource: u32) -> impl Iterator<Item = (WorkerId, &Need)> {
+        let of_this = self
+            .0
+            .iter()
+            .filter(move |(_, need)| need.resource == resource);
+        of_this.map(|(worker, need)| (*worker, need))
+    }
+
+    fn add(&mut self, worker: WorkerId, needs: &[Need]) {
+        self.0.extend(needs.iter().map(|need| (worker, *need)));
+    }
+}
+
 /// Tasks of a job that need the same.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     job: JobId,
     class: Class,
-    /// How many others were started since that need some of the same, while some of these were ready.
+    /// How many others were started since that left too little for these, while some were ready.
     n_passed: u32,
 }
 
@@ -126,9 +189,30 @@ pub(crate) struct Supplies {
 impl Supplies {
     /// Whether a task on this worker can have what it needs now.
     pub(crate) fn has(&self, worker: WorkerId, needs: &[Need]) -> bool {
+        self.has_beside(&Kept::NOTHING, worker, needs)
+    }
+
+    /// The same, beside what is kept for others.
+    fn has_beside(&self, kept: &Kept, worker: WorkerId, needs: &[Need]) -> bool {
         needs.iter().all(|need| {
             let stock = self.stocks.get(need.resource as usize);
-            stock.is_some_and(|stock| stock.has(worker, need))
+            stock.is_some_and(|stock| stock.has(worker, need, kept))
+        })
+    }
+
+    /// Whether a task that was started on a worker has left too little for another one, where that has its units on
+    /// this worker.
+    fn is_passed(&self, at: WorkerId, needs: &[Need], started: (WorkerId, &[Need])) -> bool {
+        needs.iter().any(|need| {
+            let (worker, others) = started;
+            let other = others.iter().find(|other| other.resource == need.resource);
+            let stock = self.stocks.get(need.resource as usize);
+            other
+                .zip(stock)
+                .is_some_and(|(other, stock)| match stock.supply.is_by_worker {
+                    true => stock.are_same(at, need, worker, other),
+                    false => !stock.has(at, need, &Kept::NOTHING),
+                })
         })
     }
 
@@ -173,40 +257,45 @@ impl Supplies {
             n_passed: 0,
         });
         self.waiting.extend(waiting);
+        for need in needs.all() {
+            if let Some(stock) = self.stocks.get_mut(need.resource as usize) {
+                stock.promised.push((id, need.n_units));
+                stock.count();
+            }
+        }
         needs
     }
 
     /// The job has ended.
     pub(crate) fn forget(&mut self, id: JobId) {
         self.waiting.retain(|waiting| waiting.job != id);
+        for stock in &mut self.stocks {
+            stock.promised.retain(|(job, _)| *job != id);
+            stock.count();
+        }
     }
 }
 
-/// Whether tasks need some of the same.
-fn is_shared(needs: &[Need], others: &[Need]) -> bool {
-    let is_needed = |need: &Need| others.iter().any(|other| other.resource == need.resource);
-    needs.iter().any(is_needed)
-}
-
 impl Scheduler {
-    /// How much there is of each resource, from now on. What is in use beyond that stays so until its tasks end.
-    /// Resources keep their places; those left out at the end stay as they are.
+    /// How much there is of each resource, from now on. What is in use beyond that stays so until its tasks end, and
+    /// there is never less than one task of a job needs that has not ended. Resources keep their places; those left
+    /// out at the end stay as they are.
     pub fn set_supplies(&mut self, supplies: &[Supply]) {
         let stocks = &mut self.supplies.stocks;
         for (at, &supply) in supplies.iter().enumerate() {
             match stocks.get_mut(at) {
-                Some(stock) => stock.supply.n_units = supply.n_units,
-                None => stocks.push(Stock {
-                    supply,
-                    n_used: 0,
-                    is_used: Vec::new(),
-                }),
+                Some(stock) => {
+                    stock.n_told = supply.n_units;
+                    stock.count();
+                }
+                None => stocks.push(Stock::new(supply)),
             }
         }
     }
 
-    /// What the tasks of the job need that is to be submitted under this id next. One that there is too little of,
-    /// with all workers idle, waits until there is more.
+    /// What the tasks of the job need that is to be submitted under this id next. The caller sees to it that there is
+    /// so much: from when the job is submitted until it ends there is, even if less has been told meanwhile. A task
+    /// that needs some of a resource that has never been told of waits.
     pub fn set_needs(&mut self, job: JobId, needs: Needs) {
         if !needs.is_empty() {
             self.supplies.coming.push((job, needs));
@@ -216,11 +305,11 @@ impl Scheduler {
     /// Starts tasks that need resources which are there, on workers that are idle.
     pub(crate) fn start_needing(&mut self, now_ns: TimeNs, commands: &mut Commands) {
         self.supplies.is_awaiting_worker = false;
-        let mut kept = Vec::new();
+        let mut kept = Kept::default();
         let mut at = 0;
         while let Some(&waiting) = self.supplies.waiting.get(at) {
-            if self.start_next(&waiting, &mut kept, now_ns, commands) {
-                self.count_passed(&waiting);
+            if let Some(worker) = self.start_next(&waiting, &mut kept, now_ns, commands) {
+                self.count_passed(&waiting, worker);
                 let served = &mut self.supplies.waiting[at..];
                 served[0].n_passed = 0;
                 served.rotate_left(1);
@@ -230,34 +319,29 @@ impl Scheduler {
         }
     }
 
-    /// Starts a task of a class, if one is ready and can have what it needs, which is not kept for others. Keeps that
-    /// for the class if it is due.
+    /// Starts a task of a class, if one is ready and can have what it needs beside what is kept for others; on which
+    /// worker. Keeps what it needs for the class if it is due.
     fn start_next(
         &mut self,
         waiting: &Waiting,
-        kept: &mut Vec<Need>,
+        kept: &mut Kept,
         now_ns: TimeNs,
         commands: &mut Commands,
-    ) -> bool {
-        let Some(needs) = self.needs_of_ready(waiting) else {
-            return false;
-        };
-        let is_kept = is_shared(needs, kept);
-        let worker = match is_kept || self.is_turn_of_free() {
+    ) -> Option<WorkerId> {
+        let needs = self.needs_of_ready(waiting)?;
+        let worker = match self.is_turn_of_free() {
             true => None,
-            false => self.idle_for(needs),
+            false => self.idle_for(needs, kept),
         };
         let Some(worker) = worker else {
-            let is_awaiting = !is_kept && self.may_run_somewhere(needs);
-            if self.is_due(waiting, needs) {
-                kept.extend(needs);
-            }
+            let is_awaiting = self.may_run_somewhere(needs, kept);
+            self.keep_if_due(kept, waiting, needs);
             self.supplies.is_awaiting_worker |= is_awaiting;
-            return false;
+            return None;
         };
         self.unlist_idle(worker);
         self.start_one_needing(worker, waiting, now_ns, commands);
-        true
+        Some(worker)
     }
 
     /// What the tasks of a class need; None if none is ready.
@@ -267,9 +351,25 @@ impl Scheduler {
         is_ready.then(|| job.needs.of_class(waiting.class))
     }
 
-    /// Whether nothing else is to be given what a class needs, unless it comes before.
-    fn is_due(&self, waiting: &Waiting, needs: &[Need]) -> bool {
-        waiting.n_passed >= N_PASSED_MAX && self.supplies.suffice(needs)
+    /// Keeps what a class needs from those that come after it, if it is due.
+    fn keep_if_due(&self, kept: &mut Kept, waiting: &Waiting, needs: &[Need]) {
+        if waiting.n_passed >= N_PASSED_MAX
+            && self.supplies.suffice(needs)
+            && let Some(keeper) = self.keeper()
+        {
+            kept.add(keeper, needs);
+        }
+    }
+
+    /// The worker whose units are kept, of what each worker has its own.
+    fn keeper(&self) -> Option<WorkerId> {
+        self.live_workers().next()
+    }
+
+    fn live_workers(&self) -> impl Iterator<Item = WorkerId> {
+        let workers = (0..).map(WorkerId).zip(&self.workers);
+        let live = workers.filter(|(_, worker)| worker.as_ref().is_some_and(|w| !w.is_killed));
+        live.map(|(id, _)| id)
     }
 
     /// Whether the next idle worker is for tasks that need nothing, as some wait and all other workers run such as need
@@ -279,18 +379,17 @@ impl Scheduler {
         self.n_ready > 0 && self.supplies.was_last_needing && is_last
     }
 
-    /// A task of a class was started: others wait that need some of the same.
-    fn count_passed(&mut self, started: &Waiting) {
-        let Scheduler { jobs, supplies, .. } = self;
-        let job_of = |waiting: &Waiting| jobs[waiting.job.0 as usize].as_ref();
-        let Some(job) = job_of(started) else { return };
-        let needs = job.needs.of_class(started.class);
-        for waiting in &mut supplies.waiting {
-            let is_passed = job_of(waiting).is_some_and(|job| {
-                job.n_ready_needing(waiting.class) > 0
-                    && is_shared(job.needs.of_class(waiting.class), needs)
-            });
-            waiting.n_passed += u32::from(is_passed);
+    /// A task of a class was started: others wait that it has left too little for.
+    fn count_passed(&mut self, started: &Waiting, worker: WorkerId) {
+        let Some(keeper) = self.keeper() else { return };
+        let job = self.jobs[started.job.0 as usize].as_ref();
+        let Some(job) = job else { return };
+        let started = (worker, job.needs.of_class(started.class));
+        for at in 0..self.supplies.waiting.len() {
+            let needs = self.needs_of_ready(&self.supplies.waiting[at]);
+            let is_passed =
+                needs.is_some_and(|needs| self.supplies.is_passed(keeper, needs, started));
+            self.supplies.waiting[at].n_passed += u32::from(is_passed);
         }
     }
 
@@ -359,40 +458,43 @@ impl Scheduler {
         }
     }
 
-    /// The worker, last of those that have fallen idle, that a task with these needs can run on now.
-    fn idle_for(&self, needs: &[Need]) -> Option<WorkerId> {
+    /// The worker, last of those that have fallen idle, that a task with these needs can run on now, beside what is
+    /// kept for others.
+    fn idle_for(&self, needs: &[Need], kept: &Kept) -> Option<WorkerId> {
         self.lists.last_idle(|worker| {
             let model = self.workers.get(worker.0 as usize);
             let model = model.and_then(|slot| slot.as_ref());
             model.is_some_and(|model| model.is_listed_idle && model.is_idle())
-                && self.supplies.has(worker, needs)
+                && self.supplies.has_beside(kept, worker, needs)
         })
     }
 
     /// Whether a task with these needs could run on some worker now, if it were idle.
-    fn may_run_somewhere(&self, needs: &[Need]) -> bool {
-        let workers = self.workers.iter().enumerate();
-        let mut live =
-            workers.filter(|(_, worker)| worker.as_ref().is_some_and(|worker| !worker.is_killed));
-        live.any(|(at, _)| self.supplies.has(WorkerId(at as u32), needs))
+    fn may_run_somewhere(&self, needs: &[Need], kept: &Kept) -> bool {
+        let mut live = self.live_workers();
+        live.any(|worker| self.supplies.has_beside(kept, worker, needs))
     }
 
-    /// Whether a task may be waiting although it could run, as what it needs is kept for others. For tests.
-    pub fn is_kept_waiting(&self, task: TaskId) -> bool {
+    /// Whether a task may be waiting although it could run on this worker, as what it needs is kept for others. For
+    /// tests.
+    pub fn is_kept_waiting(&self, task: TaskId, worker: WorkerId) -> bool {
         let Some(job) = self.jobs[task.job.0 as usize].as_ref() else {
             return false;
         };
         let (class, needs) = (job.class_of(task.index), job.needs_of(task.index));
         let is_own = |waiting: &Waiting| waiting.job == task.job && waiting.class == class;
         let waiting = self.supplies.waiting.iter();
-        let mut before = waiting.take_while(|waiting| !is_own(waiting));
-        before.any(|other| {
-            let theirs = self.needs_of_ready(other);
-            theirs.is_some_and(|theirs| self.is_due(other, theirs) && is_shared(theirs, needs))
-        })
+        let before = waiting.take_while(|waiting| !is_own(waiting));
+        let mut kept = Kept::default();
+        for other in before {
+            if let Some(theirs) = self.needs_of_ready(other) {
+                self.keep_if_due(&mut kept, other, theirs);
+            }
+        }
+        !self.supplies.has_beside(&kept, worker, needs)
     }
 
-    /// Checks that nothing is used that is not there, and that nobody waits for what is there.
+    /// Checks that what is used is counted, and that nobody waits for what is there.
     pub(crate) fn check_supplies(&self) -> Result<(), String> {
         let mut n_used = vec![0; self.supplies.stocks.len()];
         for (at, worker) in self.workers.iter().enumerate() {
@@ -426,7 +528,7 @@ impl Scheduler {
                 true => stock.is_used.iter().filter(|used| **used).count() as u32,
                 false => stock.n_used,
             };
-            if n_counted != n_used || n_used > stock.supply.n_units {
+            if n_counted != n_used {
                 return Err(format!(
                     "{n_used} units are used, {n_counted} counted of {:?}",
                     stock.supply
@@ -445,19 +547,17 @@ impl Scheduler {
                 return Err(format!("{worker:?} is idle, and {task:?} could run there"));
             }
         }
-        let mut kept: Vec<Need> = Vec::new();
+        let mut kept = Kept::default();
         for waiting in &self.supplies.waiting {
             let Some(needs) = self.needs_of_ready(waiting) else {
                 continue;
             };
-            if !is_shared(needs, &kept) && self.supplies.has(worker, needs) {
+            if self.supplies.has_beside(&kept, worker, needs) {
                 return Err(format!(
                     "{worker:?} is idle, and a task of {waiting:?} could run there"
                 ));
             }
-            if self.is_due(waiting, needs) {
-                kept.extend(needs);
-            }
+            self.keep_if_due(&mut kept, waiting, needs);
         }
         Ok(())
     }

@@ -420,19 +420,35 @@ fn workers_run_dry_for_a_task_that_waits_for_one_alone() {
 }
 
 #[test]
-fn what_can_never_be_had_waits() {
-    let supply = Supply {
-        n_units: 1,
-        is_by_worker: false,
-    };
+fn what_was_never_told_of_waits() {
     let mut rig = Rig::new(1);
-    assert_eq!(submit_needing(&mut rig, supply, 1, 2), "");
-    // Until there is more.
+    let id = rig.scheduler.new_job_id();
+    let needs = Needs::same(vec![Need::new(0, 2)]);
+    rig.scheduler.set_needs(id, needs);
+    assert_eq!(rig.on(Event::Submit(id, map(1))), "");
     rig.scheduler.set_supplies(&[Supply {
         n_units: 2,
-        ..supply
+        is_by_worker: false,
     }]);
     assert_eq!(rig.on(Event::Tick), "w0 starts j0.t0");
+}
+
+#[test]
+fn what_a_job_was_promised_is_there_until_it_ends() {
+    let supply = |n_units| Supply {
+        n_units,
+        is_by_worker: false,
+    };
+    let mut rig = Rig::new(2);
+    let started = submit_needing(&mut rig, supply(4), 3, 2);
+    assert_eq!(started, "w1 starts j0.t0; w0 starts j0.t1");
+    rig.scheduler.set_supplies(&[supply(0)]);
+    assert_eq!(rig.finish(0, [1], US), "deliver j0.t1");
+    assert_eq!(rig.finish(1, [0], US), "deliver j0.t0; w1 starts j0.t2");
+    // Nothing more is there for the next job than it was promised itself.
+    assert_eq!(submit_needing(&mut rig, supply(0), 2, 1), "");
+    let told = rig.finish(1, [2], US);
+    assert_eq!(told, "deliver j0.t2; j0 done; w1 starts j1.t0");
 }
 
 #[test]
@@ -454,7 +470,7 @@ fn a_task_that_memory_was_short_for_gets_its_resources_while_nothing_else_runs()
 }
 
 #[test]
-fn a_task_that_should_run_alone_and_needs_more_than_there_is_holds_nobody_up() {
+fn a_task_that_should_run_alone_gets_what_it_was_promised() {
     let supply = Supply {
         n_units: 2,
         is_by_worker: false,
@@ -469,6 +485,11 @@ fn a_task_that_should_run_alone_and_needs_more_than_there_is_holds_nobody_up() {
     }]);
     assert_eq!(rig.starve(1, 0), "");
     assert_eq!(rig.on(Event::WorkerJoined(WorkerId(1))), "");
-    let id = rig.scheduler.new_job_id();
-    assert_eq!(rig.on(Event::Submit(id, map(1))), "w1 starts j2.t0");
+    let other = TaskId {
+        job: id,
+        index: TaskIndex(0),
+    };
+    let ended = [Report::one(other, US, true)];
+    let told = rig.on(Event::Finished(WorkerId(0), &ended));
+    assert_eq!(told, "deliver j1.t0; j1 done; w1 starts j0.t0");
 }

@@ -146,6 +146,59 @@ fn what_needs_much_is_not_passed_over_for_ever() {
 }
 
 #[test]
+fn no_more_is_kept_than_a_task_needs_that_is_due() {
+    let mut rig = Rig::new(4, 3);
+    let supply = |n_units| Supply {
+        n_units,
+        is_by_worker: false,
+    };
+    rig.scheduler.set_supplies(&[supply(3), supply(1)]);
+    let long = rig.submit(1, Needs::same(vec![Need::new(1, 1)]));
+    let own = rig.held.iter().position(|held| !held.is_empty());
+    let own = own.expect("it is started");
+    // Two units of three: passed over until it is due, and then it waits for the other resource.
+    let both = rig.submit(1, Needs::same(vec![Need::new(0, 2), Need::new(1, 1)]));
+    rig.submit(100, Needs::same(units(1)));
+    let mut at = 0;
+    while rig.started.len() < 90 {
+        at = (at + 1) % 4;
+        if at != own && !rig.held[at].is_empty() {
+            rig.finish(at);
+        }
+        assert!(
+            rig.held
+                .iter()
+                .any(|held| held.front().is_some_and(|task| task.job != long))
+        );
+    }
+    let n_running = rig.held.iter().filter(|held| !held.is_empty()).count();
+    assert_eq!(n_running, 2);
+    assert_eq!(rig.place_of(first(both)), None);
+    rig.finish(own);
+    assert_eq!(rig.place_of(first(both)), Some(90));
+    rig.run_on();
+    assert_eq!(rig.started.len(), 102);
+}
+
+#[test]
+fn tasks_that_need_one_of_several_devices_of_their_worker_use_all_between_them() {
+    let supply = Supply {
+        n_units: 4,
+        is_by_worker: true,
+    };
+    let need = |n_units| Need {
+        resource: 0,
+        n_units,
+        n_per_worker: 2,
+    };
+    let of = |worker, n_units| supply.units_of(WorkerId(worker), &need(n_units));
+    let firsts: Vec<_> = (0..4).flat_map(|worker| of(worker, 1)).collect();
+    assert_eq!(firsts, [0, 2, 1, 3]);
+    let all: Vec<_> = (0..4).flat_map(|worker| of(worker, 2)).collect();
+    assert_eq!(all, [0, 1, 2, 3, 1, 0, 3, 2]);
+}
+
+#[test]
 fn two_that_are_due_and_need_some_of_the_same_do_not_block_each_other() {
     let mut rig = Rig::new(4, 3);
     let all: Vec<_> = [1, 2, 3, 3, 2]

@@ -646,7 +646,7 @@ impl<'a> Model<'a> {
             let is_suspect = model.is_suspect();
             self.n_suspects_waiting -= usize::from(is_suspect);
             if !is_suspect {
-                self.count_passed(task)?;
+                self.count_passed(id, task)?;
             }
         }
         if let Some(worker) = self.worker_mut(id) {

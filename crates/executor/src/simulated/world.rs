@@ -274,7 +274,7 @@ impl<'a> World<'a> {
         self.model.check_overdue(now_ns)?;
         self.model.check_heads(|id| self.scheduler.head(id))?;
         self.model
-            .check_needs(|task| self.scheduler.is_kept_waiting(task))?;
+            .check_needs(|task, worker| self.scheduler.is_kept_waiting(task, worker))?;
         // The whole state is checked after each step, but for cases so large that this would take
         // all the time.
         let n_steps_per_check = match self.case.n_tasks() as u64 {

@@ -5,7 +5,7 @@ use crate::simulated::act::{Fault, fault};
 use manyhands_scheduler::{JobId, N_PASSED_MAX, Need, Supply, TaskId, TaskIndex, WorkerId};
 use std::collections::BTreeSet;
 
-/// Tasks of a job that need the same, and how many others were started since while they waited for some of it.
+/// Tasks of a job that need the same, and how many others were started since that left too little for them.
 #[derive(Debug)]
 pub(super) struct Passed {
     job: JobId,
@@ -30,7 +30,7 @@ impl Model<'_> {
     /// what it needs is kept for another one.
     pub(in crate::simulated) fn check_needs(
         &self,
-        is_kept_waiting: impl Fn(TaskId) -> bool,
+        is_kept_waiting: impl Fn(TaskId, WorkerId) -> bool,
     ) -> Result<(), Fault> {
         let supplies = &self.case.machine.supplies;
         if supplies.is_empty() {
@@ -53,7 +53,7 @@ impl Model<'_> {
                 let id = WorkerId(at as u32);
                 if worker.as_ref().is_some_and(is_idle)
                     && used.has(id, self.needs(task))
-                    && !is_kept_waiting(task)
+                    && !is_kept_waiting(task, id)
                 {
                     let what = format!("{task:?} could run on {id:?}, which is idle");
                     return fault(Some(task), what);
@@ -99,8 +99,9 @@ impl Model<'_> {
         task.is_free() && task.n_inputs_missing == 0 && may_go
     }
 
-    /// A task was started. Nobody who needs some of the same may be passed over for ever.
-    pub(super) fn count_passed(&mut self, started: TaskId) -> Result<(), Fault> {
+    /// A task was started on a worker. Nobody whom it has left too little for may be passed over for ever; of what
+    /// each worker has its own, that is counted at the first worker.
+    pub(super) fn count_passed(&mut self, id: WorkerId, started: TaskId) -> Result<(), Fault> {
         let needs = self.needs(started).to_vec();
         if needs.is_empty() {
             return Ok(());
@@ -110,15 +111,28 @@ impl Model<'_> {
         let waiting: Vec<_> = waiting
             .map(|task| (task, self.needs(task).to_vec()))
             .collect();
+        let mut used = Used::new(&self.case.machine.supplies);
+        for (at, worker) in self.workers.iter().enumerate() {
+            for &(task, _) in worker.iter().flat_map(|worker| &worker.queue) {
+                used.take(WorkerId(at as u32), self.needs(task));
+            }
+        }
+        used.take(id, &needs);
+        let is_live = |worker: &Option<WorkerModel>| worker.as_ref().is_some_and(|w| !w.is_killed);
+        let first = self.workers.iter().position(is_live);
+        let first = WorkerId(first.unwrap_or_default() as u32);
+        let is_passed = |own: &[Need]| {
+            own.iter().any(|need| {
+                let taken = needs.iter().find(|other| other.resource == need.resource);
+                taken.is_some_and(|taken| used.is_too_little_left(first, need, id, taken))
+            })
+        };
         let n_most = N_PASSED_MAX as usize + self.n_classes();
         self.passed
             .retain(|passed| passed.job != started.job || passed.needs != needs);
         for (task, own) in waiting {
             let is_own = task.job == started.job && own == needs;
-            let is_shared = own
-                .iter()
-                .any(|need| needs.iter().any(|other| other.resource == need.resource));
-            if is_own || !is_shared {
+            if is_own || !is_passed(&own) {
                 continue;
             }
             let known = self.passed.iter_mut();
@@ -197,6 +211,17 @@ impl Used<'_> {
         })
     }
 
+    /// Whether what a task has taken is missing for another one, where that has its units on this worker.
+    fn is_too_little_left(&self, at: WorkerId, need: &Need, id: WorkerId, taken: &Need) -> bool {
+        let supply = &self.supplies[need.resource as usize];
+        let n_used = self.n_used[need.resource as usize];
+        let taken: Vec<_> = units_of(supply, id, taken).collect();
+        match supply.is_by_worker {
+            true => units_of(supply, at, need).any(|unit| taken.contains(&unit)),
+            false => n_used + need.n_units > supply.n_units,
+        }
+    }
+
     /// Takes what a task on this worker needs; whether it was there.
     fn take(&mut self, worker: WorkerId, needs: &[Need]) -> bool {
         let is_there = self.has(worker, needs);
@@ -211,6 +236,11 @@ impl Used<'_> {
 
 /// As the scheduler promises it.
 fn units_of(supply: &Supply, worker: WorkerId, need: &Need) -> impl Iterator<Item = u32> + use<> {
-    let (n_units, first) = (supply.n_units, worker.0 * need.n_per_worker);
-    (first..first + need.n_units).map(move |unit| unit % n_units)
+    let n_units = supply.n_units;
+    let n_own = need.n_per_worker.min(n_units);
+    let own: Vec<_> = (worker.0 * n_own..(worker.0 + 1) * n_own).collect();
+    let n_rounds = own[0] / n_units;
+    let from_first = own.into_iter().cycle().skip(n_rounds as usize);
+    let units = from_first.map(move |unit| unit % n_units);
+    units.take(need.n_units as usize)
 }
