@@ -132,6 +132,30 @@ def test_of_calls_at_once_the_least_share_counts():
     scripts.until(lambda: n_threads() == BEFORE, "what was before is back")
 
 
+def test_a_thread_that_was_given_up_holds_nothing_back():
+    """It is in the middle of something that nobody can end."""
+    reading, writing = os.pipe()
+    began = threading.Event()
+
+    def stand_still(_):
+        began.set()
+        os.read(reading, 1)
+
+    stream = mh.stream(stand_still, [0], scheduler="threads", num_workers=N_CPUS)
+    threading.Thread(target=lambda: next(stream, None), daemon=True).start()
+    try:
+        assert began.wait(scripts.PATIENCE_S)
+        assert n_threads() == {1}
+        stream.close()
+        scripts.until(lambda: n_threads() == BEFORE, "what was before is back")
+        assert mh.map(seen, [0], scheduler="threads", num_workers=1) == [{N_CPUS}]
+    finally:
+        os.write(writing, b"x")
+        scripts.until(lambda: n_threads() == BEFORE, "what was before is back")
+        os.close(writing)
+        os.close(reading)
+
+
 def test_openmp_has_a_number_for_each_thread():
     openmp()
     before = n_openmp()

@@ -14,7 +14,7 @@
 //!
 //! The state is locked only by threads that are attached, so that nobody holds it while another thread forks.
 
-use crate::interpreter::{Level, is_of_pool, modules, share_of};
+use crate::interpreter::{Level, is_of_pool, modules, share_of, thread_number};
 use crate::mapped::lock;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -50,8 +50,8 @@ struct Library {
 struct State {
     libraries: Vec<Library>,
     chosen: i32,
-    /// The shares of the tasks that run in threads of pools, one for each thread.
-    shares: Vec<i32>,
+    /// The shares of the tasks that run in threads of pools, and these threads, by the interpreter's numbers.
+    shares: Vec<(u64, i32)>,
     base: i32,
     /// In a forked worker, where libraries are held to one thread as they would wait for others for ever.
     is_pinned: bool,
@@ -128,8 +128,15 @@ impl State {
         if self.chosen != 0 || !library.is_free {
             return self.chosen;
         }
-        let share = self.shares.iter().min().filter(|_| counts_shares);
-        share.copied().unwrap_or(self.base)
+        let shares = self.shares.iter().map(|&(_, share)| share);
+        shares.min().filter(|_| counts_shares).unwrap_or(self.base)
+    }
+
+    fn remove(&mut self, at: usize) {
+        let (_, share) = self.shares.swap_remove(at);
+        if self.shares.iter().all(|&(_, other)| share < other) {
+            self.apply();
+        }
     }
 
     /// Has the libraries that have one number for the process follow.
@@ -173,6 +180,7 @@ impl State {
 
 /// While it lives, a thread of a pool runs tasks that may use a share of the CPUs each.
 pub(crate) struct Busy<'py> {
+    thread: u64,
     share: i32,
     _attached: Python<'py>,
 }
@@ -181,11 +189,14 @@ impl<'py> Busy<'py> {
     /// Not counted where the share is not known, or tasks run in a thread of the user's own.
     pub(crate) fn enter(py: Python<'py>, level: Level) -> Busy<'py> {
         let share = if is_of_pool() { share_of(level) } else { 0 };
+        let mut thread = 0;
         if share != 0 {
+            // Without a number it cannot be interrupted, and nothing else is lost.
+            thread = thread_number(py).unwrap_or(0);
             look(py);
             let mut state = lock(&STATE);
-            let is_less = state.shares.iter().all(|&other| share < other);
-            state.shares.push(share);
+            let is_less = state.shares.iter().all(|&(_, other)| share < other);
+            state.shares.push((thread, share));
             if is_less {
                 state.apply();
             }
@@ -194,6 +205,7 @@ impl<'py> Busy<'py> {
             }
         }
         Busy {
+            thread,
             share,
             _attached: py,
         }
@@ -202,16 +214,22 @@ impl<'py> Busy<'py> {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        if self.share == 0 {
-            return;
+        if self.share != 0 {
+            let mut state = lock(&STATE);
+            let own = (self.thread, self.share);
+            if let Some(at) = state.shares.iter().position(|&other| other == own) {
+                state.remove(at);
+            }
         }
-        let mut state = lock(&STATE);
-        if let Some(at) = state.shares.iter().position(|&share| share == self.share) {
-            state.shares.swap_remove(at);
-        }
-        if state.shares.iter().all(|&other| self.share < other) {
-            state.apply();
-        }
+    }
+}
+
+/// A thread is interrupted: it ends what it runs, or is given up and takes what time it likes, which is not to hold
+/// back the libraries of others.
+pub(crate) fn let_go_of(_attached: Python<'_>, thread: u64) {
+    let mut state = lock(&STATE);
+    while let Some(at) = state.shares.iter().position(|&(other, _)| other == thread) {
+        state.remove(at);
     }
 }
 

@@ -344,6 +344,7 @@ pub(crate) fn thread_number(py: Python<'_>) -> PyResult<u64> {
 pub(crate) fn raise_in_thread(py: Python<'_>, thread: u64) {
     let exception = py.get_type::<pyo3::exceptions::PyKeyboardInterrupt>();
     set_async_exception(py, thread, exception.as_ptr());
+    blas::let_go_of(py, thread);
 }
 
 #[allow(unsafe_code)]
