@@ -231,7 +231,8 @@ class Gone:
 
 
 @pytest.mark.parametrize("kind", ["auto", "rich"])
-def test_a_terminal_that_goes_away_is_no_reason_to_fail(kind):
+def test_a_terminal_that_goes_away_is_no_reason_to_fail(kind, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     file = Gone()
     bar = mh.ProgressBar(kind, file=file)
     assert mh.map(lambda _: until(lambda: file.n_left < 0, "it is gone"), [1], scheduler="threads", progress=bar)
