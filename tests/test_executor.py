@@ -525,4 +525,7 @@ def test_ctrl_c_ends_calls_and_the_executor(way, scheduler, tmp_path):
         time.sleep(0.1)  # until it waits; sooner, it is interrupted elsewhere, and ends as well
         program.signal_all(signal.SIGINT)
         outcome = program.wait()
-        assert outcome.stdout.endswith("interrupted\n"), outcome
+        # The keys reach the worker as well: with its end the turn may go to a call that waits, just before that is
+        # cancelled, and what it prints may come in between.
+        assert outcome.stdout.count("interrupted") == 1, outcome
+        assert outcome.returncode == 0, outcome

@@ -267,7 +267,7 @@ class Forked(Workers):
             call.cancel(False)
 
     def interrupt(self) -> None:
-        for call in list(self._calls):
+        for call in reversed(self._calls):
             call.interrupt()
 
     def end(self) -> None:
