@@ -294,20 +294,36 @@ def compute(
     >>> mh.compute([mh.delayed(divmod)(7, i) for i in (2, 0)], on_error="return")
     ([(3, 1), ZeroDivisionError(...)],)
     """
-    with _shown(progress, "compute") as track:
+    places = (scheduler, num_workers, chunksize, resources)
+    fates = (on_error, retries, retry_on, retry_delay, timeout)
+    return _computed(_native.compute, "compute", args, traverse, places, fates, seed, relay, checkpoint, progress)
+
+
+def _computed(
+    run: Callable[..., tuple[Any, ...]],
+    verb: str,
+    args: tuple[Any, ...],
+    traverse: bool,
+    places: tuple[Any, ...],
+    fates: tuple[Any, ...],
+    seed: Any,
+    relay: bool | str | None,
+    checkpoint: Any,
+    progress: Any,
+) -> tuple[Any, ...]:
+    """What `compute` and `persist` do; `run` is the engine's function for it."""
+    with _shown(progress, verb) as track:
         manner = _manner(relay)
-        name, _, batch_size, pool, asking = _where_asking(scheduler, num_workers, chunksize, resources)
-        faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
+        name, _, batch_size, pool, asking = _where_asking(*places)
+        faults = _faults(name, *fates)
+        given = (args, traverse, pool, batch_size, name)
         try:
             if checkpoint is not None:
                 from manyhands._checkpointing import compute_all
 
-                given = (args, traverse, pool, batch_size, name)
-                return compute_all(_native.compute, checkpoint, _root(seed), *given, (manner, faults), asking, track)
+                return compute_all(run, checkpoint, _root(seed), *given, (manner, faults), asking, track)
             tally = None if track is None else track.tally
-            return _native.compute(
-                args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, asking, tally
-            )
+            return run(*given, _root(seed), manner, faults, None, asking, tally)
         except KeyboardInterrupt as error:
             _interrupted(error, name)
             raise
@@ -352,23 +368,9 @@ def persist(
     >>> (square + 1).compute()
     10
     """
-    with _shown(progress, "persist") as track:
-        manner = _manner(relay)
-        name, _, batch_size, pool, asking = _where_asking(scheduler, num_workers, chunksize, resources)
-        faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
-        try:
-            if checkpoint is not None:
-                from manyhands._checkpointing import compute_all
-
-                given = (args, traverse, pool, batch_size, name)
-                return compute_all(_native.persist, checkpoint, _root(seed), *given, (manner, faults), asking, track)
-            tally = None if track is None else track.tally
-            return _native.persist(
-                args, traverse, pool, batch_size, name, _root(seed), manner, faults, None, asking, tally
-            )
-        except KeyboardInterrupt as error:
-            _interrupted(error, name)
-            raise
+    places = (scheduler, num_workers, chunksize, resources)
+    fates = (on_error, retries, retry_on, retry_delay, timeout)
+    return _computed(_native.persist, "persist", args, traverse, places, fates, seed, relay, checkpoint, progress)
 
 
 def map(  # noqa: A001 - the builtin's meaning, in parallel

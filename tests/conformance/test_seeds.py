@@ -126,7 +126,8 @@ def test_the_global_states_are_set_from_the_stream(where):
 
 def test_a_module_that_the_task_is_the_first_to_import_is_set_too(where):
     if where.scheduler == "threads":
-        pytest.skip("on threads a seed leaves the global states alone, which all share")
+        check_that_a_seed_leaves_the_global_states_alone()
+        return
 
     program = f"""
 import manyhands as mh
@@ -156,27 +157,27 @@ print([mh.map(draw, range(5), seed={SEED}), mh.map(nest, range(3), seed={SEED})]
 
 
 def test_the_callers_own_states_are_never_touched(where):
-    if where.scheduler == "threads":
-        pytest.skip("on threads a seed leaves the global states alone, which all share")
+    # In threads, what draws from the global states draws from the caller's.
+    own = from_argument if where.scheduler == "threads" else from_global_states
     random.gauss(0, 1)
     np.random.normal()
     before = states()
-    mh.map(from_global_states, range(3), seed=SEED)
-    mh.compute([mh.delayed(from_global_states)(x) for x in range(3)], seed=SEED)
-    list(mh.stream(from_global_states, range(3), seed=SEED))
-    mh.submit(from_global_states, 1, seed=SEED).result()
+    mh.map(own, range(3), seed=SEED)
+    mh.compute([mh.delayed(own)(x) for x in range(3)], seed=SEED)
+    list(mh.stream(own, range(3), seed=SEED))
+    mh.submit(own, 1, seed=SEED).result()
     with pytest.raises(ZeroDivisionError):
-        mh.map(lambda x: random.random() / x, [0], seed=SEED)
+        mh.map(lambda x, rng: (own(x, rng) if own is from_argument else own(x)) and 1 / x, [0], seed=SEED)
     assert states() == before
 
 
 def test_items_are_drawn_from_the_callers_own_states(where):
-    if where.scheduler == "threads":
-        pytest.skip("on threads a seed leaves the global states alone, which all share")
+    # In threads, tasks that draw from the global states as well would come in between.
+    also_drawn = (lambda: None) if where.scheduler == "threads" else random.random
     random.seed(1)
     items = (random.random() for _ in range(5))
     numbers = random.Random(1)
-    assert mh.map(lambda x: (x, random.random())[0], items, seed=SEED) == [numbers.random() for _ in range(5)]
+    assert mh.map(lambda x: (x, also_drawn())[0], items, seed=SEED) == [numbers.random() for _ in range(5)]
 
 
 def test_tasks_without_a_seed_do_not_go_on_with_the_states_of_those_with_one(where):
@@ -205,7 +206,10 @@ class Drawing:
 
 def test_unpickling_without_a_seed_draws_from_the_states_of_the_workers_own(where):
     if not where.is_elsewhere:
-        pytest.skip("tasks are given the very objects here: nothing is unpickled")
+        drawing = Drawing()
+        # Nothing is unpickled: the task has the very object, which has drawn nothing.
+        assert mh.map(lambda given: (given is drawing, vars(given)), [drawing], seed=SEED) == [(True, {})]
+        return
     numbers = []
     for _ in range(3):
         mh.map(lambda x: random.random(), range(8), seed=SEED)
@@ -253,7 +257,16 @@ def test_a_seed_of_its_own_wins_in_a_task():
 
 def test_the_task_goes_on_where_it_was_after_a_call_of_its_own(where):
     if where.scheduler == "threads":
-        pytest.skip("on threads a seed leaves the global states alone, which all share")
+        # The global states are not a task's there; its generator is.
+        def with_a_call(x, rng):
+            before = rng.random()
+            mh.map(from_argument, range(2))
+            return before, rng.normal()
+
+        assert mh.map(with_a_call, range(3), seed=SEED) == mh.map(
+            lambda x, rng: (rng.random(), rng.normal()), range(3), seed=SEED
+        )
+        return
 
     def around(x):
         before = random.random(), np.random.random()

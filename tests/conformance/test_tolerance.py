@@ -343,10 +343,8 @@ def test_it_draws_the_same_numbers_again(tmp_path):
     assert disturbed == undisturbed
 
 
-def test_a_worker_is_not_kept_by_a_task_that_rests(where, tmp_path):
+def test_a_worker_is_not_kept_by_a_task_that_rests(tmp_path):
     """With one worker, the other task must end before the first is tried again; it waits to be told."""
-    if where.is_synchronous:
-        pytest.skip("the calling thread tries again before it goes on")
 
     def first(folder):
         if not (folder / "second").exists():
