@@ -342,6 +342,33 @@ TORCH = """
 """
 
 
+def test_looking_at_torch_in_one_thread_does_not_stop_the_others(tmp_path):
+    """Asking it runs Python, which lets other threads run: none of our locks may be held meanwhile."""
+    (tmp_path / "torch.py").write_text(
+        textwrap.dedent(
+            """
+            import time
+
+            class Generator:
+                def initial_seed(self):
+                    time.sleep(0.05)
+                    return 1
+
+            default_generator = Generator()
+            """
+        )
+    )
+    source = """
+    import random
+    import numpy
+    import torch
+    import manyhands as mh
+
+    print(sum(mh.map(lambda _: bool(random), range(50), scheduler="threads", num_workers=4, chunksize=1)))
+    """
+    check(run(tmp_path, source), "50\n")
+
+
 def test_torch_is_looked_at_as_well(tmp_path):
     """By a module that behaves alike; the real one is large."""
     (tmp_path / "torch.py").write_text(textwrap.dedent(TORCH))

@@ -196,22 +196,29 @@ pub(crate) fn begin(py: Python<'_>) {
         look(py);
     }
     let now = glance(py);
-    let mut found = None;
+    if now.words != [0; 2] {
+        note(now);
+    }
+    BEFORE.set(Some(now));
+    if HAS_TORCH.load(Ordering::Relaxed) {
+        begin_torch(py);
+    }
+}
+
+/// What was changed between tasks is nobody's misuse: that is what the states are now.
+///
+/// No Python runs in here, as the lock is held: whoever has the interpreter may be waiting for it.
+fn note(now: Glance) {
+    let found = &mut *lock(&FOUND);
     for (at, place) in PLACES.iter().enumerate() {
         if now.words[at] == 0 {
             continue;
         }
-        let found = found.get_or_insert_with(|| lock(&FOUND));
-        // What was changed between tasks is nobody's misuse.
         let is_known = |seen: &Seen| seen.0[0] == (now.words[at] >> 32) as u32;
         match &mut found[at].seen {
             Some(seen) if is_known(seen) => seen.1 = now.words[at] as u32,
             seen => *seen = place.state(),
         }
-    }
-    BEFORE.set(Some(now));
-    if HAS_TORCH.load(Ordering::Relaxed) {
-        begin_torch(py);
     }
 }
 
