@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import weakref
+from _thread import RLock
 from concurrent.futures._base import FINISHED, PENDING
 from functools import partial
 
@@ -52,18 +53,19 @@ class Future(concurrent.futures.Future["T"]):
     (32, True, None)
     """
 
+    # What the base class sets for each future, most futures do without: making them is much of what short calls cost.
+    _state = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _done_callbacks: list[Callable[[Any], object]] | tuple[()] = ()
     _is_watched = False
     _is_settling = False
     _those_who_wait: _Waiters | None = None
+    #: Over the mutex, once somebody has asked for it.
+    _made_condition: threading.Condition | None = None
 
     def __init__(self, pending: _native.Pending | None = None) -> None:
-        # What the base class does, but for the list of those who wait, whom most futures do not have: making futures
-        # is much of what short calls cost.
-        self._lock = threading.Condition()
-        self._state = PENDING
-        self._result: Any = None
-        self._exception: BaseException | None = None
-        self._done_callbacks: list[Callable[[Any], object]] = []
+        self._mutex = RLock()
         self._pending = pending
 
     def __reduce__(self) -> NoReturn:
@@ -122,23 +124,29 @@ class Future(concurrent.futures.Future["T"]):
     def _condition(self) -> threading.Condition:  # type: ignore[override]
         """The lock that `concurrent.futures` takes before it looks at the state, which it then expects to stay."""
         self._settle()
-        return self._lock
+        condition = self._made_condition
+        if condition is None:
+            with self._mutex:
+                condition = self._made_condition
+                if condition is None:
+                    condition = self._made_condition = threading.Condition(self._mutex)
+        return condition
 
     @property
     def _waiters(self) -> _Waiters:  # type: ignore[override]
         """Where `concurrent.futures` notes who waits."""
-        with self._lock:
+        with self._mutex:
             if self._those_who_wait is None:
                 self._those_who_wait = _Waiters(self)
             return self._those_who_wait
 
-    def _settle(self) -> None:
+    def _settle(self, has_ended: bool = False) -> None:
         """Take the result of a call that has ended over into the base class; whoever comes first does it."""
         if self._pending is None:
             return
-        with self._lock:
+        with self._mutex:
             pending = self._pending
-            if pending is None or self._is_settling or not pending.done():
+            if pending is None or self._is_settling or not (has_ended or pending.done()):
                 return
             self._is_settling = True
         try:
@@ -150,12 +158,13 @@ class Future(concurrent.futures.Future["T"]):
             else:
                 super().set_exception(self._told(error))
         else:
-            with self._lock:
+            with self._mutex:
                 self._result = value
                 self._state = FINISHED
                 for waiter in self._those_who_wait or ():
                     waiter.add_result(self)
-                self._lock.notify_all()
+                if self._made_condition is not None:
+                    self._made_condition.notify_all()
             if self._done_callbacks:
                 self._invoke_callbacks()  # type: ignore[attr-defined]
         self._pending = None
@@ -183,7 +192,7 @@ class Future(concurrent.futures.Future["T"]):
             self._interrupted(pending.scheduler)
             raise
         if has_ended:
-            self._settle()
+            self._settle(has_ended)
 
     def _interrupted(self, scheduler: str) -> None:
         """After Ctrl-C: no worker of those that ran this call goes on."""
@@ -327,6 +336,9 @@ class Future(concurrent.futures.Future["T"]):
         >>> future.add_done_callback(lambda future: print(future.result() + 1))
         2
         """
+        with self._mutex:
+            if not self._done_callbacks:
+                self._done_callbacks = []
         super().add_done_callback(fn)
         self._watch()
 

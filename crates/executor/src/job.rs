@@ -1,11 +1,11 @@
 //! The submitter's end of a job.
 
+use crate::owner::Owner;
 use crate::program::Death;
 use crate::relay::{Said, SaidList};
 use crate::watch::{Standing, Watch};
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{Event, JobId, TimeNs};
-use rustix::process::Pid;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -178,23 +178,6 @@ pub(crate) trait Control: Send + Sync {
     fn standing(&self, id: JobId, inbox: &Arc<Inbox>) -> Option<Standing>;
 }
 
-/// Tells a process from those forked from it. There, a pool has no threads, its workers are another
-/// process's, and its locks may be held for ever: whatever was inherited must be left alone.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Owner(Pid);
-
-impl Owner {
-    /// This process.
-    pub(crate) fn current() -> Owner {
-        Owner(rustix::process::getpid())
-    }
-
-    /// Whether this process was forked from the owner.
-    pub(crate) fn is_elsewhere(self) -> bool {
-        rustix::process::getpid() != self.0
-    }
-}
-
 /// A job that was submitted. Dropping it cancels what is left of it, unless it was [detached](Job::detach).
 /// In a process forked from the one that submitted it, it looks cancelled.
 pub struct Job {
@@ -288,6 +271,15 @@ impl Job {
             return Vec::new();
         }
         lock(&self.inbox.pending).said.take()
+    }
+
+    /// Whether the job has ended, and what has been said up to now, without waiting.
+    pub fn look(&self) -> (bool, Vec<Said>) {
+        if self.owner.is_elsewhere() {
+            return (true, Vec::new());
+        }
+        let mut pending = lock(&self.inbox.pending);
+        (pending.news.is_end(), pending.said.take())
     }
 
     /// Whether the job ends within a moment, for which the caller stays awake but lets others go first.

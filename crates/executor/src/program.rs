@@ -189,6 +189,12 @@ pub trait ThreadHook: Send + Sync {
     /// Prepares the thread; what is returned is dropped in the same thread when it ends.
     fn started(&self) -> ThreadGuard;
 
+    /// Takes turns for as long as there are any, with what they need at hand: what takes long to get, such as
+    /// an interpreter's lock, is had once for all tasks that are there.
+    fn stay(&self, turn: &mut dyn FnMut() -> bool) {
+        while turn() {}
+    }
+
     /// Drops what a thread is done with, if nobody else has it, where dropping needs preparing, too.
     fn let_go(&self, program: Arc<dyn Program>) {
         drop(program);

@@ -6,7 +6,8 @@
 //! held back for longer than a moment is worth writing for: otherwise results that nobody reads would keep
 //! all else waiting.
 
-use crate::job::{Owner, lock};
+use crate::job::lock;
+use crate::owner::Owner;
 use crate::processes::Wake;
 use manyhands_store::Memory;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,8 @@
 //! pool's own thread, as that may take a while. Two are not, and are only taken by a pool's own thread
 //! that holds no other: `spilling` first, then `filling`.
 
-use crate::job::{Owner, lock};
+use crate::job::lock;
+use crate::owner::Owner;
 use crate::processes::{Wake, WorkerMemoryLimit};
 use crate::program::RemoteProgram;
 use crate::shelf::{Shelf, SpillOptions, SpillStats, Strain, Waiting};

@@ -11,7 +11,8 @@ mod lane;
 
 use crate::core::{Core, Entry, Hands};
 use crate::inline::survive;
-use crate::job::{Control, Failure, Inbox, Job, Owner, lock};
+use crate::job::{Control, Failure, Inbox, Job, lock};
+use crate::owner::Owner;
 use crate::program::{Death, Program, ThreadHook};
 use crate::watch::Standing;
 pub use lane::is_given_up;

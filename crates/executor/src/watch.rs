@@ -2,7 +2,8 @@
 //!
 //! Nothing is counted for it: who asks a pool takes its lock for a moment.
 
-use crate::job::{Control, Inbox, Owner, lock};
+use crate::job::{Control, Inbox, lock};
+use crate::owner::Owner;
 use manyhands_scheduler::{JobId, Tally};
 use std::sync::{Arc, Mutex};
 

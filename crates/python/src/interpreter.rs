@@ -138,6 +138,17 @@ impl ThreadHook for ParkedStates {
         Box::new(parked)
     }
 
+    fn stay(&self, turn: &mut dyn FnMut() -> bool) {
+        Python::attach(|py| {
+            let mut turns = Turns::begin();
+            while turn() {
+                let _stay = StayAtEnd;
+                // A thread of a pool hears of no signals.
+                let _ = turns.give_way(py);
+            }
+        });
+    }
+
     fn let_go(&self, program: Arc<dyn Program>) {
         // Nobody may be left who waits for this job, and the main thread may be waiting for what is dropped here.
         if Arc::strong_count(&program) == 1 {
@@ -333,11 +344,20 @@ impl Drop for StayAtEnd {
     }
 }
 
-/// The number by which the interpreter knows the calling thread.
+/// The number by which the interpreter knows the calling thread. It stays the same for the thread's life, also
+/// in a forked process, which goes on in it.
 pub(crate) fn thread_number(py: Python<'_>) -> PyResult<u64> {
-    py.import(pyo3::intern!(py, "_thread"))?
+    thread_local!(static NUMBER: Cell<u64> = const { Cell::new(0) });
+    let known = NUMBER.get();
+    if known != 0 {
+        return Ok(known);
+    }
+    let number = py
+        .import(pyo3::intern!(py, "_thread"))?
         .call_method0(pyo3::intern!(py, "get_ident"))?
-        .extract()
+        .extract()?;
+    NUMBER.set(number);
+    Ok(number)
 }
 
 /// Has an exception raised in another thread the next time it runs Python code.

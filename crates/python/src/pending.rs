@@ -94,8 +94,9 @@ impl Pending {
             timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            self.run.hear(py, self.run.job.take_said(), &[])?;
-            if self.run.job.has_ended() {
+            let (has_ended, said) = self.run.job.look();
+            self.run.hear(py, said, &[])?;
+            if has_ended {
                 return Ok(true);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -29,7 +29,8 @@ pub use guard::WorkerMemoryLimit;
 pub(crate) use wake::Wake;
 
 use crate::core::{Core, Entry, Hands};
-use crate::job::{Control, Failure, Inbox, Job, Owner, lock};
+use crate::job::{Control, Failure, Inbox, Job, lock};
+use crate::owner::Owner;
 use crate::program::{Death, RemoteProgram};
 use crate::relay::{self, Relay, Routes, Surroundings};
 use crate::status::{StatusPage, monotonic_ns};

@@ -106,18 +106,20 @@ impl Lane {
         lock(&self.queue).unreported_since.is_some()
     }
 
-    /// The job at the front, once there is one; `None` when the thread is to end.
-    fn wait(&self) -> Option<(Arc<dyn Program>, JobId)> {
+    /// Waits until there is a job, or the thread is to end; whether there is one.
+    fn wait(&self) -> bool {
         let mut queue = lock(&self.queue);
-        loop {
-            if queue.is_stopped {
-                return None;
-            }
-            if let Some(group) = queue.groups.front() {
-                return Some((Arc::clone(&group.program), group.job));
-            }
+        while !queue.is_stopped && queue.groups.is_empty() {
             queue = (self.arrived.wait(queue)).unwrap_or_else(|e| e.into_inner());
         }
+        !queue.is_stopped
+    }
+
+    /// The job at the front, if there is one.
+    fn front(&self) -> Option<(Arc<dyn Program>, JobId)> {
+        let queue = lock(&self.queue);
+        let group = queue.groups.front().filter(|_| !queue.is_stopped)?;
+        Some((Arc::clone(&group.program), group.job))
     }
 }
 
@@ -160,28 +162,40 @@ pub fn is_given_up() -> bool {
 pub(super) fn work(shared: &Shared, lane: &Arc<Lane>) {
     OWN.set(Some(Arc::clone(lane)));
     let _guard = shared.hook.started();
-    while let Some((program, job)) = lane.wait() {
-        let mut feed = LaneFeed {
-            shared,
-            lane,
-            job,
-            program: &program,
-            current: None,
-            ended: None,
-            started: Instant::now(),
-            reported: Instant::now(),
-        };
-        // A panic is the task's failure, not the thread's. Outside of a task it is the failure of
-        // the next, or it would be met again and again.
-        if catch_unwind(AssertUnwindSafe(|| program.run(&mut feed))).is_err() {
-            if feed.current.is_none() {
-                feed.current = feed.pop();
-            }
-            feed.ended(Ending::Failed);
-        }
-        feed.report();
-        survive(|| shared.hook.let_go(program));
+    while lane.wait() {
+        shared.hook.stay(&mut || {
+            let Some((program, job)) = lane.front() else {
+                return false;
+            };
+            run(shared, lane, program, job);
+            true
+        });
     }
+}
+
+/// Runs the tasks at the front that belong to one job.
+fn run(shared: &Shared, lane: &Lane, program: Arc<dyn Program>, job: JobId) {
+    let started = Instant::now();
+    let mut feed = LaneFeed {
+        shared,
+        lane,
+        job,
+        program: &program,
+        current: None,
+        ended: None,
+        started,
+        reported: started,
+    };
+    // A panic is the task's failure, not the thread's. Outside of a task it is the failure of
+    // the next, or it would be met again and again.
+    if catch_unwind(AssertUnwindSafe(|| program.run(&mut feed))).is_err() {
+        if feed.current.is_none() {
+            feed.current = feed.pop();
+        }
+        feed.ended(Ending::Failed);
+    }
+    feed.report();
+    survive(|| shared.hook.let_go(program));
 }
 
 struct LaneFeed<'a> {
