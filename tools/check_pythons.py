@@ -20,6 +20,17 @@ OLDEST = (3, 10)
 FEWER = {"N_FAULTS": "40", "N_KILLS": "12", "N_PARENT_KILLS": "4", "FEW_PLACES": "1"}
 NOT_AGAIN = ("--ignore=tests/test_benches.py", "--ignore=tests/test_site.py")
 
+#: What a version between the oldest and the newest adds to those two is its byte code, its pickles and its library:
+#: what is done to machine and processes (kills, signals, memory, terminals) is not tried there again.
+NOT_BETWEEN = tuple(
+    f"--ignore=tests/test_{name}.py"
+    for name in (
+        *("faults", "kills", "deaths", "signals", "timeouts", "leaks", "checkpoint", "memory_limit", "worker_memory"),
+        *("progress", "progress_locks", "relay", "streams_of_output", "shared", "shared_inside", "blas", "resources"),
+        *("plans", "graph_resources", "dask_programs", "distributed", "docs", "tools", "command_line"),
+    )
+)
+
 PROBE = """
 import importlib.util, os, platform, sys, sysconfig
 lacks = []
@@ -136,10 +147,12 @@ def main() -> None:
     forget_summary("test-pythons")
     # Not an empty summary, which would say that nothing ran although something should have.
     outcomes = [] if found else [Outcome("tests", "passed", detail="there is no other version here")]
+    outermost = {next(iter(found), None), next(reversed(found), None)}
     for name, interpreter in found.items():
         env = check_environment_variables(ROOT / ".venvs" / name / "bin" / "python")
         if arguments.others:
-            outcomes += run_stages(stages_of(name, interpreter, NOT_AGAIN), {**FEWER, **env})
+            fewer = NOT_AGAIN if name in outermost else (*NOT_AGAIN, *NOT_BETWEEN)
+            outcomes += run_stages(stages_of(name, interpreter, fewer), {**FEWER, **env})
         else:
             outcomes += run_stages(stages_of(name, interpreter), env)
     sys.exit(close("make test-pythons", "test-pythons", outcomes))
