@@ -733,6 +733,30 @@ def test_a_file_of_the_former_version_is_read_and_continued(path, said):
     assert len(study) == 7
 
 
+def file_of_version_1():
+    """A file of the former format, made once: its lines have a place and the bytes there, the last one the end."""
+    lines = (Path(__file__).parents[1] / "crates/checkpoint/tests/version_1.txt").read_text().splitlines()
+    data = bytearray()
+    for at, _, digits in (line.partition(" ") for line in lines if not line.startswith("#")):
+        data.extend(bytes(int(at, 16) - len(data)))
+        data.extend(bytes.fromhex(digits))
+    return bytes(data)
+
+
+def test_a_file_that_the_former_version_wrote_is_read_and_added_to(path):
+    Path(path).write_bytes(file_of_version_1())
+    study = mh.checkpoint.open(path)
+    assert study.format_version == 1
+    assert study.check() == []
+    values = [None, 7, "seven", {"seven": [7.0, (7,)]}, b"7" * 300]
+    assert [task.result() for task in study] == values
+    # Its results are of a function that nobody has any more.
+    assert mh.map(scaled, range(2), checkpoint=path, **HERE) == [0, 2]
+    study = mh.checkpoint.open(path)
+    assert study.format_version == 2
+    assert [task.result() for task in study] == [*values, 0, 2]
+
+
 def test_a_later_version_is_refused_and_left_alone(path):
     mh.map(scaled, range(5), checkpoint=path, **HERE)
     later = _native._probe_checkpoint_as(Path(path).read_bytes(), 3)
