@@ -733,6 +733,30 @@ def test_a_file_of_the_former_version_is_read_and_continued(path, said):
     assert len(study) == 7
 
 
+def file_of_version_1():
+    """A file of the former format, made once: its lines have a place and the bytes there, the last one the end."""
+    lines = (Path(__file__).parents[1] / "crates/checkpoint/tests/version_1.txt").read_text().splitlines()
+    data = bytearray()
+    for at, _, digits in (line.partition(" ") for line in lines if not line.startswith("#")):
+        data.extend(bytes(int(at, 16) - len(data)))
+        data.extend(bytes.fromhex(digits))
+    return bytes(data)
+
+
+def test_a_file_that_the_former_version_wrote_is_read_and_added_to(path):
+    Path(path).write_bytes(file_of_version_1())
+    study = mh.checkpoint.open(path)
+    assert study.format_version == 1
+    assert study.check() == []
+    values = [None, 7, "seven", {"seven": [7.0, (7,)]}, b"7" * 300]
+    assert [task.result() for task in study] == values
+    # Its results are of a function that nobody has any more.
+    assert mh.map(scaled, range(2), checkpoint=path, **HERE) == [0, 2]
+    study = mh.checkpoint.open(path)
+    assert study.format_version == 2
+    assert [task.result() for task in study] == [*values, 0, 2]
+
+
 def test_a_later_version_is_refused_and_left_alone(path):
     mh.map(scaled, range(5), checkpoint=path, **HERE)
     later = _native._probe_checkpoint_as(Path(path).read_bytes(), 3)
@@ -780,88 +804,6 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(tmp_path, scheduler):
     assert (tmp_path / "study.mh").stat().st_size <= limit
 
 
-# Runs that are killed
-
-STUDY = """
-    import os, sys, time
-    import manyhands as mh
-
-    def simulate(n, rng):
-        time.sleep(0.001 * (n % 4))
-        if n % 10 == 0:
-            return rng.normal(size=20_000)
-        return n, float(rng.normal())
-
-    def study(**where):
-        return mh.map(simulate, range(N_TASKS), seed=11, **where)
-
-    N_TASKS = int(sys.argv[2])
-    if __name__ == "__main__":
-        import hashlib
-        results = study(checkpoint="study.mh", scheduler=sys.argv[1], num_workers=2)
-        texts = [repr(r) if isinstance(r, tuple) else r.tobytes().hex() for r in results]
-        print(hashlib.sha256(" ".join(texts).encode()).hexdigest())
-    """
-
-
-def finished(path):
-    """How many results there are in a file that a run was killed over."""
-    return len(mh.checkpoint.open(path)) if path.exists() and path.stat().st_size > FRAMES_AT else 0
-
-
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes", "fork"])
-def test_killed_runs_go_on_and_end_with_the_same_results(tmp_path, scheduler):
-    n_kills = int(os.environ.get("N_PARENT_KILLS", "104")) // 4
-    n_tasks = 100
-    undisturbed = tmp_path / "undisturbed"
-    undisturbed.mkdir()
-    want = run(undisturbed, STUDY, "synchronous", n_tasks, cwd=undisturbed).stdout
-    assert len(want) == 65
-    path = tmp_path / "study.mh"
-    n_killed = n_before = 0
-    while n_killed < n_kills:
-        with start(tmp_path, STUDY, scheduler, n_tasks, cwd=tmp_path) as program:
-            # A little further each time, at no particular instant.
-            n_more = 1 + 7 * n_killed % 23
-            until(lambda: program.process.poll() is not None or finished(path) >= n_before + n_more, "it goes on")
-            program.process.kill()
-            program.process.wait()
-        n_after = finished(path)
-        assert n_after >= n_before, "what was stored is there"
-        assert n_after == 0 or mh.checkpoint.open(path).damage == []
-        if n_after >= n_tasks:
-            path.unlink()
-            n_after = 0
-        n_before = n_after
-        n_killed += 1
-    outcome = run(tmp_path, STUDY, scheduler, n_tasks, cwd=tmp_path)
-    assert outcome.stdout == want, outcome
-    assert f"{n_before} of {n_tasks} results were there" in outcome.stderr or n_before == 0
-    study = mh.checkpoint.open(path)
-    assert sorted(task.index for task in study) == list(range(n_tasks)), "each was computed once"
-
-
-@pytest.mark.parametrize("scheduler", ["synchronous", "processes"])
-def test_ctrl_c_keeps_what_was_stored(tmp_path, scheduler):
-    source = """
-        import sys, time
-        import manyhands as mh
-        def wait(x):
-            time.sleep(1000 if x > 4 else 0)
-            return x
-        try:
-            mh.map(wait, range(20), checkpoint="study.mh", scheduler=sys.argv[1], num_workers=1)
-        except KeyboardInterrupt:
-            study = mh.checkpoint.open("study.mh")
-            print([task.result() for task in study if task.error is None], study.is_running)
-        """
-    path = tmp_path / "study.mh"
-    with start(tmp_path, source, scheduler, cwd=tmp_path) as program:
-        until(lambda: finished(path) >= 5, "some are stored")
-        os.kill(program.pid, signal.SIGINT)
-        check(program.wait(), "[0, 1, 2, 3, 4] False\n")
-
-
 def test_nothing_is_left_of_calls_that_have_ended(path):
     def count():
         return len(os.listdir("/proc/self/fd")), threading.active_count(), len(os.listdir("/proc/self/task"))
@@ -876,20 +818,3 @@ def test_nothing_is_left_of_calls_that_have_ended(path):
             next(mh.stream(scaled, range(3), **where))
         gc.collect()
         until(lambda: all(now <= then for now, then in zip(count(), before)), "threads end")
-
-
-def test_killed_workers_cost_nothing_that_was_stored(tmp_path):
-    n_tasks = 100
-    source = STUDY.replace('"study.mh"', 'f"{sys.argv[3]}.mh"')
-    want = run(tmp_path, source, "synchronous", n_tasks, "a", cwd=tmp_path).stdout
-    path = tmp_path / "b.mh"
-    with start(tmp_path, source, "processes", n_tasks, "b", cwd=tmp_path) as program:
-        n_more = 5
-        for _ in range(3):
-            until(lambda: program.process.poll() is not None or finished(path) >= n_more, "it goes on")
-            # Time for the task that is hit to be done elsewhere: hit twice, it would be blamed.
-            n_more = finished(path) + 25
-            for worker in program.workers()[:1]:
-                os.kill(worker, signal.SIGKILL)
-        assert program.wait().stdout == want
-    assert mh.checkpoint.open(path).check() == []

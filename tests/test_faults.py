@@ -1,26 +1,39 @@
 """Random faults in random workers at random moments: every run ends, with the right results or the right error.
 
+Only runs count in which a signal was sent to a worker of the run's own while the call was under way; one that ended
+before that is looked at all the same, and another seed takes its place.
+
 ``N_FAULTS=5000`` tries so many, rather than those of a usual run; ``FAULTS_FROM=1234`` begins with that seed, which a
 failure names.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from scripts import children
+from scripts import children, is_alive
 
 import manyhands as mh
+from manyhands import _pools
 
 N_FAULTS = int(os.environ.get("N_FAULTS", "500"))
 FIRST_SEED = int(os.environ.get("FAULTS_FROM", "0"))
 N_PORTIONS = 20
+N_EACH = -(-N_FAULTS // N_PORTIONS)
+
+#: No run takes a second where there is nothing else to do.
+RUN_LIMIT_S = 120.0
+
+#: Graphs take some 20 ms.
+LAST_STRIKE_S = 0.02
 
 DEADLY = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]
 
@@ -66,46 +79,98 @@ def random_graph(chance):
 
 
 class Assassin:
-    """Sends signals to random workers at random moments while a block runs."""
+    """Sends signals to random workers of one call at random moments, until it ends."""
 
-    def __init__(self, chance, numbers):
-        self._plan = [(chance.uniform(0, 0.06), chance.random(), number) for number in numbers]
+    def __init__(self, chance, scheduler, numbers):
+        self._plan = [(chance.uniform(0, LAST_STRIKE_S), chance.random(), number) for number in numbers]
+        self._scheduler = scheduler
+        # Those of other pools, which are idle; the workers of a call on `fork` are its own.
+        self._others = children(os.getpid())
+        self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._strike)
+        self.n_struck = 0
+
+    def _workers(self):
+        if self._scheduler == "fork":
+            pids = children(os.getpid()) - self._others
+        else:
+            pids = _pools._processes.worker_pids() if _pools._processes is not None else ()
+        return sorted(filter(is_alive, pids))
 
     def _strike(self):
         for pause_s, at, number in self._plan:
-            time.sleep(pause_s)
-            workers = sorted(children(os.getpid()))
-            if workers:
-                try:
-                    os.kill(workers[int(at * len(workers))], number)
-                except ProcessLookupError:
-                    pass
+            if self._is_over.wait(pause_s):
+                return
+            while not (workers := self._workers()):
+                if self._is_over.wait(0.001):
+                    return
+            try:
+                os.kill(workers[int(at * len(workers))], number)
+            except ProcessLookupError:
+                continue
+            self.n_struck += not self._is_over.is_set()
 
     def __enter__(self):
         self._thread.start()
+        return self
 
     def __exit__(self, *_exc):
+        self._is_over.set()
         self._thread.join()
 
 
+@contextmanager
+def limited(seed, scheduler):
+    """Fail, and name the seed, when a run takes too long."""
+
+    def fail(*_args):
+        pytest.fail(f"seed {seed} on {scheduler} has not ended after {RUN_LIMIT_S} s")
+
+    before = signal.signal(signal.SIGUSR1, fail)
+    alarm = (threading.main_thread().ident, signal.SIGUSR1)
+    timer = threading.Timer(RUN_LIMIT_S, signal.pthread_kill, alarm)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
 def try_one(seed, scheduler, draw_signals, **options):
-    """Run one random graph through faults; gives the error that it ended with, if any."""
+    """Run one random graph through faults; gives whether any met it, and the error that it ended with, if any."""
     chance = random.Random(seed)
     roots, expected = random_graph(chance)
-    with Assassin(chance, draw_signals(chance)):
+    error = found = None
+    with limited(seed, scheduler), Assassin(chance, scheduler, draw_signals(chance)) as assassin:
         try:
             (found,) = mh.compute(roots, scheduler=scheduler, num_workers=2, **options)
-        except Exception as error:
-            return error
-    assert is_whole(found), seed
-    assert as_numbers(found) == expected, seed
-    return None
+        except Exception as raised:
+            error = raised
+    if error is None:
+        assert is_whole(found), seed
+        assert as_numbers(found) == expected, seed
+    return assassin.n_struck > 0, error
 
 
-def seeds(portion):
-    n_each = -(-N_FAULTS // N_PORTIONS)
-    return range(FIRST_SEED + portion * n_each, FIRST_SEED + (portion + 1) * n_each)
+def until_struck(n_wanted, first, try_seed):
+    """Try seed after seed until so many runs were met by a fault."""
+    n_struck = n_tried = 0
+    for seed in itertools.count(first):
+        n_struck += try_seed(seed)
+        n_tried += 1
+        if n_struck >= n_wanted:
+            break
+        assert n_tried < 20 + 4 * n_wanted, (
+            f"only {n_struck} of {n_tried} runs from seed {first} on were met by a fault"
+        )
+    assert n_struck == n_wanted
+
+
+def first_seed(portion):
+    """Where a portion begins; far enough from the next for the seeds that stand in for others."""
+    return FIRST_SEED + portion * 10 * N_EACH
 
 
 def scheduler_for(seed):
@@ -115,37 +180,51 @@ def scheduler_for(seed):
 @pytest.mark.parametrize("portion", range(N_PORTIONS // 2))
 def test_a_worker_that_ends_at_any_moment_changes_no_result(portion):
     """One death may meet any task, which is then run once more."""
-    for seed in seeds(portion):
-        error = try_one(seed, scheduler_for(seed), lambda chance: [chance.choice(DEADLY)])
+
+    def try_seed(seed):
+        was_struck, error = try_one(seed, scheduler_for(seed), lambda chance: [chance.choice(DEADLY)])
         assert error is None, (seed, error)
+        return was_struck
+
+    until_struck(N_EACH, first_seed(portion), try_seed)
 
 
 @pytest.mark.parametrize("portion", range(N_PORTIONS // 2, N_PORTIONS))
 def test_workers_that_end_all_the_time_leave_right_results_or_the_right_error(portion):
     """A task whose worker died twice is not tried again; nor is a worker started after some that never were ready."""
-    for seed in seeds(portion):
-        error = try_one(seed, scheduler_for(seed), lambda chance: chance.choices(DEADLY, k=chance.randint(2, 6)))
+
+    def try_seed(seed):
+        was_struck, error = try_one(
+            seed, scheduler_for(seed), lambda chance: chance.choices(DEADLY, k=chance.randint(2, 6))
+        )
         if isinstance(error, mh.WorkerDied):
             assert "combined" in str(error), (seed, error)
         elif error is not None:
             # On a machine so busy that workers take long to start, three crashes may meet three of these.
             assert "worker processes in a row ended before they could take tasks" in str(error), (seed, error)
+        return was_struck
+
+    until_struck(N_EACH, first_seed(portion), try_seed)
 
 
 @pytest.mark.parametrize("scheduler", ["processes", "fork"])
 def test_workers_that_stop_at_any_moment_leave_right_results_where_there_is_a_limit(scheduler):
     """Amid a task, between two of them, while idle: they say nothing, and never end."""
+
+    def try_seed(seed):
+        was_struck, error = try_one(
+            seed,
+            scheduler,
+            lambda chance: [signal.SIGSTOP] * chance.randint(1, 2),
+            timeout=1.0,
+            retries=5,
+            retry_delay=0,
+        )
+        assert error is None, (seed, error)
+        return was_struck
+
     try:
-        for seed in range(FIRST_SEED, FIRST_SEED + max(2, N_FAULTS // 50)):
-            error = try_one(
-                seed,
-                scheduler,
-                lambda chance: [signal.SIGSTOP] * chance.randint(1, 2),
-                timeout=1.0,
-                retries=5,
-                retry_delay=0,
-            )
-            assert error is None, (seed, error)
+        until_struck(max(2, N_FAULTS // 50), FIRST_SEED, try_seed)
     finally:
         # Those that stopped when all was done would keep calls without a limit waiting for ever.
         for pid in children(os.getpid()):

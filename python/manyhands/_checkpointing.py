@@ -20,7 +20,7 @@ from itertools import repeat
 
 from manyhands import _native, _run
 from manyhands._deaths import size_text as _size
-from manyhands._naming import FunctionName, Namer, Unnamed, digest, name_arguments
+from manyhands._naming import FunctionName, Namer, Unnamed, digest, name_arguments, settle
 from manyhands._pickling import name_of
 from manyhands.errors import CheckpointError, CheckpointWarning
 
@@ -72,6 +72,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        settle()
         try:
             self.recorder.close()
         except CheckpointError:
@@ -575,6 +576,7 @@ class Stream:
         if close is not None:
             close()
         self._calls.session.report.tell()
+        settle()
         try:
             self._session.recorder.close()
         except CheckpointError:

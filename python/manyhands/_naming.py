@@ -10,15 +10,16 @@ from __future__ import annotations
 import sys
 from functools import lru_cache, partial
 from hashlib import blake2b
-from types import CodeType, FunctionType, MethodType, ModuleType
+from importlib.machinery import EXTENSION_SUFFIXES
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 
-from manyhands import _culprit, _pickling, _tokenize
+from manyhands import _culprit, _imports, _pickling, _tokenize
 from manyhands._tokenize import _DIGEST_BYTES, _NOT_CONTENT, _SCALARS, _Encoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
+    from typing import Any, TypeGuard
 
 
 class Unnamed(Exception):
@@ -46,9 +47,10 @@ def is_installed(module_name: object) -> bool:
     known = _installed.get(root)
     if known is None:
         module = sys.modules.get(root)
+        if module is None:
+            return False  # and it may be imported any time
         known = (
             root != "__main__"
-            and module is not None
             and (root in sys.builtin_module_names or not _pickling._is_made_here(module))
             and _pickling._is_installed(root, _pickling._installed_places())
         )
@@ -61,6 +63,79 @@ def _names(code: CodeType) -> frozenset[str]:
     """All names that a code object and those nested in it mention, attributes too."""
     nested = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     return frozenset(code.co_names).union(*nested)
+
+
+def is_own_module(value: object) -> TypeGuard[ModuleType]:
+    """Whether something is a module that is neither a part of Python nor of an installed package."""
+    return isinstance(value, ModuleType) and not is_installed(value.__name__)
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+# Where a module comes from: it is none other elsewhere.
+_PLACES = frozenset(["__cached__", "__file__", "__name__", "__package__", "__path__"])
+
+_COMPILED = tuple(EXTENSION_SUFFIXES)
+
+
+class _NotImported:
+    """Imports that were named while their modules were not imported: by the sources.
+
+    Once the function has run here, they are. They are named as before then, or a program that is run again, and finds
+    the first call's results, would not find those of its second. That holds as long as nothing has changed in them
+    since the end of the call that imported them.
+    """
+
+    N_MAX = 1024
+
+    def __init__(self) -> None:
+        self._noted: dict[tuple[str, frozenset[str]], tuple[bytes, dict[str, bytes]]] = {}
+        self._settled: dict[tuple[str, frozenset[str]], tuple[bytes, bytes]] = {}
+
+    def note(self, name: str, names: frozenset[str], data: bytes, contents: dict[str, bytes]) -> bytes:
+        """Notes what the import of a module is named by."""
+        for notes in (self._noted, self._settled):
+            if len(notes) >= self.N_MAX:
+                notes.clear()
+        self._settled.pop((name, names), None)
+        self._noted[name, names] = (data, contents)
+        return data
+
+    def same(self, name: str, names: frozenset[str], data: bytes) -> bytes:
+        """What the import of a module, which is imported and named by this now, was named by before it was."""
+        now, before = self._settled.get((name, names), (None, b""))
+        return before if now == data else data
+
+    def settle(self) -> None:
+        """Looks at what has been imported meanwhile: a call has ended, and nobody has touched it yet."""
+        for key in list(self._noted):
+            name, names = key
+            if name not in sys.modules:
+                continue
+            data, contents = self._noted.pop(key)
+            specs = {one: _imports.find(one) for one in contents}
+            namer = Namer()
+            try:
+                if all(
+                    spec is not None and digest(namer.one(_imports.content(spec))) == contents[one]
+                    for one, spec in specs.items()
+                ):
+                    self._settled[key] = (namer.imported(name, names), data)
+            except (Unnamed, RecursionError):  # it is named anew then
+                continue
+
+
+_not_imported = _NotImported()
+
+
+def settle() -> None:
+    """To be called when a call that has named functions ends."""
+    _not_imported.settle()
 
 
 class Namer(_Encoder):
@@ -83,8 +158,12 @@ class Namer(_Encoder):
         if isinstance(obj, type):
             return self._class(obj)
         if isinstance(obj, ModuleType):
-            return b"module" + self.one(obj.__name__)
-        return super()._compound(obj)
+            return self._module(obj)
+        data = super()._compound(obj)
+        if data.startswith((b"global", b"builtin")):
+            # Known by its name alone, which says enough of what is installed.
+            data += self._compiled(sys.modules.get(str(getattr(obj, "__module__", None))))
+        return data
 
     def _function(self, function: FunctionType) -> bytes:
         if is_installed(function.__module__) and _tokenize._is_importable(
@@ -100,17 +179,100 @@ class Namer(_Encoder):
         if function.__defaults__ or function.__kwdefaults__:
             parts.append(("its defaults", (function.__defaults__, function.__kwdefaults__)))
         for name, cell in zip(code.co_freevars, function.__closure__ or ()):
-            parts.append((f"the variable {name!r} that it encloses", cell))
-        for name, value in _culprit.globals_used(function).items():
-            label = f"the global {name!r}"
-            if isinstance(value, ModuleType) and not is_installed(value.__name__):
-                # Attributes of other objects may have these names too: that costs no more than a look.
-                for attribute in sorted(_names(code) & vars(value).keys()):
-                    part = f"{name}.{attribute}"
-                    parts.append((f"the global '{part}'", self.leniently(part, vars(value)[attribute])))
+            label = "the variable {!r} that it encloses"
+            value = _content(cell)
+            if is_own_module(value):
+                parts += [(label.format(path), part) for path, part in self.used_of_module(name, value, _names(code))]
             else:
-                parts.append((label, self.leniently(name, value)))
+                parts.append((label.format(name), cell))
+        for name, value in _culprit.globals_used(function).items():
+            if is_own_module(value):
+                used = self.used_of_module(name, value, _names(code))
+                parts += [(f"the global {path!r}", part) for path, part in used]
+            else:
+                parts.append((f"the global {name!r}", self.leniently(name, value)))
+        for name in _imports.own_modules(code, _imports.package_of(function.__globals__)):
+            parts.append((f"its import of {name!r}", self.imported(name, _names(code))))
         return parts
+
+    def used_of_module(self, path: str, module: ModuleType, names: frozenset[str]) -> list[tuple[str, bytes]]:
+        """What code that mentions these names may use of a module of the user's, and of those that it holds."""
+        parts: list[tuple[str, bytes]] = []
+        seen = {id(module)}
+        waiting = [(path, module)]
+        for path, module in waiting:
+            namespace = vars(module)
+            # Attributes of other objects may have these names too: that costs no more than a look.
+            used = names & namespace.keys()
+            if "__getattr__" in namespace:
+                # It makes what is missing, which may be modules that are imported when they are asked for.
+                parts.append((f"{path}.__getattr__", self.leniently(f"{path}.__getattr__", namespace["__getattr__"])))
+                for name in sorted(names - used):
+                    inner = f"{module.__name__}.{name}"
+                    if inner in sys.modules or _imports.find(inner) is not None:
+                        parts.append((f"{path}.{name}", self.imported(inner, names)))
+            compiled = self._compiled(module)
+            if compiled:
+                parts.append((path, compiled))
+            for name in sorted(used):
+                value = namespace[name]
+                if not is_own_module(value):
+                    parts.append((f"{path}.{name}", self.leniently(f"{path}.{name}", value)))
+                elif id(value) not in seen:
+                    seen.add(id(value))
+                    waiting.append((f"{path}.{name}", value))
+        return parts
+
+    def imported(self, name: str, names: frozenset[str]) -> bytes:
+        """What code that mentions these names may use of a module of the user's that it imports as it runs."""
+        module = sys.modules.get(name)
+        if module is None:
+            return _not_imported.note(name, names, *self._sources(name))
+        data = b"imported" + self.mapping(self.used_of_module(name, module, names))
+        return _not_imported.same(name, names, data)
+
+    def _sources(self, name: str) -> tuple[bytes, dict[str, bytes]]:
+        """What a module that is not imported would bring with it; and the content of each that is not imported."""
+        contents: dict[str, bytes] = {}
+        imported: dict[str, bytes] = {}
+        waiting = [name]
+        for name in waiting:
+            spec = _imports.find(name)
+            if name in contents or spec is None:
+                continue
+            content = _imports.content(spec)
+            if content is None:
+                self.vague.setdefault(name, _culprit.type_name(spec.loader))
+            contents[name] = digest(self.one(content))
+            if isinstance(content, CodeType):
+                is_package = spec.submodule_search_locations is not None
+                for other in _imports.own_modules(content, name if is_package else name.rpartition(".")[0]):
+                    module = sys.modules.get(other)
+                    if module is None:
+                        waiting.append(other)
+                    else:
+                        used = self.used_of_module(other, module, _names(content))
+                        imported[f"{other} for {name}"] = self.mapping(used)
+        return b"source" + self.mapping(contents.items()) + self.mapping(imported.items()), contents
+
+    def _module(self, module: ModuleType) -> bytes:
+        """A module by itself: all that is in it may be used."""
+        head = b"module" + self.one(module.__name__)
+        if is_installed(module.__name__):
+            return head
+        content = [
+            (name, self.leniently(f"{module.__name__}.{name}", value))
+            for name, value in list(vars(module).items())
+            if name not in _NOT_CONTENT and name not in _PLACES
+        ]
+        return head + self._compiled(module) + self.mapping(content)
+
+    def _compiled(self, module: ModuleType | None) -> bytes:
+        """The content of a module of the user's that is compiled: it has no code to look into."""
+        file = getattr(module, "__file__", None)
+        if module is None or not isinstance(file, str) or not file.endswith(_COMPILED) or is_installed(module.__name__):
+            return b""
+        return b"compiled" + digest(_imports.file_bytes(file) or b"")
 
     def leniently(self, name: str, value: object) -> bytes:
         """The encoding of a part of a function or class; of its type alone, where there is no other."""

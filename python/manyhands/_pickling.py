@@ -326,7 +326,11 @@ def _is_importable(root: str) -> bool:
 
 def _is_installed(root: str, places: set[str]) -> bool:
     """Whether a package is a part of Python or lies where packages are installed, so that every worker finds it."""
-    spec = getattr(sys.modules.get(root), "__spec__", None)
+    return _is_installed_spec(getattr(sys.modules.get(root), "__spec__", None), places)
+
+
+def _is_installed_spec(spec: object, places: set[str]) -> bool:
+    """The same, of a package that need not be imported."""
     folders = getattr(spec, "submodule_search_locations", None)
     location = next(iter(folders), None) if folders else getattr(spec, "origin", None)
     # What is built in or frozen has no folder.

@@ -2,7 +2,7 @@
 
 mod images;
 
-use images::{Random, expect_true, image, payload, read};
+use images::{Random, any_file, expect_true, image, patched_file, payload, read};
 use manyhands_checkpoint::format::FRAMES_AT;
 
 const N_TASKS: u64 = 24;
@@ -149,4 +149,18 @@ fn damage_is_told_from_a_tail() {
     assert_eq!(read.results.len() as u64, N_TASKS);
     assert_eq!(read.scan.damage.len(), 1);
     assert_eq!(read.scan.end(), whole.len() as u64);
+}
+
+#[test]
+fn the_fuzz_targets_hold_for_bytes_at_random() {
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let n_bytes = 4 * random.below(20);
+        let drawn: Vec<u8> = (0..n_bytes).map(|_| random.next() as u8).collect();
+        patched_file(&drawn);
+        let mut bytes = image(random.below(4) as u64);
+        bytes.extend_from_slice(&drawn);
+        any_file(&bytes[random.below(bytes.len())..]);
+        any_file(&bytes);
+    }
 }

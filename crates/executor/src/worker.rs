@@ -19,7 +19,7 @@ use crate::stock::WorkerStock;
 use manyhands_store::{Place, SegmentId};
 use manyhands_wire::{
     Ending, FrameReader, FrameWriter, Mark, Message, NO_TASK, OpenResults, ResultsWriter, Secret,
-    TaskKey, WireError,
+    TaskKey,
 };
 use pace::{Pace, now_ns};
 use queue::{Cursor, Item, Next, Queue, Run};
@@ -94,6 +94,15 @@ struct Outgoing {
     open: Option<OpenResults>,
     /// The segments that the parent knows.
     announced: Vec<SegmentId>,
+}
+
+impl Outgoing {
+    /// Ends the open frame: something else follows, or it is sent.
+    fn end_results(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.end(&mut self.bytes);
+        }
+    }
 }
 
 /// What arrives.
@@ -324,7 +333,7 @@ impl Shared {
 
     fn flush(&self, outgoing: &mut Outgoing) {
         self.announce(&mut outgoing.announced);
-        outgoing.open = None;
+        outgoing.end_results();
         self.send(&outgoing.bytes);
         outgoing.bytes.clear();
         // One huge result must not hold its memory for ever.
@@ -414,7 +423,7 @@ fn run_tasks(shared: &Shared, status: Option<&StatusPage>, host: &mut dyn Host) 
 fn tell_forgotten(shared: &Shared, host: &mut dyn Host, functions: Vec<u32>) {
     host.before_sending();
     let mut outgoing = lock(&shared.outgoing);
-    outgoing.open = None;
+    outgoing.end_results();
     FrameWriter::new(&mut outgoing.bytes).forgotten(functions);
     shared.flush(&mut outgoing);
 }
@@ -629,9 +638,7 @@ fn receive(shared: &Shared, incoming: &mut Incoming) -> bool {
                 }
             }
             // The parent is not what it seems; without it there is nothing to do.
-            Err(WireError::UnknownKind(_) | WireError::TooLong(_) | WireError::Truncated(_)) => {
-                end_process();
-            }
+            Err(_) => end_process(),
         }
     }
 }
@@ -702,7 +709,7 @@ fn give_back(shared: &Shared, asked: Vec<TaskKey>) {
     let returned = shared.queue.give_back(asked);
     // The lock keeps this frame from landing inside of an open frame of results.
     let mut outgoing = lock(&shared.outgoing);
-    outgoing.open = None;
+    outgoing.end_results();
     FrameWriter::new(&mut outgoing.bytes).taken_back(returned);
     shared.flush(&mut outgoing);
 }

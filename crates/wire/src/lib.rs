@@ -5,8 +5,14 @@
 //! ```text
 //! byte  0..8   length of the body in bytes, at most BODY_BYTES_MAX
 //!       8      kind of message
-//!       9..    body
+//!       9..13  check of the body
+//!      13..17  check of what stands before it
+//!      17..    body
 //! ```
+//!
+//! The second check is looked at as soon as these bytes have come: without it, one wrong bit in a length
+//! would have the reader wait for bytes that nobody sends. What is not as it was written is an error. Not
+//! noticed is what a stream between two processes cannot do: leave whole frames out, or change their order.
 //!
 //! A memory segment's frame comes with a descriptor, attached to its first byte: whoever reads takes
 //! descriptors in the order in which they arrive, one for each such frame.
@@ -14,11 +20,14 @@
 //! Bodies are a number or two, or entries packed end to end; see the functions that write them.
 //! Reading checks every length: bytes that do not follow the format give an error, never a panic.
 
+mod frame;
 mod marks;
 mod read;
 mod runs;
 mod write;
 
+#[doc(hidden)]
+pub use frame::{body_check, header};
 pub use marks::{MARK_BYTES, Mark, MarkReader, Piece, Secret};
 pub use read::{Context, FrameReader, Message, PlaceEntries, Report, TaskKeys};
 pub use runs::{
@@ -46,13 +55,10 @@ pub const NO_TASK: TaskKey = TaskKey {
 pub type PlaceBytes = [u8; 24];
 
 /// The version of this format; a worker of another version is refused.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// The longest body: far above any real message, low enough to recognise nonsense.
 pub const BODY_BYTES_MAX: u64 = 1 << 42;
-
-/// The length of what stands before a body.
-pub(crate) const HEADER_BYTES: usize = 9;
 
 pub(crate) mod kind {
     pub(crate) const CONTEXT: u8 = 1;
@@ -80,6 +86,15 @@ pub enum WireError {
     /// The length is beyond [`BODY_BYTES_MAX`].
     #[error("message of {0} bytes, more than any message may have")]
     TooLong(u64),
+    /// The kind or the length are not those that were written.
+    #[error("what stands before a message is damaged")]
+    Header,
+    /// The body is not what was written.
+    #[error("message of kind {0} is damaged")]
+    Damaged(u8),
+    /// The connection has ended within a message.
+    #[error("the connection ends within a message, after {0} bytes of it")]
+    Cut(usize),
     /// An entry runs past the end of its message.
     #[error("message of kind {0} ends in the middle of an entry")]
     Truncated(u8),

@@ -1,8 +1,7 @@
 //! Reading frames from bytes as they arrive.
 
-use crate::{
-    BODY_BYTES_MAX, HEADER_BYTES, PlaceBytes, ResultEntries, TaskEntries, TaskKey, WireError, kind,
-};
+use crate::frame::{HEADER_BYTES, Header};
+use crate::{PlaceBytes, ResultEntries, TaskEntries, TaskKey, WireError, kind};
 
 /// Gathers bytes from a connection and gives whole messages out of them.
 #[derive(Default, Debug)]
@@ -62,9 +61,8 @@ impl FrameReader {
     /// How many bytes the frame that has begun still lacks.
     fn n_missing(&self) -> Option<usize> {
         let rest = &self.buffer[self.n_used..self.n_filled];
-        let length = rest.get(..8)?.try_into().ok().map(u64::from_le_bytes)?;
-        let length = length.min(BODY_BYTES_MAX) as usize;
-        (length + HEADER_BYTES).checked_sub(rest.len())
+        let header = Header::read(rest).ok()??;
+        (header.body_bytes + HEADER_BYTES).checked_sub(rest.len())
     }
 
     /// The next whole message, if all of it has arrived.
@@ -74,23 +72,36 @@ impl FrameReader {
     /// If the bytes are not a message; the connection is of no use any more.
     pub fn next_message(&mut self) -> Result<Option<Message<'_>>, WireError> {
         let rest = &self.buffer[self.n_used..self.n_filled];
-        let Some(header) = rest.get(..HEADER_BYTES) else {
+        let Some(header) = Header::read(rest)? else {
             return Ok(None);
         };
-        let mut length = [0; 8];
-        length.copy_from_slice(&header[..8]);
-        let body_bytes = u64::from_le_bytes(length);
-        if body_bytes > BODY_BYTES_MAX {
-            return Err(WireError::TooLong(body_bytes));
-        }
-        let end = HEADER_BYTES + body_bytes as usize;
-        if rest.len() < end {
+        let end = HEADER_BYTES + header.body_bytes;
+        let Some(body) = rest.get(HEADER_BYTES..end) else {
             return Ok(None);
+        };
+        if !header.is_of(body) {
+            return Err(WireError::Damaged(header.kind));
         }
-        let start = self.n_used;
+        let start = self.n_used + HEADER_BYTES;
         self.n_used += end;
-        let kind = self.buffer[start + 8];
-        Message::read(kind, &self.buffer[start + HEADER_BYTES..start + end]).map(Some)
+        Message::read(header.kind, &self.buffer[start..self.n_used]).map(Some)
+    }
+
+    /// To be called at the end of the connection, when all whole messages have been read.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended within a message.
+    pub fn finish(&self) -> Result<(), WireError> {
+        match self.n_filled - self.n_used {
+            0 => Ok(()),
+            n_bytes => Err(WireError::Cut(n_bytes)),
+        }
+    }
+
+    /// How many bytes of memory it takes.
+    pub fn capacity(&self) -> usize {
+        self.buffer.capacity()
     }
 }
 

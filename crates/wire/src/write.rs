@@ -1,24 +1,13 @@
 //! Writing frames into a byte buffer.
 
+use crate::frame::{begin, end};
 use crate::runs::{Ending, ResultRuns, TaskRuns};
-use crate::{Context, HEADER_BYTES, PROTOCOL_VERSION, PlaceBytes, Report, TaskKey, kind};
+use crate::{Context, PROTOCOL_VERSION, PlaceBytes, Report, TaskKey, kind};
 
 /// Appends frames to a buffer.
 #[derive(Debug)]
 pub struct FrameWriter<'a> {
     out: &'a mut Vec<u8>,
-}
-
-fn begin(out: &mut Vec<u8>, kind: u8) -> usize {
-    let start = out.len();
-    out.extend_from_slice(&[0; 8]);
-    out.push(kind);
-    start
-}
-
-fn end(out: &mut [u8], start: usize) {
-    let body_bytes = (out.len() - start - HEADER_BYTES) as u64;
-    out[start..start + 8].copy_from_slice(&body_bytes.to_le_bytes());
 }
 
 #[inline]
@@ -178,11 +167,19 @@ impl Drop for TasksWriter<'_> {
     }
 }
 
-/// Where a frame of results stands that was left to be resumed.
+/// Where a frame of results stands that is to be continued or ended.
+#[must_use = "the frame is to be ended"]
 #[derive(Clone, Copy, Debug)]
 pub struct OpenResults {
     start: usize,
     runs: ResultRuns,
+}
+
+impl OpenResults {
+    /// Ends the frame, to which nothing was added.
+    pub fn end(self, out: &mut [u8]) {
+        end(out, self.start);
+    }
 }
 
 /// Appends one frame of results, one by one; the frame is complete when this is dropped.
@@ -190,6 +187,7 @@ pub struct OpenResults {
 pub struct ResultsWriter<'a> {
     out: &'a mut Vec<u8>,
     open: OpenResults,
+    is_left: bool,
 }
 
 impl<'a> ResultsWriter<'a> {
@@ -197,19 +195,18 @@ impl<'a> ResultsWriter<'a> {
     pub fn new(out: &'a mut Vec<u8>) -> ResultsWriter<'a> {
         let start = begin(out, kind::RESULTS);
         let runs = ResultRuns::default();
-        ResultsWriter {
-            out,
-            open: OpenResults { start, runs },
-        }
+        ResultsWriter::resume(out, OpenResults { start, runs })
     }
 
     /// Continues a frame that was left with [`ResultsWriter::leave`] and to which nothing was added.
     pub fn resume(out: &'a mut Vec<u8>, open: OpenResults) -> ResultsWriter<'a> {
-        ResultsWriter { out, open }
+        let is_left = false;
+        ResultsWriter { out, open, is_left }
     }
 
-    /// Ends the frame for now.
-    pub fn leave(self) -> OpenResults {
+    /// Leaves the frame as it is: to be continued, or ended with [`OpenResults::end`] before it is sent.
+    pub fn leave(mut self) -> OpenResults {
+        self.is_left = true;
         self.open
     }
 
@@ -222,6 +219,9 @@ impl<'a> ResultsWriter<'a> {
 
 impl Drop for ResultsWriter<'_> {
     fn drop(&mut self) {
-        end(self.out, self.open.start);
+        // A check of the whole frame with each result would cost as much as all results.
+        if !self.is_left {
+            end(self.out, self.open.start);
+        }
     }
 }

@@ -139,3 +139,34 @@ pub fn expect_true(read: &Read) {
         assert_eq!(stored.task, task(stored.task.place));
     }
 }
+
+/// Fuzz target: a file that may be anything is read, its entries, payloads and index included.
+pub fn any_file(bytes: &[u8]) {
+    let bytes = bytes.to_vec();
+    let Some(read) = read(&bytes) else { return };
+    assert!(read.scan.end() <= (bytes.len() as u64).max(FRAMES_AT));
+    let keys: Vec<_> = read
+        .index
+        .tasks
+        .iter()
+        .map(|found| found.task.key)
+        .collect();
+    for key in keys {
+        let _ = read.index.find(key);
+    }
+}
+
+/// Fuzz target: a file in which these bytes say what is another: three for the place, and the byte there. What is read
+/// is what was written.
+pub fn patched_file(patches: &[u8]) {
+    let mut bytes = image(8);
+    for patch in patches.chunks_exact(4) {
+        let place =
+            usize::from(patch[0]) << 16 | usize::from(patch[1]) << 8 | usize::from(patch[2]);
+        let place = place % bytes.len();
+        bytes[place] = patch[3];
+    }
+    if let Some(read) = read(&bytes) {
+        expect_true(&read);
+    }
+}

@@ -53,7 +53,7 @@ impl Reporter {
         }
         let mut outgoing = lock(&shared.outgoing);
         // The lock keeps this frame from landing inside of an open frame of results.
-        outgoing.open = None;
+        outgoing.end_results();
         FrameWriter::new(&mut outgoing.bytes).report(&Report {
             number,
             task,
