@@ -314,7 +314,8 @@ def _displace(task: _Task, place: int) -> None:
     global _innermost, _worker_restores
     if place == _THREAD or _native._is_of_pool():
         return
-    # Calls in several threads of the user's: the states are those of the thread that came first.
+    # Calls in several threads of the user's: the states are those of the thread that came first. Where that leads to
+    # numbers that cannot be repeated, the engine reports it (crates/python/src/misuse.rs).
     if _owner.setdefault("thread", get_ident()) != get_ident():
         return
     task.has_states = True
@@ -353,7 +354,9 @@ def _restore(restores: _Restores) -> None:
     """Put back all of these, the last first."""
     while restores:
         _, (restore, state) = restores.popitem()
+        _native._settle_draws()
         restore(state)
+        _native._note_states()
 
 
 def put_back_in_worker() -> None:
@@ -377,7 +380,9 @@ def _set(name: str, task: _Task) -> None:
     keep, seed = _STATES[name]
     if restores is not None and name not in restores:
         restores[name] = keep(module)
+    _native._settle_draws()
     seed(module, task.words)
+    _native._note_states()
 
 
 def _integer(words: list[int]) -> int:
