@@ -131,9 +131,13 @@ class _Task:
         """NumPy's generator on the task's stream."""
         import numpy as np
 
-        entropy = self.root.entropy
-        words = list(entropy) if isinstance(entropy, tuple) else entropy
-        self.sequence = np.random.SeedSequence(words, spawn_key=self.key, n_children_spawned=self.n_children)
+        from manyhands._lazy_seeds import LazySeeds
+
+        root = self.root
+        number = self.key[-1]
+        states = np.frombuffer(_native._seed_states(root.words, _words(root.key), number, 1), np.uint64)
+        entropy = list(root.entropy) if isinstance(root.entropy, tuple) else root.entropy
+        self.sequence = LazySeeds(states, 0, entropy, root.key, number, self.n_children)
         return np.random.Generator(np.random.PCG64(self.sequence))
 
     def child(self) -> tuple[int, ...]:
@@ -475,16 +479,12 @@ class _Late:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name not in _LATE:
             return None
-        for finder in sys.meta_path:
-            find_spec = None if finder is self else getattr(finder, "find_spec", None)
-            spec: Any = None if find_spec is None else find_spec(name, path, target)
-            if spec is not None:
-                if spec.loader is not None and _innermost is not None:
-                    from manyhands._late import LateLoader
+        from manyhands._late import LateLoader, find_spec_behind
 
-                    spec.loader = LateLoader(spec.loader, _imported)
-                return spec
-        return None
+        spec = find_spec_behind(self, name, path, target)
+        if spec is not None and spec.loader is not None and _innermost is not None:
+            spec.loader = LateLoader(spec.loader, _imported)
+        return spec
 
 
 def _imported(module: Any) -> None:
