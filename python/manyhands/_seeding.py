@@ -135,7 +135,7 @@ class _Task:
 
         root = self.root
         number = self.key[-1]
-        states = np.frombuffer(_native._seed_states(root.words, _words(root.key), number, 1), np.uint64)
+        states: Any = np.frombuffer(_native._seed_states(root.words, _words(root.key), number, 1), np.uint64)
         entropy = list(root.entropy) if isinstance(root.entropy, tuple) else root.entropy
         self.sequence = LazySeeds(states, 0, entropy, root.key, number, self.n_children)
         return np.random.Generator(np.random.PCG64(self.sequence))

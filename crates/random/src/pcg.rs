@@ -200,3 +200,24 @@ impl BitGenerator for Pcg64Dxsm {
         next
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jumps_are_advances_by_their_length() {
+        let seeds = SeedSequence::new(&[7], &[]);
+        let (pcg, dxsm) = (Pcg64::seeded(&seeds), Pcg64Dxsm::seeded(&seeds));
+        for n_jumps in [0, 1, 2, 3, 1_000_000, 1 << 64, (1 << 70) + 5, u128::MAX] {
+            let n_draws = JUMP.wrapping_mul(n_jumps);
+            assert_eq!(pcg.jumped(n_jumps), pcg.advanced(n_draws));
+            assert_eq!(dxsm.jumped(n_jumps), dxsm.advanced(n_draws));
+        }
+        let mut drawn = pcg.clone();
+        for n_draws in 1..5 {
+            drawn.next_u64();
+            assert_eq!(drawn, pcg.advanced(n_draws));
+        }
+    }
+}
