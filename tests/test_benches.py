@@ -52,6 +52,20 @@ def test_what_a_progress_bar_costs_is_measured():
     assert ended.stdout.count("ratio") == 9
 
 
+@pytest.mark.timeout(PATIENCE_S + 30)
+def test_what_random_numbers_cost_is_measured():
+    ended = run("-m", "benches.random_costs", "--quick")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("more than not watched") == 16
+
+
+@pytest.mark.timeout(PATIENCE_S + 30)
+def test_what_streams_cost_is_measured():
+    ended = run("-m", "benches.streams", "--quick")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("µs each") == 9
+
+
 # One case of each kind; what is not installed here, distributed and Ray, gives a row that says so.
 PEERS = {
     ("scikit-learn", "forest, small trees"): ("joblib, loky", "joblib, threading"),

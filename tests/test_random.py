@@ -6,13 +6,13 @@ import copy
 import functools
 import hashlib
 import os
+import pathlib
 import pickle
 import random
 import signal
 import subprocess
 import sys
 import threading
-import types
 
 import cloudpickle
 import numpy as np
@@ -64,6 +64,108 @@ def test_jumped_streams_are_those_of_numpy(bit_generator):
         expected = base.jumped(index) if index else copy.deepcopy(base)
         np.testing.assert_equal(streams[index].bit_generator.state, expected.state)
         assert drawn(streams[index]) == drawn(np.random.Generator(expected))
+
+
+# How many numbers a jump skips, as NumPy's documentation has it; in Philox, four for each step of its counter.
+JUMPS = {"PCG64": 210306068529402873165736369884012333109, "Philox": 2**128}
+JUMPS["PCG64DXSM"] = JUMPS["PCG64"]
+
+
+@pytest.mark.parametrize("bit_generator", sorted(JUMPS))
+@pytest.mark.parametrize("index", [1, 1000, 10**6, 2**40, 2**62 + 1])
+def test_streams_far_away_are_where_numpy_gets_by_advancing(bit_generator, index):
+    """As many jumps one after the other would take NumPy years."""
+    kind = getattr(np.random, bit_generator)
+    stream = mh.random.streams(2**63, 3, bit_generator, "jumped")[index]
+    skipped = JUMPS[bit_generator] * index
+    there = kind(3)
+    there.advance(skipped % 2**128 if bit_generator != "Philox" else skipped)
+    np.testing.assert_equal(stream.bit_generator.state["state"], there.state["state"])
+    assert stream.random() == np.random.Generator(there).random()
+
+
+@pytest.mark.parametrize("bit_generator", [name for name in NUMPY_GENERATORS if name != "MT19937"])
+@pytest.mark.parametrize("number", [0, 63, 64, 10**6, 2**32 - 1, 2**32, 2**63 - 5])
+def test_spawned_streams_far_away_are_those_of_numpy(bit_generator, number):
+    child = np.random.SeedSequence([3, 2**70], spawn_key=(1, 2**40, number))
+    streams = mh.random.streams(2**63 - 1, np.random.SeedSequence([3, 2**70], spawn_key=(1, 2**40)), bit_generator)
+    assert drawn(streams[number]) == drawn(np.random.Generator(getattr(np.random, bit_generator)(child)))
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=["zero", "one", "long", "several", "sequence"])
+def test_the_seed_sequence_of_a_stream_is_what_numpy_would_have(seed):
+    """Although it is made only where it is asked for."""
+    root = copy.deepcopy(seed) if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    expected = root.spawn(3)[2]
+
+    def check(sequence):
+        assert isinstance(sequence, np.random.SeedSequence)
+        for n_words in (1, 4, 5, 624):
+            for dtype in (np.uint32, np.uint64):
+                assert (
+                    sequence.generate_state(n_words, dtype).tolist() == expected.generate_state(n_words, dtype).tolist()
+                )
+        assert sequence.generate_state(3).tolist() == expected.generate_state(3).tolist()
+        assert sequence.state == expected.state
+        assert sequence.pool.tolist() == expected.pool.tolist()
+        assert (sequence.entropy, sequence.spawn_key) == (expected.entropy, expected.spawn_key)
+        assert (sequence.pool_size, sequence.n_children_spawned) == (4, 0)
+        assert repr(sequence) == repr(expected)
+
+    def own():
+        return mh.random.streams(3, copy.deepcopy(seed))[2].bit_generator.seed_seq
+
+    check(own())
+    for other in (copy.copy(own()), copy.deepcopy(own()), pickle.loads(pickle.dumps(own()))):
+        check(other)
+    (in_task,) = mh.map(lambda _, rng: rng.bit_generator.seed_seq, [0], seed=copy.deepcopy(seed), scheduler="sync")
+    sequence = np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, in_task.spawn_key[-1]))
+    assert in_task.generate_state(4, np.uint64).tolist() == sequence.generate_state(4, np.uint64).tolist()
+    # What is written to it is written to a copy.
+    first = own()
+    first.generate_state(4, np.uint64)[:] = 0
+    check(first)
+    spawned, spawned_there = own(), copy.deepcopy(expected)
+    for _ in range(2):
+        for child, child_there in zip(spawned.spawn(2), spawned_there.spawn(2), strict=True):
+            assert child.state == child_there.state
+    assert spawned.n_children_spawned == 4
+    assert [drawn(rng) for rng in mh.random.streams(2, spawned)] == [
+        drawn(np.random.default_rng(child)) for child in spawned_there.spawn(2)
+    ]
+
+
+def test_threads_that_share_the_streams_see_the_same():
+    streams = mh.random.streams(5000, 1)
+
+    with_threads = mh.map(
+        lambda step: [streams[index * step % 5000] for index in range(5000)],
+        [1, 7, 4999, 1],
+        scheduler="threads",
+        num_workers=4,
+    )
+    for step, found in zip([1, 7, 4999, 1], with_threads, strict=True):
+        assert all(rng is streams[index * step % 5000] for index, rng in enumerate(found))
+    expected = np.random.SeedSequence(1).spawn(5000)
+    assert [rng.random() for rng in streams] == [np.random.default_rng(child).random() for child in expected]
+
+
+@pytest.mark.parametrize("seed", ["0xdeadbeaf", "0x0"])
+@pytest.mark.parametrize("bit_generator", [name for name in NUMPY_GENERATORS if name != "SFC64"])
+def test_the_numbers_are_those_that_numpy_is_tested_with(bit_generator, seed):
+    """NumPy's wheels have them: files of the seed and the first 64-bit numbers (32-bit ones of MT19937)."""
+    number = {"0xdeadbeaf": 1, "0x0": 2}[seed]
+    folder = pathlib.Path(np.random.__file__).parent / "tests" / "data"
+    path = folder / f"{bit_generator.lower()}-testset-{number}.csv"
+    if not path.exists():
+        pytest.skip(f"this NumPy has come without {path}")
+    first, *lines = path.read_text().splitlines()
+    name, entropy = (part.strip() for part in first.split(","))
+    assert (name, int(entropy, 0)) == ("seed", int(seed, 0))
+    expected = [int(line.split(",")[1], 0) for line in lines]
+    # What there is of a seed without a spawn key: a jump of none.
+    bits = mh.random.streams(1, int(entropy, 0), bit_generator, "jumped")[0].bit_generator
+    assert bits.random_raw(len(expected)).tolist() == expected
 
 
 def test_a_twister_jumps_far_at_once():
@@ -159,6 +261,33 @@ def test_the_next_stream_is_that_of_r():
     assert as_r_shows(next_stream) == expected
     # What R shows is accepted as a state.
     assert mh.random.MRG32k3a(expected).state == next_stream.state
+
+
+def test_all_numbers_of_r_that_the_engine_is_tested_with():
+    """Several seeds, with streams and substreams: tools/random_vectors.R has had R write them."""
+    path = pathlib.Path(__file__).parents[1] / "crates" / "random" / "tests" / "data" / "r.txt"
+    n_cases = 0
+    for line in path.read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        what, seed, numbers = line.split(";")
+        generator = mh.random.MRG32k3a(int(seed))
+        step, _, n_steps = what.partition(" ")
+        if what == "runif":
+            rng = np.random.Generator(generator)
+            assert [f"{rng.random():.17f}" for _ in range(3)] == numbers.split(), line
+        else:
+            if what == "moved":
+                np.random.Generator(generator).random(3)
+            elif step == "stream":
+                generator = generator.next_stream(int(n_steps))
+            elif step == "substream":
+                generator = generator.next_substream(int(n_steps))
+            elif what == "both":
+                generator = generator.next_stream().next_substream()
+            assert as_r_shows(generator) == [int(number) for number in numbers.split()], line
+        n_cases += 1
+    assert n_cases == 84
 
 
 def test_streams_can_be_rs():
@@ -461,12 +590,6 @@ def test_a_task_may_change_how_modules_are_found():
     assert not _seeding._owner
 
 
-@pytest.mark.parametrize("torch", [None, types.ModuleType("torch")])
-def test_what_is_no_torch_is_left_alone(torch, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    assert mh.map(draw, range(3), seed=5, scheduler="sync") == mh.map(draw, range(3), seed=5, scheduler="threads")
-
-
 def test_a_module_that_another_thread_imports_first_is_put_back_too():
     program = """
 import sys, threading
@@ -506,35 +629,6 @@ def test_several_threads_may_run_seeded_calls_and_leave_the_states_as_they_were(
         thread.join()
     assert [[value for _, value in result] for result in results] == [expected(50, 5)] * 4
     assert (random.getstate(), repr(np.random.get_state(legacy=False))) == before
-
-
-class FakeTorch(types.ModuleType):
-    """As much of torch as has global states."""
-
-    def __init__(self):
-        super().__init__("torch")
-        self.random = random.Random(1)
-        self.devices = random.Random(2)
-        self.default_generator = types.SimpleNamespace(
-            get_state=self.random.getstate, set_state=self.random.setstate, manual_seed=self.random.seed
-        )
-        self.cuda = types.SimpleNamespace(
-            is_initialized=lambda: True,
-            get_rng_state_all=lambda: [self.devices.getstate()],
-            set_rng_state_all=lambda states: self.devices.setstate(states[0]),
-            manual_seed_all=self.devices.seed,
-        )
-
-
-def test_torch_is_set_too_where_it_is_imported(monkeypatch):
-    torch = FakeTorch()
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    before = torch.random.getstate(), torch.devices.getstate()
-    results = mh.map(lambda x: (torch.random.random(), torch.devices.random()), range(3), seed=5, scheduler="sync")
-    for result, child in zip(results, np.random.SeedSequence(5).spawn(3), strict=True):
-        low, high = (int(word) for word in child.generate_state(10)[8:])
-        assert result == (random.Random(high << 32 | low).random(),) * 2
-    assert (torch.random.getstate(), torch.devices.getstate()) == before
 
 
 def test_a_seed_needs_no_numpy():

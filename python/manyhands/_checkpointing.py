@@ -404,8 +404,8 @@ def map_all(
             numbered: Any = enumerate(calls.missing())
             if track is not None:
                 numbered, faults = track.number(calls.missing()), track.counting(faults)
-            told = (root, manner, faults, pool)
-            computed = [_call(session, function, k, one, *told) for k, one in numbered]
+            serial = _native.Serial(root, manner, pool)
+            computed = [_call(session, function, k, one, serial, faults) for k, one in numbered]
             session.recorder.sync()
         else:
             pickled = _run._pickled(pool, function)
@@ -427,16 +427,14 @@ def _call(
     function: Callable[..., Any],
     number: int,
     one: tuple[int, tuple[Any, ...]],
-    root: Root | None,
-    manner: int,
+    serial: _native.Serial,
     faults: Faults | None,
-    level: int | None,
 ) -> Any:
     """One call in this thread, whose result is stored."""
     place, args = one
     began = time.perf_counter()
     try:
-        result = _run._try_here(function, args, place, root, manner, faults, level)
+        result = _run._try_here(function, args, place, serial, faults)
     except Exception as error:
         session.recorder.put_failure(number, type(error).__qualname__, str(error))
         if faults is None or faults.on_error == "raise":
@@ -483,7 +481,8 @@ class Stream:
                 numbered: Any = enumerate(self._calls.missing())
                 if track is not None:
                     numbered, faults = track.number(self._calls.missing()), track.counting(faults)
-                self._results = _one_by_one(self._calls, numbered, function, root, manner, faults, pool)
+                serial = _native.Serial(root, manner, pool)
+                self._results = _one_by_one(self._calls, numbered, function, serial, faults)
                 if track is not None:
                     self._results = track.given_out(self._results)
             else:
@@ -602,15 +601,13 @@ def _one_by_one(
     calls: Calls,
     numbered: Iterable[tuple[int, tuple[int, tuple[Any, ...]]]],
     function: Callable[..., Any],
-    root: Root | None,
-    manner: int,
+    serial: _native.Serial,
     faults: Faults | None,
-    level: int | None,
 ) -> Iterator[Any]:
     """A stream's results that are computed in this thread."""
     for number, one in numbered:
         try:
-            result = _call(calls.session, function, number, one, root, manner, faults, level)
+            result = _call(calls.session, function, number, one, serial, faults)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error

@@ -167,27 +167,45 @@ class Executor(concurrent.futures.Executor):
         self._require_open()
         if not callable(fn):
             raise TypeError(f"submit() needs a function to call, not {type(fn).__name__} {fn!r:.80}")
-        terms = (_run._root(None, is_single=True), _run._manner(None), _run._faults(self._workers.scheduler))
-        return self._submit(fn, args, kwargs, *terms)
+        root, manner = _run._root(None, is_single=True), _run._manner(None)
+        faults = _run._faults(self._workers.scheduler)
+        function = self._initialized(fn)
+        if isinstance(self._workers, _executor_pools.Here):
+            return self._call_here(function, args, kwargs, 0, self._serial(root, manner), faults)
+        return self._submit(function, args, kwargs, root, manner, faults)
+
+    def _serial(self, root: Root | None, manner: int) -> _native.Serial:
+        return _native.Serial(root, manner, self._workers.level or None)
+
+    def _call_here(
+        self,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        number: int,
+        serial: _native.Serial,
+        faults: Faults | None,
+    ) -> Submitted[T]:
+        """`submit` of a call that is made here and now."""
+        return Submitted._of_call_of(self._workers, function, args, kwargs, number, serial, faults)
 
     def _submit(
         self,
-        fn: Callable[..., T],
+        function: Callable[..., T],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         root: Root | None,
         manner: int,
         faults: Faults | None,
+        told: _native.Told | None = None,
     ) -> Submitted[T]:
         """`submit`, with what else holds for the call."""
         workers = self._workers
-        function = self._initialized(fn)
-        if isinstance(workers, _executor_pools.Here):
-            return Submitted._of_call_of(workers, function, args, kwargs, root, manner, faults)
         pool = workers.ready()
         try:
             pickle = _run._pickled(pool, function)
-            call = _native.Pending(pool, function, pickle, args, kwargs, workers.scheduler, root, manner, faults)
+            where = (pool, function, pickle, args, kwargs, workers.scheduler)
+            call = _native.Pending(*where, root, manner, faults, told)
         except PicklingError as error:
             return Submitted._of_error(workers, error)
         if isinstance(workers, _executor_pools.Forked):
@@ -280,11 +298,17 @@ class Executor(concurrent.futures.Executor):
         """A map of as many submitted calls; what holds for them is what held when it was made."""
         root, manner, faults = terms
         numbered = enumerate(items)
+        function = self._initialized(fn)
+        # What is reported of the tasks of one call is reported once.
+        told = _native.Told()
+        serial = self._serial(root, manner) if isinstance(self._workers, _executor_pools.Here) else None
 
         def submit(number: int, args: tuple[Any, ...]) -> Submitted[T]:
-            own = None if root is None else root.of_rest(number)
             self._require_open()
-            return self._submit(fn, args, {}, own, manner, faults)
+            if serial is not None:
+                return self._call_here(function, args, {}, number, serial, faults)
+            own = None if root is None else root.of_rest(number)
+            return self._submit(function, args, {}, own, manner, faults, told)
 
         futures = deque(itertools.starmap(submit, itertools.islice(numbered, buffersize)))
 
@@ -406,13 +430,12 @@ class Submitted(Future["T"]):
         function: Callable[..., T],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        root: Root | None,
-        manner: int,
+        number: int,
+        serial: _native.Serial,
         faults: Faults | None,
     ) -> Submitted[T]:
-        """The future of a call made here and now."""
-        level = workers.level or None
-        made = Future._of_call(function, args, kwargs, root, manner, faults, level)
+        """The future of a call made here and now, as the task with this number."""
+        made = Future._of_call(function, args, kwargs, serial, faults, number)
         error = made.exception()
         if error is not None:
             return cls._of_error(workers, _told(workers, error))

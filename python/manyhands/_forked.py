@@ -197,13 +197,12 @@ def _reseed() -> None:
     """
     # Another thread of the parent's may have been drawing numbers, with the generator's lock, which nobody gives back
     # here. So NumPy's gets a new bit generator, with a lock of its own, where seeding the old one would wait for ever.
-    mtrand = sys.modules.get("numpy.random.mtrand")
-    if mtrand is not None:
-        numbers = mtrand._rand
+    # A module of that name may be something else, or none at all.
+    numbers: Any = getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
+    if numbers is not None:
         # The same kind, if it is one of NumPy's, which need no arguments.
         kind = type(numbers._bit_generator)
         numbers.__init__(kind() if kind.__module__.startswith("numpy.random.") else None)
     # PyTorch has no way to replace its one.
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.default_generator.seed()
+    _worker.seed_torch(sys.modules.get("torch"))
+    _worker.seed_torch_when_imported()

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, TypeVar
 
     from manyhands._faults import Faults
-    from manyhands._seeding import Root
 
     T = TypeVar("T")
 
@@ -81,23 +80,19 @@ class Future(concurrent.futures.Future["T"]):
         function: Callable[..., T],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        root: Root | None,
-        manner: int,
+        serial: _native.Serial,
         faults: Faults | None,
-        level: int | None = None,
+        number: int = 0,
     ) -> Future[T]:
-        """A future of a call made here and now, by a task of this level."""
+        """A future of a call made here and now, as the task with this number."""
         future: Future[T] = cls()
         future.set_running_or_notify_cancel()
-        if root is not None:
-            call = partial(_native.call_as_seeded_task, root, 0, function, args, kwargs, level)
-        else:
-            call = partial(_native.call_as_watched_task, function, args, kwargs, manner, level)
+        call = partial(serial.call, number, function, args, kwargs)
         n_tries = 0
         while True:
             n_tries += 1
             try:
-                if manner & 3 == 3:
+                if serial.is_silent:
                     from manyhands._relay import silenced
 
                     with silenced():

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+
+def find_spec_behind(finder: Any, name: str, path: Any, target: Any) -> Any:
+    """What the finders behind this one find; those before it have found nothing."""
+    finders = list(sys.meta_path)
+    # Somebody may have taken it out meanwhile.
+    begin = finders.index(finder) + 1 if finder in finders else 0
+    for other in finders[begin:]:
+        find_spec = getattr(other, "find_spec", None)
+        spec = None if find_spec is None else find_spec(name, path, target)
+        if spec is not None:
+            return spec
+    return None
 
 
 class LateLoader:

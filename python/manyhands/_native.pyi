@@ -32,12 +32,14 @@ __all__ = [
     "Recorder",
     "Reducers",
     "Rota",
+    "Serial",
     "SharedBuffer",
     "Sink",
     "Stream",
     "Tally",
     "Template",
     "ThreadPool",
+    "Told",
     "_begin_sharing",
     "_blas_choose",
     "_blas_get",
@@ -57,6 +59,7 @@ __all__ = [
     "_method_caller",
     "_mt19937_jumped",
     "_needs_in_block",
+    "_note_states",
     "_prepare_sharing",
     "_probe_checkpoint_as",
     "_probe_collect",
@@ -68,17 +71,17 @@ __all__ = [
     "_probe_watched",
     "_rebuild_delayed",
     "_rebuild_mrg32k3a",
+    "_seed_states",
     "_seed_words",
     "_set_sharing",
     "_set_spilling",
     "_set_worker_limit",
+    "_settle_draws",
     "_sharing_after_fork",
     "_sharing_info",
     "after_fork",
     "begin_exit",
-    "call_as_seeded_task",
     "call_as_task",
-    "call_as_watched_task",
     "compute",
     "cpu_count",
     "describe_call",
@@ -317,6 +320,7 @@ class Pending:
         root: Root | None,
         manner: int,
         faults: Faults | None,
+        told: Told | None = None,
     ) -> Pending: ...
     @property
     def stoppable(self) -> bool: ...
@@ -332,6 +336,15 @@ class Pending:
     def wait(self, timeout: float | None) -> bool: ...
 
 @final
+class Serial:
+    def __new__(cls, root: Root | None, manner: int, level: int | None = None) -> Serial: ...
+    @property
+    def is_silent(self) -> bool: ...
+    def call(
+        self, number: int, function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> _T: ...
+
+@final
 class Tally:
     def __new__(cls) -> Tally: ...
     def counts(self) -> tuple[int, bool, int, int, int, int, int] | None: ...
@@ -339,6 +352,10 @@ class Tally:
     def is_cut(self) -> bool: ...
     def is_over(self) -> bool: ...
     def look(self) -> None: ...
+
+@final
+class Told:
+    def __new__(cls) -> Told: ...
 
 @final
 class PickledFunction:
@@ -482,23 +499,8 @@ class MRG32k3a:
 
 def after_fork() -> None: ...
 def begin_exit() -> None: ...
-def call_as_seeded_task(
-    root: Root,
-    number: int,
-    function: Callable[..., _T],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None,
-    level: int | None = None,
-) -> _T: ...
 def call_as_task(
     function: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any] | None, level: int | None = None
-) -> _T: ...
-def call_as_watched_task(
-    function: Callable[..., _T],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None,
-    manner: int,
-    level: int | None = None,
 ) -> _T: ...
 def compute(
     args: tuple[Any, ...],
@@ -592,9 +594,12 @@ def _is_of_pool() -> bool: ...
 def _is_shared(address: int, n_bytes: int) -> bool: ...
 def _method_caller(name: str) -> MethodCaller: ...
 def _prepare_sharing() -> None: ...
+def _note_states() -> None: ...
+def _settle_draws() -> None: ...
 def _mt19937_jumped(key: bytes, pos: int, jumps: int) -> tuple[bytes, int]: ...
 def _rebuild_delayed(records: list[Any]) -> Delayed: ...
 def _rebuild_mrg32k3a(state: Sequence[int], origin: Sequence[int], n_spawned: int) -> MRG32k3a: ...
+def _seed_states(entropy: Sequence[int], key: Sequence[int], first: int, n: int) -> bytes: ...
 def _seed_words(entropy: Sequence[int], key: Sequence[int], n_words: int) -> list[int]: ...
 def _set_sharing(threshold: int | None) -> None: ...
 def _set_spilling(n_bytes: int | None, share: float | None, folder: str | None) -> None: ...

@@ -529,7 +529,7 @@ class Engine:
                     return
                 args, kwargs = template.fill([promise._value for promise in promises])
             if pool is None:
-                self._call_here(future, args, kwargs, root)
+                self._call_here(future, args, kwargs, _native.Serial(root, _run._manner(None)))
                 return
             pickle = _run._pickled(pool, function)
             native = _native.Calls.one(
@@ -570,14 +570,17 @@ class Engine:
             future._traceback = promise._traceback
         return True
 
-    def _call_here(self, future: Future, args: tuple[Any, ...], kwargs: dict[str, Any] | None, root: Any) -> None:
+    def _call_here(
+        self, future: Future, args: tuple[Any, ...], kwargs: dict[str, Any] | None, serial: _native.Serial
+    ) -> None:
         assert future._function is not None
-        if root is None:
-            value = _native.call_as_task(future._function, args, kwargs or {})
-        else:
-            value = _native.call_as_seeded_task(root, 0, future._function, args, kwargs)
-        error, state = None, "finished"
-        traceback = None
+        value: Any = None
+        error: BaseException | None = None
+        traceback, state = None, "finished"
+        try:
+            value = serial.call(0, future._function, args, kwargs)
+        except Exception as refused:  # what the function raises is caught; this is said of it
+            error, state = refused, "error"
         if type(value) is Caught:
             traceback = value.traceback()
             error = value.exception(f"{future._function.__name__}(…)", future.key, "synchronous")
@@ -592,8 +595,12 @@ class Engine:
 
         pool = self._pool_of()
         if pool is None:
+            # What is reported of calls that are made together is reported once.
+            manner = _run._manner(None)
+            unseeded = _native.Serial(None, manner)
             for future in futures:
-                self._call_here(future, future._args, None, _own_root(future))
+                root = _own_root(future)
+                self._call_here(future, future._args, None, _native.Serial(root, manner) if root else unseeded)
             return
         function = futures[0]._function
         assert function is not None

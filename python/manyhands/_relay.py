@@ -153,12 +153,21 @@ def misuse_error(function: Callable[..., Any] | None, states: int) -> BaseExcept
 
 
 _STATES = {1: "random", 2: "numpy.random", 4: "torch"}
+_SHARED = 8
 
 
 def _misuse(function: Callable[..., Any] | None, states: int, scheduler: str) -> str:
     names = " and ".join(f"`{name}`" for bit, name in _STATES.items() if states & bit)
     text = f"{_named(function)} draws random numbers from the global state of {names}"
-    if scheduler == "threads":
+    if states & _SHARED:
+        text += (
+            ", which seeded calls in several threads share: it can be set for the tasks of one of them at a time, and "
+            "others were running at that moment. The numbers of all of these cannot be repeated. Give the function a "
+            "parameter `rng` and draw from that; or have one thread after the other make such calls; or use the "
+            "scheduler 'processes'. (As the state is shared, it may have been another function of this program that "
+            "drew at that moment.) "
+        )
+    elif scheduler == "threads":
         text += (
             ", which tasks in threads share: the numbers cannot be repeated, with a seed or without. Give the function "
             "a parameter `rng` and draw from that, and give the call a seed (seed=1); or use another scheduler. (As "

@@ -480,7 +480,8 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         root = _root(seed)
         faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
         if name == "synchronous" and checkpoint is None:
-            return _map_here(function, zip(*iterables), root, manner, faults, pool, track)
+            serial = _native.Serial(root, manner, pool)
+            return _map_here(function, zip(*iterables), serial, faults, track)
         try:
             if checkpoint is not None:
                 from manyhands._checkpointing import map_all
@@ -499,10 +500,8 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
 def _map_here(
     function: Callable[..., T],
     arguments: Iterable[tuple[Any, ...]],
-    root: Root | None,
-    manner: int,
+    serial: _native.Serial,
     faults: Faults | None,
-    level: int | None,
     track: Track | None,
 ) -> list[T]:
     """A map in this thread."""
@@ -510,8 +509,7 @@ def _map_here(
     if track is not None:
         numbered, faults = track.number(arguments), track.counting(faults)
     # No generator, which would make a RuntimeError of a StopIteration that a call raises.
-    told = (root, manner, faults, level)
-    results = [_call_here(function, args, index, *told) for index, args in numbered]
+    results = [_call_here(function, args, index, serial, faults) for index, args in numbered]
     return results if faults is None else _kept(results)
 
 
@@ -604,10 +602,11 @@ def stream(
             given = (function, iterables, batch_size, name, root, is_ordered, buffersize, n_workers, manner, faults)
             return Stream(checkpoint, pool, *given, track=track)
         if name == "synchronous":
+            serial = _native.Serial(root, manner, pool)
             if track is None:
-                return _SerialStream(_one_by_one(function, enumerate(zip(*iterables)), root, manner, faults, pool))
+                return _SerialStream(_one_by_one(function, enumerate(zip(*iterables)), serial, faults))
             numbered, faults = track.number(zip(*iterables)), track.counting(faults)
-            return _SerialStream(track.over(_one_by_one(function, numbered, root, manner, faults, pool)))
+            return _SerialStream(track.over(_one_by_one(function, numbered, serial, faults)))
         told = (None, None, None) if track is None else (None, track.tally, track.end)
         pickle = _pickled(pool, function)
         where = (pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers)
@@ -683,7 +682,7 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
     root = _root(seed, is_single=True)
     faults = _faults(name)
     if name == "synchronous":
-        return _Future._of_call(function, args, kwargs, root, manner, faults, pool)
+        return _Future._of_call(function, args, kwargs, _native.Serial(root, manner, pool), faults)
     try:
         pickle = _pickled(pool, function)
         pending = _native.Pending(pool, function, pickle, args, kwargs, name, root, manner, faults)
@@ -758,15 +757,13 @@ class _SerialStream:
 def _one_by_one(
     function: Callable[..., T],
     numbered: Iterable[tuple[int, tuple[Any, ...]]],
-    root: Root | None,
-    manner: int,
+    serial: _native.Serial,
     faults: Faults | None,
-    level: int | None,
 ) -> Generator[T, None, None]:
     """A stream in this thread, with errors told as elsewhere."""
     for index, args in numbered:
         try:
-            result = _call_here(function, args, index, root, manner, faults, level)
+            result = _call_here(function, args, index, serial, faults)
         except StopIteration as error:
             # From an iterator it would pass for the end of the results.
             raise RuntimeError("a task of the stream raised StopIteration") from error
@@ -793,16 +790,14 @@ def _call_here(
     function: Callable[..., T],
     args: tuple[Any, ...],
     index: int,
-    root: Root | None,
-    manner: int,
+    serial: _native.Serial,
     faults: Faults | None,
-    level: int | None,
 ) -> T:
     """One call of a map in this thread; what takes the place of its result where that does not come."""
     if faults is None or faults.on_error == "raise":
-        return _try_here(function, args, index, root, manner, faults, level)
+        return _try_here(function, args, index, serial, faults)
     try:
-        return _try_here(function, args, index, root, manner, faults, level)
+        return _try_here(function, args, index, serial, faults)
     except Exception as error:
         result: T = faults.instead(error)
         return result
@@ -812,22 +807,20 @@ def _try_here(
     function: Callable[..., T],
     args: tuple[Any, ...],
     index: int,
-    root: Root | None,
-    manner: int,
+    serial: _native.Serial,
     faults: Faults | None,
-    level: int | None,
 ) -> T:
     """One call of a map in this thread, as often as it may be tried, with errors told as elsewhere."""
     n_tries = 0
     while True:
         n_tries += 1
         try:
-            if manner & 3 == 3:
+            if serial.is_silent:
                 from manyhands._relay import silenced
 
                 with silenced():
-                    return _once_here(function, args, index, root, manner, level)
-            return _once_here(function, args, index, root, manner, level)
+                    return serial.call(index, function, args, None)
+            return serial.call(index, function, args, None)
         except Exception as error:
             if faults is not None and faults.tries_again(error, n_tries):
                 continue
@@ -835,11 +828,3 @@ def _try_here(
 
             call = describe_call(function, args, None, index)
             raise raised(error, call, None, "synchronous", n_tries)  # noqa: B904
-
-
-def _once_here(
-    function: Callable[..., T], args: tuple[Any, ...], index: int, root: Root | None, manner: int, level: int | None
-) -> T:
-    if root is not None:
-        return _native.call_as_seeded_task(root, index, function, args, None, level)
-    return _native.call_as_watched_task(function, args, None, manner, level)

@@ -131,9 +131,13 @@ class _Task:
         """NumPy's generator on the task's stream."""
         import numpy as np
 
-        entropy = self.root.entropy
-        words = list(entropy) if isinstance(entropy, tuple) else entropy
-        self.sequence = np.random.SeedSequence(words, spawn_key=self.key, n_children_spawned=self.n_children)
+        from manyhands._lazy_seeds import LazySeeds
+
+        root = self.root
+        number = self.key[-1]
+        states: Any = np.frombuffer(_native._seed_states(root.words, _words(root.key), number, 1), np.uint64)
+        entropy = list(root.entropy) if isinstance(root.entropy, tuple) else root.entropy
+        self.sequence = LazySeeds(states, 0, entropy, root.key, number, self.n_children)
         return np.random.Generator(np.random.PCG64(self.sequence))
 
     def child(self) -> tuple[int, ...]:
@@ -314,7 +318,8 @@ def _displace(task: _Task, place: int) -> None:
     global _innermost, _worker_restores
     if place == _THREAD or _native._is_of_pool():
         return
-    # Calls in several threads of the user's: the states are those of the thread that came first.
+    # Calls in several threads of the user's: the states are those of the thread that came first. Where that leads to
+    # numbers that cannot be repeated, the engine reports it (crates/python/src/misuse.rs).
     if _owner.setdefault("thread", get_ident()) != get_ident():
         return
     task.has_states = True
@@ -353,7 +358,9 @@ def _restore(restores: _Restores) -> None:
     """Put back all of these, the last first."""
     while restores:
         _, (restore, state) = restores.popitem()
+        _native._settle_draws()
         restore(state)
+        _native._note_states()
 
 
 def put_back_in_worker() -> None:
@@ -377,7 +384,9 @@ def _set(name: str, task: _Task) -> None:
     keep, seed = _STATES[name]
     if restores is not None and name not in restores:
         restores[name] = keep(module)
+    _native._settle_draws()
     seed(module, task.words)
+    _native._note_states()
 
 
 def _integer(words: list[int]) -> int:
@@ -470,16 +479,12 @@ class _Late:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name not in _LATE:
             return None
-        for finder in sys.meta_path:
-            find_spec = None if finder is self else getattr(finder, "find_spec", None)
-            spec: Any = None if find_spec is None else find_spec(name, path, target)
-            if spec is not None:
-                if spec.loader is not None and _innermost is not None:
-                    from manyhands._late import LateLoader
+        from manyhands._late import LateLoader, find_spec_behind
 
-                    spec.loader = LateLoader(spec.loader, _imported)
-                return spec
-        return None
+        spec = find_spec_behind(self, name, path, target)
+        if spec is not None and spec.loader is not None and _innermost is not None:
+            spec.loader = LateLoader(spec.loader, _imported)
+        return spec
 
 
 def _imported(module: Any) -> None:

@@ -44,6 +44,7 @@ def main(parent: int) -> None:
     ignore_interrupts()
     report_crashes()
     watch_forks()
+    seed_torch_when_imported()
     from manyhands import _reports
 
     _reports.watch()
@@ -57,6 +58,37 @@ def main(parent: int) -> None:
     end()
     # Tearing down an interpreter full of modules takes long, and nothing is left that would need it.
     os._exit(0)
+
+
+def seed_torch(torch: Any) -> None:
+    """Have torch's global generator, if it is there, differ from those of other processes."""
+    # Modules of this name may be something else, or not imported to their end.
+    seed = getattr(getattr(torch, "default_generator", None), "seed", None)
+    if seed is not None:
+        seed()
+
+
+class _TorchFinder:
+    """Has torch's generator seeded by the system once torch has been imported: it begins with the same seed everywhere.
+
+    `random` and NumPy do so by themselves.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "torch":
+            return None
+        from manyhands._late import LateLoader, find_spec_behind
+
+        spec = find_spec_behind(self, name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = LateLoader(spec.loader, seed_torch)
+        return spec
+
+
+def seed_torch_when_imported() -> None:
+    """In a worker: see to it that what tasks draw from torch without a seed is not the same in each."""
+    if "torch" not in sys.modules and not any(type(finder) is _TorchFinder for finder in sys.meta_path):
+        sys.meta_path.insert(0, _TorchFinder())
 
 
 def end() -> None:

@@ -153,11 +153,12 @@ class TaskError(Error):
 
 
 class UndeclaredRandomWarning(UserWarning):
-    """A task has drawn from a global generator of random numbers, and its call has no seed.
+    """A task has drawn from a global generator of random numbers, and its call has no seed or cannot have it set.
 
-    Shown once for each function and line that makes the call. What is drawn so cannot be repeated. With a seed
-    (``seed=1``) each task has a stream of its own, whatever runs it and in whatever order. The setting
-    ``random_misuse`` makes an error of it, or nothing.
+    Issued once for each call, function and generator; shown, as other warnings, once for each line that makes the
+    call. What is drawn so cannot be repeated. With a seed (``seed=1``) each task has a stream of its own, whatever runs
+    it and in whatever order; the generators are not set from it where tasks in threads, or calls in several threads,
+    share them. The setting ``random_misuse`` makes an error of it, or nothing.
 
     Examples
     --------

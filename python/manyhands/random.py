@@ -14,8 +14,10 @@ All generators of NumPy are here as NumPy has them: a stream has the very number
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
+from manyhands import _native
 from manyhands._native import MRG32k3a, _mt19937_jumped
 
 TYPE_CHECKING = False
@@ -92,7 +94,11 @@ def _kind(bit_generator: str) -> Any:
 def _sequence(seed: Any) -> Any:
     import numpy as np
 
-    return seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    if not isinstance(seed, np.random.SeedSequence):
+        return np.random.SeedSequence(seed)
+    # That of a stream that was made here.
+    lazy = sys.modules.get("manyhands._lazy_seeds")
+    return seed.whole() if lazy is not None and isinstance(seed, lazy.LazySeeds) else seed
 
 
 def _spawned(bit_generator: str, seed: Any) -> Callable[[int], Any]:
@@ -103,6 +109,47 @@ def _spawned(bit_generator: str, seed: Any) -> Callable[[int], Any]:
         # What `root.spawn` would make, without making all those before and without counting.
         child = type(root)(root.entropy, spawn_key=(*key, first + index), pool_size=root.pool_size)
         return kind(child)
+
+    return _from_states(kind, root, make) if _is_known(kind, root) else make
+
+
+# How many states are made at once: whoever wants only one pays for these what NumPy takes for that one.
+_N_STATES = 64
+_N_STREAMS_KNOWN = 1 << 63
+
+
+def _is_known(kind: Any, root: Any) -> bool:
+    """Whether the engine knows the states of the streams."""
+    import numpy as np
+
+    is_of_few_words = kind.__name__ in ("PCG64", "PCG64DXSM", "Philox", "SFC64")
+    return is_of_few_words and type(root) is np.random.SeedSequence and root.pool_size == 4
+
+
+def _from_states(kind: Any, root: Any, make_by_numpy: Callable[[int], Any]) -> Callable[[int], Any]:
+    """The same, with states made by the engine."""
+    import numpy as np
+
+    from manyhands import _seeding
+    from manyhands._lazy_seeds import LazySeeds
+
+    streams = _seeding.root(root)
+    entropy, key, first = root.entropy, streams.key, streams.first
+    words = _seeding._words(key)
+    # The last block of states that was made, with its first number. Threads may replace it at any time.
+    last: list[tuple[int, Any]] = [(-_N_STATES, None)]
+
+    def make(index: int) -> Any:
+        number = first + index
+        begin, states = last[0]
+        if not 0 <= number - begin < _N_STATES:
+            if number >= _N_STREAMS_KNOWN:
+                return make_by_numpy(index)
+            begin = number - number % _N_STATES
+            packed = _native._seed_states(streams.words, words, begin, _N_STATES)
+            states = np.frombuffer(packed, np.uint64)
+            last[0] = begin, states
+        return kind(LazySeeds(states, number - begin, entropy, key, number))
 
     return make
 
@@ -139,8 +186,11 @@ class _Streams(Sequence):  # type: ignore[type-arg]
     """Generators that are made when they are first asked for."""
 
     def __init__(self, n_streams: int, make: Callable[[int], Any]) -> None:
+        import numpy as np
+
         self._n_streams = n_streams
         self._make = make
+        self._generator = np.random.Generator
         self._made: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -153,10 +203,16 @@ class _Streams(Sequence):  # type: ignore[type-arg]
             number = range(self._n_streams)[index]
         except IndexError:
             raise IndexError(f"there are {self._n_streams} streams, and none is number {index}") from None
-        made = self._made.get(number)
-        if made is None:
-            made = self._made.setdefault(number, _generator(self._make(number)))
-        return made
+        return self._made.get(number) or self._first_time(number)
+
+    def _first_time(self, number: int) -> Any:
+        # Another thread may have been faster.
+        return self._made.setdefault(number, self._generator(self._make(number)))
+
+    def __iter__(self) -> Iterator[Any]:
+        known, make = self._made.get, self._first_time
+        for number in range(self._n_streams):
+            yield known(number) or make(number)
 
     def __repr__(self) -> str:
         return f"<{self._n_streams} streams of random numbers>"

@@ -339,8 +339,8 @@ def misuses(call):
 
 
 @pytest.mark.parametrize(("function", "state"), [(from_random, "random"), (from_numpy, "numpy.random")])
-@pytest.mark.parametrize("face", ["map", "compute", "stream", "submit"])
-def test_drawing_without_a_seed_is_reported_once(function, state, face, where):
+@pytest.mark.parametrize("face", ["map", "compute", "stream", "submit", "executor", "checkpoint"])
+def test_drawing_without_a_seed_is_reported_once(function, state, face, tmp_path):
     def call():
         if face == "map":
             mh.map(function, range(30))
@@ -348,19 +348,34 @@ def test_drawing_without_a_seed_is_reported_once(function, state, face, where):
             mh.compute([mh.delayed(function)(x) for x in range(30)])
         elif face == "stream":
             list(mh.stream(function, range(30)))
+        elif face == "executor":
+            with mh.Executor() as executor:
+                list(executor.map(function, range(30)))
+        elif face == "checkpoint":
+            mh.map(function, range(30), checkpoint=tmp_path / "kept")
         else:
             mh.submit(function, 1).result()
 
-    found = misuses(call)
-    if where.is_synchronous and face in ("map", "stream"):
-        # Each call there is a call by itself; the filters of programs show the first.
-        found = found[:1]
-    (warning,) = found
+    (warning,) = misuses(call)
     text = str(warning.message)
     assert f".{function.__name__}' ({__file__}:{function.__code__.co_firstlineno})" in text
     for word in (f"`{state}`", "seed=1", "`rng`", "random_misuse"):
         assert word in text
     assert warning.filename == __file__
+
+
+def test_each_state_is_reported_once_whatever_tasks_draw_from():
+    def either_or_both(x):
+        return (x % 3 != 1 and random.random()), (x % 3 != 0 and np.random.random())
+
+    for call in (
+        lambda: mh.map(either_or_both, range(30), chunksize=1),
+        lambda: list(mh.stream(either_or_both, range(30), chunksize=1)),
+        lambda: mh.compute([mh.delayed(either_or_both)(x) for x in range(30)]),
+    ):
+        told = [str(one.message) for one in misuses(call)]
+        for state in ("`random`", "`numpy.random`"):
+            assert sum(state in text for text in told) == 1, told
 
 
 def test_by_default_a_line_reports_it_once():

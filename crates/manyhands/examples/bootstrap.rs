@@ -1,17 +1,18 @@
 //! A bootstrap of a regression slope: how sure can we be of a dose's effect?
 //!
-//! Each replicate draws the subjects anew, with a random stream of its own that only its number
-//! decides, so the intervals are the same to the last bit on every scheduler and any number of
+//! Each replicate draws the subjects anew, from a random stream of its own that only the seed and its
+//! number decide, so the intervals are the same to the last bit on every scheduler and any number of
 //! workers. At the end a graph puts the parts of a report together.
 //!
 //! Run it with `cargo run --release --example bootstrap`, and again with
 //! `MANYHANDS_SCHEDULER=synchronous`.
 
+use manyhands::random::{BitGenerator, Pcg64, stream};
 use manyhands::{Error, Graph};
 use std::sync::Arc;
 use std::time::Instant;
 
-const SEED: u64 = 2024;
+const SEED: u128 = 2024;
 const N_SUBJECTS: usize = 500;
 const N_REPLICATES: usize = 4_000;
 const TRUE_SLOPE: f64 = 0.8;
@@ -23,45 +24,18 @@ struct Subject {
     response: f64,
 }
 
-/// A random stream, chosen by a seed and the number of a task.
-struct Stream(u64);
-
-impl Stream {
-    fn new(seed: u64, task: u64) -> Stream {
-        let mut stream = Stream(seed ^ task.wrapping_mul(0xD134_2543_DE82_EF95));
-        stream.next();
-        stream
-    }
-
-    /// The next 64 bits, by SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^ (x >> 31)
-    }
-
-    /// Uniform on [0, 1).
-    fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Standard normal, by the sum of twelve uniforms: near enough for an example.
-    fn normal(&mut self) -> f64 {
-        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.uniform() * end as f64) as usize
-    }
+/// Standard normal, by the sum of twelve uniforms: near enough for an example.
+fn normal(rng: &mut Pcg64) -> f64 {
+    (0..12).map(|_| rng.next_double()).sum::<f64>() - 6.0
 }
 
 /// A made-up trial, in which the response rises by [`TRUE_SLOPE`] for each unit of the dose.
 fn trial() -> Vec<Subject> {
-    let mut stream = Stream::new(SEED, u64::MAX);
+    // A stream that no replicate has: theirs are numbered from 0 on.
+    let mut rng = stream(SEED, u64::MAX);
     let subjects = (0..N_SUBJECTS).map(|_| {
-        let dose = 10.0 * stream.uniform();
-        let response = 3.0 + TRUE_SLOPE * dose + 2.0 * stream.normal();
+        let dose = 10.0 * rng.next_double();
+        let response = 3.0 + TRUE_SLOPE * dose + 2.0 * normal(&mut rng);
         Subject { dose, response }
     });
     subjects.collect()
@@ -78,10 +52,10 @@ fn slope(subjects: impl Iterator<Item = Subject> + Clone) -> f64 {
 }
 
 /// The slope of the subjects drawn anew, with replacement.
-fn replicate(subjects: &[Subject], number: usize) -> f64 {
-    let mut stream = Stream::new(SEED, number as u64);
+fn replicate(subjects: &[Subject], rng: &mut Pcg64) -> f64 {
     let n = subjects.len();
-    let drawn: Vec<_> = (0..n).map(|_| subjects[stream.below(n)]).collect();
+    let mut below = |end: usize| (rng.next_double() * end as f64) as usize;
+    let drawn: Vec<_> = (0..n).map(|_| subjects[below(n)]).collect();
     slope(drawn.iter().copied())
 }
 
@@ -96,9 +70,9 @@ pub struct Findings {
 /// The whole study: a map over the replicates, then a small graph over what it gave.
 pub fn study() -> Result<Findings, Error> {
     let subjects = Arc::new(trial());
-    let mut replicates = manyhands::map(0..N_REPLICATES, {
+    let mut replicates = manyhands::map_seeded(SEED, 0..N_REPLICATES, {
         let subjects = Arc::clone(&subjects);
-        move |number| replicate(&subjects, number)
+        move |_, rng| replicate(&subjects, rng)
     })?;
     replicates.sort_by(f64::total_cmp);
 
@@ -160,7 +134,8 @@ mod tests {
         let subjects = Arc::new(trial());
         let replicates = |options: Options| {
             let subjects = Arc::clone(&subjects);
-            options.map(0..200, move |number| replicate(&subjects, number))
+            let options = options.seed(SEED);
+            options.map_seeded(0..200, move |_, rng| replicate(&subjects, rng))
         };
         let serial = replicates(Options::new().scheduler(Scheduler::Synchronous));
         let serial = serial.expect("runs");

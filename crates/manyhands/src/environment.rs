@@ -48,6 +48,7 @@ impl Environment {
                 BATCH_SIZE_MAX,
                 "Leave it out to have batches follow the measured time of the tasks.",
             )?,
+            seed(find("MANYHANDS_SEED"))?,
         );
         let is_forced = is_forced(find("MANYHANDS_FORCE"))?;
         Ok(Environment { options, is_forced })
@@ -73,6 +74,17 @@ fn number(
         Ok(number) if (1..=highest).contains(&number) => Ok(Some(number)),
         _ => Err(Error::Config(format!(
             "{name}={value:?} is not accepted. Accepted: a number from 1 to {highest}. {hint}"
+        ))),
+    }
+}
+
+fn seed(value: Option<String>) -> Result<Option<u128>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    match value.parse() {
+        Ok(seed) => Ok(Some(seed)),
+        Err(_) => Err(Error::Config(format!(
+            "MANYHANDS_SEED={value:?} is not accepted. Accepted: an integer from 0 to {}.",
+            u128::MAX
         ))),
     }
 }
@@ -111,6 +123,11 @@ mod tests {
             assert!(message.contains("from 1 to 10000"), "{message}");
         }
         assert!(message("MANYHANDS_CHUNKSIZE", "none").contains("from 1 to 2147483647"));
+        for value in ["-1", "one", "1.5", "[1, 2]"] {
+            let message = message("MANYHANDS_SEED", value);
+            let start = format!("MANYHANDS_SEED={value:?} is not accepted.");
+            assert!(message.starts_with(&start), "{message}");
+        }
         assert!(message("MANYHANDS_FORCE", "maybe").contains("Accepted: 1, true"));
         let message = message("MANYHANDS_SCHEDULER", "thread");
         assert!(

@@ -27,14 +27,16 @@
 //!   started can be taken back for a thread that has nothing to do.
 //! - **Errors**: a panic or an error in a task ends the run as an [`Error`] that names the task. The
 //!   pool goes on.
+//! - **Random numbers**: [`map_seeded`] gives each call a stream of its own, which depends on the seed
+//!   and the number of the item alone: NumPy's, bit for bit. Other generators are in [`random`].
 //! - **Nesting**: a run inside of a task runs in that task's thread, so nothing is oversubscribed and
 //!   nothing waits for itself.
 //!
 //! # Configuration
 //!
-//! [`Options`] choose the scheduler, the number of workers and the size of batches for one run, and
-//! the environment for a whole program: `MANYHANDS_SCHEDULER`, `MANYHANDS_NUM_WORKERS`,
-//! `MANYHANDS_CHUNKSIZE`, `MANYHANDS_FORCE`. With `MANYHANDS_SCHEDULER=synchronous` everything runs in
+//! [`Options`] choose the scheduler, the number of workers, the size of batches and the seed for one run,
+//! and the environment for a whole program: `MANYHANDS_SCHEDULER`, `MANYHANDS_NUM_WORKERS`,
+//! `MANYHANDS_CHUNKSIZE`, `MANYHANDS_SEED`, `MANYHANDS_FORCE`. With `MANYHANDS_SCHEDULER=synchronous` everything runs in
 //! the calling thread, one task after the other, where a debugger follows it.
 
 #![warn(missing_docs)]
@@ -47,10 +49,14 @@ mod handles;
 mod map;
 mod options;
 mod results;
+mod seeded;
 
 pub use error::{BoxError, Error};
 pub use graph::{Graph, Named};
 pub use handles::{Handle, Handles};
 pub use manyhands_executor::cpus::cpu_count;
+/// Streams of random numbers: the generators of NumPy and R, number for number.
+pub use manyhands_random as random;
 pub use map::{map, try_map};
 pub use options::{Options, Scheduler};
+pub use seeded::map_seeded;

@@ -126,7 +126,7 @@ impl Options {
         )
     }
 
-    fn map_outcomes<I, F, R>(
+    pub(crate) fn map_outcomes<I, F, R>(
         &self,
         items: I,
         f: F,

@@ -56,6 +56,7 @@ impl FromStr for Scheduler {
 /// | [`scheduler`](Options::scheduler) | `MANYHANDS_SCHEDULER` | threads |
 /// | [`workers`](Options::workers) | `MANYHANDS_NUM_WORKERS` | [`cpu_count()`](crate::cpu_count) |
 /// | [`batch_size`](Options::batch_size) | `MANYHANDS_CHUNKSIZE` | as measured |
+/// | [`seed`](Options::seed) | `MANYHANDS_SEED` | none |
 ///
 /// ```
 /// use manyhands::{Options, Scheduler};
@@ -69,6 +70,7 @@ pub struct Options {
     scheduler: Option<Scheduler>,
     workers: Option<usize>,
     batch_size: Option<usize>,
+    seed: Option<u128>,
 }
 
 /// More than this many workers is taken for a mistake.
@@ -81,6 +83,7 @@ pub(crate) struct Settings {
     pub(crate) scheduler: Scheduler,
     pub(crate) n_workers: usize,
     pub(crate) batch_size: Option<NonZeroU32>,
+    pub(crate) seed: Option<u128>,
 }
 
 impl Options {
@@ -108,6 +111,13 @@ impl Options {
         self
     }
 
+    /// What the random numbers of [`map_seeded`](Options::map_seeded) follow from. Equal seeds give
+    /// equal numbers, on every scheduler and with any number of workers.
+    pub fn seed(mut self, seed: u128) -> Options {
+        self.seed = Some(seed);
+        self
+    }
+
     /// Decides, with the environment of this process.
     pub(crate) fn settings(&self) -> Result<Settings, Error> {
         self.settings_in(Environment::of_process()?)
@@ -118,6 +128,7 @@ impl Options {
             scheduler: self.scheduler,
             workers: check("workers", self.workers, WORKERS_MAX)?,
             batch_size: check("batch_size", self.batch_size, BATCH_SIZE_MAX)?,
+            seed: self.seed,
         };
         let (first, second) = match environment.is_forced {
             true => (environment.options, chosen),
@@ -129,6 +140,7 @@ impl Options {
             scheduler: (first.scheduler.or(second.scheduler)).unwrap_or(Scheduler::Threads),
             n_workers: workers.unwrap_or_else(default_workers),
             batch_size: batch_size.and_then(|n_tasks| NonZeroU32::new(n_tasks as u32)),
+            seed: first.seed.or(second.seed),
         })
     }
 
@@ -137,11 +149,13 @@ impl Options {
         scheduler: Option<Scheduler>,
         workers: Option<usize>,
         batch_size: Option<usize>,
+        seed: Option<u128>,
     ) -> Options {
         Options {
             scheduler,
             workers,
             batch_size,
+            seed,
         }
     }
 }
@@ -180,19 +194,24 @@ mod tests {
         assert_eq!(settings.scheduler, Scheduler::Threads);
         assert_eq!(settings.n_workers, crate::cpu_count());
         assert_eq!(settings.batch_size, None);
+        assert_eq!(settings.seed, None);
 
         let some = environment(&[
             ("MANYHANDS_SCHEDULER", "sync"),
             ("MANYHANDS_NUM_WORKERS", "3"),
             ("MANYHANDS_CHUNKSIZE", "5"),
+            ("MANYHANDS_SEED", "340282366920938463463374607431768211455"),
         ]);
         let settings = Options::new().settings_in(&some).expect("environment");
         assert_eq!(settings.scheduler, Scheduler::Synchronous);
         assert_eq!(settings.n_workers, 3);
         assert_eq!(settings.batch_size, NonZeroU32::new(5));
+        assert_eq!(settings.seed, Some(u128::MAX));
 
         let chosen = Options::new().scheduler(Scheduler::Threads).workers(7);
+        let chosen = chosen.seed(0);
         let settings = chosen.settings_in(&some).expect("options");
+        assert_eq!(settings.seed, Some(0));
         assert_eq!(settings.scheduler, Scheduler::Threads);
         assert_eq!(settings.n_workers, 7);
         assert_eq!(settings.batch_size, NonZeroU32::new(5));

@@ -11,6 +11,7 @@ use crate::interpreter::{InTask, Level, OnList, SIGNAL_PAUSE, Turns, detached, l
 use crate::kept::Kept;
 use crate::listening::Listening;
 use crate::mapped::lock;
+use crate::misuse::watched;
 use crate::payload::{Outcome, ToSpill, backlog, spill};
 use crate::seeding::{GraphSeeding, Place};
 use crate::shared::sending::Keeps;
@@ -131,13 +132,18 @@ impl LocalGraph {
         let recording = self.recording.get();
         let began = recording.map(|_| Instant::now());
         let mut outcome = call.invoke_by(py, &mut input, |func, args, kwargs| {
-            // In threads a seed does not reach the global states: there it is told in any case.
-            let is_seeded = matches!(&*self.seeding, Some((_, Place::Here)));
             let ranks = self.ranks.as_ref();
             let rank = ranks.map_or(task.0, |ranks| ranks[task.as_usize()]);
-            (self.listening).call((task.0, rank), is_seeded, func, || match &*self.seeding {
-                None => func.call(args, kwargs),
-                Some((seeding, place)) => seeding.call(*place, task.as_usize(), func, args, kwargs),
+            let at = task.as_usize();
+            (self.listening).call(py, (task.0, rank), |on_misuse| match &*self.seeding {
+                None => watched(on_misuse, func, || func.call(args, kwargs)),
+                Some((seeding, Place::Here)) => {
+                    seeding.call_here(on_misuse, at, func, args, kwargs)
+                }
+                // In threads a seed does not reach the global states: there it is told in any case.
+                Some((seeding, place)) => watched(on_misuse, func, || {
+                    seeding.call(*place, at, func, args, kwargs)
+                }),
             })
         });
         if let (Some(recording), Some(began), Ok(value)) = (recording, began, &outcome)

@@ -45,6 +45,7 @@ mod relay;
 mod rota;
 mod scan;
 mod seeding;
+mod serial;
 mod shared;
 mod tally;
 
@@ -124,6 +125,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pending::Pending>()?;
     module.add_class::<pending::Completions>()?;
     module.add_class::<tally::Tally>()?;
+    module.add_class::<serial::Serial>()?;
+    module.add_class::<relay::Told>()?;
     module.add_function(wrap_pyfunction!(cpu_count, module)?)?;
     module.add_function(wrap_pyfunction!(_cpu_limits, module)?)?;
     module.add_function(wrap_pyfunction!(_memory_limits, module)?)?;
@@ -140,7 +143,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(host::note_fork, module)?)?;
     module.add_function(wrap_pyfunction!(host::report, module)?)?;
     module.add_function(wrap_pyfunction!(host::reports_have_places, module)?)?;
-    module.add_function(wrap_pyfunction!(misuse::call_as_watched_task, module)?)?;
     module.add_function(wrap_pyfunction!(misuse::_probe_watched, module)?)?;
     module.add_function(wrap_pyfunction!(host::flush_stdio, module)?)?;
     module.add_function(wrap_pyfunction!(host::note_output, module)?)?;

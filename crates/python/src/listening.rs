@@ -3,7 +3,7 @@
 use crate::faults::Faults;
 use crate::kept::Kept;
 use crate::mapped::lock;
-use crate::misuse::{OnMisuse, watched};
+use crate::misuse::OnMisuse;
 use crate::relay::Manner;
 use manyhands_scheduler::Ending;
 use pyo3::intern;
@@ -35,25 +35,19 @@ impl Listening {
         })
     }
 
-    /// Calls a function as the task with this number, which has this place in the serial run.
+    /// Has a task called that has this number, and this place in the serial run. The call says which global states the
+    /// task has drawn from where that matters.
     #[inline]
     pub(crate) fn call<'py>(
         &self,
+        py: Python<'py>,
         (number, rank): (u32, u32),
-        is_seeded: bool,
-        function: &Bound<'py, PyAny>,
-        call: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
+        call: impl FnOnce(OnMisuse) -> (PyResult<Bound<'py, PyAny>>, u8),
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = function.py();
         if let Some((recorder, _)) = &*self.recorder {
             (recorder.bind(py)).call_method1(intern!(py, "begin"), (rank,))?;
         }
-        let on_misuse = if is_seeded {
-            OnMisuse::Ignore
-        } else {
-            self.on_misuse
-        };
-        let (outcome, drawn) = watched(on_misuse, function, call);
+        let (outcome, drawn) = call(self.on_misuse);
         if drawn != 0 {
             let mut all = lock(&self.drawn);
             if all.len() < N_DRAWN_MAX {

@@ -11,6 +11,7 @@ use crate::interpreter::{InTask, Level, OnList, StayAtEnd, Turns};
 use crate::kept::Kept;
 use crate::listening::Listening;
 use crate::map_run::Terms;
+use crate::misuse::watched;
 use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, backlog, spill};
 use crate::seeding::{Place, Seeding};
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
@@ -211,9 +212,13 @@ impl LocalMap {
             let _stay = StayAtEnd;
             let function = self.function.bind(py);
             // A seed does not reach the global states, which threads share.
-            (self.listening).call((index, index), false, function, || match &*self.seeding {
-                None => args.call(function, kwargs),
-                Some(seeding) => args.call_seeded(seeding, Place::Thread, place, function, kwargs),
+            (self.listening).call(py, (index, index), |on_misuse| {
+                watched(on_misuse, function, || match &*self.seeding {
+                    None => args.call(function, kwargs),
+                    Some(seeding) => {
+                        args.call_seeded(seeding, Place::Thread, place, function, kwargs)
+                    }
+                })
             })
         };
         if let (Some(recording), Some(began), Ok(value)) = (recording, began, &outcome)

@@ -7,14 +7,14 @@
 //!
 //! torch's is asked, now and then. Nothing is imported here: what nobody has imported has not been drawn from.
 
-use crate::interpreter::{in_task, modules};
+use crate::interpreter::modules;
 use crate::kept::Kept;
 use crate::mapped::lock;
 use manyhands_random::{MT_WORDS, mt19937_draws};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyCapsule, PyCapsuleMethods, PyDict, PyTuple};
+use pyo3::types::{PyCapsule, PyCapsuleMethods};
 use std::cell::{Cell, RefCell};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -120,6 +120,8 @@ struct Glance {
     words: [u64; 2],
     n_modules: usize,
     caller_steps: u64,
+    /// Of [`N_DRAWN`].
+    n_drawn: [u64; 2],
 }
 
 /// torch's generator is not to be read like that: asking it takes some microseconds. So it is asked before and after
@@ -178,6 +180,7 @@ fn glance(py: Python<'_>) -> Glance {
         words: [PLACES[0].glance(), PLACES[1].glance()],
         n_modules: n_modules(py),
         caller_steps: CALLER_STEPS.load(Ordering::Relaxed),
+        n_drawn: [0, 1].map(|at| N_DRAWN[at].load(Ordering::Relaxed)),
     }
 }
 
@@ -195,6 +198,7 @@ pub(crate) fn begin(py: Python<'_>) {
     if N_MODULES.load(Ordering::Relaxed) != n_modules(py) {
         look(py);
     }
+    settle(py);
     let now = glance(py);
     if now.words != [0; 2] {
         note(now);
@@ -252,16 +256,20 @@ fn has_drawn_from_torch(py: Python<'_>) -> bool {
     };
     let looked_at = Instant::now();
     let now = state_of_torch(py);
-    let item = |state: &Py<PyAny>, at: usize| state.bind(py).get_item(at);
-    let is_same = |now: &Py<PyAny>, at: usize| item(now, at)?.eq(item(&before, at)?);
-    // Who sets another seed does so on purpose.
-    let has_drawn = |now: &Py<PyAny>| PyResult::Ok(is_same(now, 0)? && !is_same(now, 1)?);
-    let found = now.is_some_and(|now| has_drawn(&now).unwrap_or(false));
+    let found = now.is_some_and(|now| is_drawn_from_torch(py, &before, &now));
     let ended = Instant::now();
     // Both looks took about as long.
     let pause = TORCH_TIMES * 2 * (ended - looked_at);
     *lock(&NEXT_OF_TORCH) = Some(ended.max(begun) + pause);
     found
+}
+
+/// Whether torch's state has changed by drawing: who sets another seed does so on purpose.
+fn is_drawn_from_torch(py: Python<'_>, before: &Py<PyAny>, now: &Py<PyAny>) -> bool {
+    let item = |state: &Py<PyAny>, at: usize| state.bind(py).get_item(at);
+    let is_same = |at: usize| item(now, at)?.eq(item(before, at)?);
+    let has_drawn = || PyResult::Ok(is_same(0)? && !is_same(1)?);
+    has_drawn().unwrap_or(false)
 }
 
 /// What is to become of tasks of this worker that draw.
@@ -297,7 +305,8 @@ pub(crate) fn end(py: Python<'_>) -> u8 {
     }
     for (at, kind) in KINDS.into_iter().enumerate() {
         // What has come with the task may have had its state set by it: nobody knows where it began.
-        if before.words[at] != 0 && now.words[at] != before.words[at] && is_drawn(at) {
+        let has_changed = before.words[at] != 0 && now.words[at] != before.words[at];
+        if now.n_drawn[at] != before.n_drawn[at] || has_changed && is_drawn(at) {
             drawn |= kind.bit();
         }
     }
@@ -318,7 +327,7 @@ fn is_drawn(at: usize) -> bool {
     } else {
         ROUNDS_MOST
     };
-    match mt19937_draws(&before.0, &now.0, n_rounds) {
+    let is_drawn = match mt19937_draws(&before.0, &now.0, n_rounds) {
         Some(0) => now.1 > before.1,
         Some(_) => true,
         None if is_resting => false,
@@ -327,6 +336,120 @@ fn is_drawn(at: usize) -> bool {
             *lock(&REST) = Some(ended + REST_TIMES * (ended - begun));
             false
         }
+    };
+    if is_drawn {
+        count_drawn(at);
+    }
+    is_drawn
+}
+
+// Seeded tasks in several threads at once
+//
+// The global states are set for those of one thread only. Those of others draw from what has been set for these, or from
+// the program's own, which is put back in between; and the numbers of both depend on who comes when. That is noticed
+// however often states are set meanwhile: from one time to the next it is counted what has been drawn from.
+
+/// Among the bits that are reported: seeded tasks had to share the states.
+const SHARED: u8 = 8;
+
+/// How many seeded tasks are running for which the global states are not set, as they are another thread's.
+static N_WITHOUT: AtomicUsize = AtomicUsize::new(0);
+/// How often a state was found to have been drawn from while there were any, in the order of the bits.
+static N_DRAWN: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+const TORCH_AT: usize = 2;
+/// torch's seed and state when they were last looked at meanwhile.
+static TORCH_SEEN: Mutex<Option<Kept<Py<PyAny>>>> = Mutex::new(None);
+
+/// A seeded task in the thread that made the call.
+pub(crate) struct Together {
+    has_states: bool,
+    n_drawn: [u64; 3],
+}
+
+impl Together {
+    /// It begins; the global states have been set for it, or could not be.
+    pub(crate) fn begin(py: Python<'_>, has_states: bool) -> Together {
+        settle(py);
+        if !has_states && N_WITHOUT.fetch_add(1, Ordering::Relaxed) == 0 {
+            note_set(py);
+        }
+        let n_drawn = N_DRAWN.each_ref().map(|n| n.load(Ordering::Relaxed));
+        Together {
+            has_states,
+            n_drawn,
+        }
+    }
+
+    /// It has ended: which states were drawn from while seeded tasks had to share them.
+    pub(crate) fn end(self, py: Python<'_>) -> u8 {
+        settle(py);
+        let mut drawn = 0;
+        for (at, n) in N_DRAWN.iter().enumerate() {
+            if n.load(Ordering::Relaxed) != self.n_drawn[at] {
+                drawn |= 1 << at | SHARED;
+            }
+        }
+        drawn
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        if !self.has_states {
+            // A process forked meanwhile has been told that there is none.
+            let less = |n: usize| n.checked_sub(1);
+            let _ = N_WITHOUT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+}
+
+/// Counts what has been drawn from since the states were last noted, if anybody has to know.
+pub(crate) fn settle(py: Python<'_>) {
+    if N_WITHOUT.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    for at in 0..PLACES.len() {
+        is_drawn(at);
+    }
+    if HAS_TORCH.load(Ordering::Relaxed) {
+        let now = state_of_torch(py);
+        let before = see_torch(py, now.as_ref());
+        if let (Some(before), Some(now)) = (before, now)
+            && is_drawn_from_torch(py, &before, &now)
+        {
+            count_drawn(TORCH_AT);
+        }
+    }
+}
+
+/// Notes the states as they are, if anybody has to know: somebody has set one.
+pub(crate) fn note_set(py: Python<'_>) {
+    if N_WITHOUT.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    if N_MODULES.load(Ordering::Relaxed) != n_modules(py) {
+        look(py);
+    }
+    {
+        let found = &mut *lock(&FOUND);
+        for (at, place) in PLACES.iter().enumerate() {
+            found[at].seen = place.state();
+        }
+    }
+    if HAS_TORCH.load(Ordering::Relaxed) {
+        see_torch(py, state_of_torch(py).as_ref());
+    }
+}
+
+fn see_torch(py: Python<'_>, now: Option<&Py<PyAny>>) -> Option<Py<PyAny>> {
+    let now = now.map(|now| Kept::new(now.clone_ref(py)));
+    let before = std::mem::replace(&mut *lock(&TORCH_SEEN), now);
+    before.map(|before| before.clone_ref(py))
+}
+
+fn count_drawn(at: usize) {
+    if N_WITHOUT.load(Ordering::Relaxed) > 0 {
+        N_DRAWN[at].fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -360,6 +483,7 @@ pub(crate) fn forget() {
     }
     N_MODULES.store(0, Ordering::Relaxed);
     N_CALLERS.store(0, Ordering::Relaxed);
+    N_WITHOUT.store(0, Ordering::Relaxed);
     skip();
 }
 
@@ -495,13 +619,29 @@ pub(crate) fn watched<'py>(
     begin(py);
     let outcome = call();
     let drawn = end(py);
-    if drawn == 0 || outcome.is_err() {
-        return (outcome, 0);
+    judged(py, on_misuse, function, outcome, drawn)
+}
+
+/// What becomes of a task that has drawn from these states, and what is to be reported of it.
+pub(crate) fn judged<'py>(
+    py: Python<'py>,
+    on_misuse: OnMisuse,
+    function: &Bound<'py, PyAny>,
+    outcome: PyResult<Bound<'py, PyAny>>,
+    drawn: u8,
+) -> (PyResult<Bound<'py, PyAny>>, u8) {
+    match on_misuse {
+        _ if drawn == 0 || outcome.is_err() => (outcome, 0),
+        OnMisuse::Ignore => (outcome, 0),
+        OnMisuse::Warn => (outcome, drawn),
+        OnMisuse::Error => (Err(error(py, function, drawn)), 0),
     }
-    if on_misuse == OnMisuse::Error {
-        return (Err(error(py, function, drawn)), 0);
-    }
-    (outcome, drawn)
+}
+
+/// What of these states is to be reported where these others have been; none if there is nothing new.
+pub(crate) fn untold(states: u8, told: u8) -> Option<u8> {
+    let new = states & !told & !SHARED;
+    (new != 0).then_some(new | states & SHARED)
 }
 
 /// The exception for a task that has drawn from these states.
@@ -510,35 +650,6 @@ pub(crate) fn error(py: Python<'_>, function: &Bound<'_, PyAny>, drawn: u8) -> P
         .import(intern!(py, "manyhands._relay"))
         .and_then(|helpers| helpers.call_method1(intern!(py, "misuse_error"), (function, drawn)));
     made.map_or_else(|error| error, PyErr::from_value)
-}
-
-/// Call a function as a task of the calling thread, and act if it draws from a global state.
-#[pyfunction]
-#[pyo3(signature = (function, args, kwargs, manner, level = None))]
-pub(crate) fn call_as_watched_task<'py>(
-    function: &Bound<'py, PyAny>,
-    args: &Bound<'py, PyTuple>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-    manner: crate::relay::Manner,
-    level: Option<crate::interpreter::Level>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let py = function.py();
-    let is_nested = in_task();
-    let (outcome, drawn) = {
-        let _in_task = crate::interpreter::InTask::enter(level.unwrap_or(0));
-        let on_misuse = if is_nested {
-            OnMisuse::Ignore
-        } else {
-            manner.on_misuse
-        };
-        watched(on_misuse, function, || function.call(args, kwargs))
-    };
-    if drawn != 0 {
-        let helpers = py.import(intern!(py, "manyhands._relay"))?;
-        let warn = intern!(py, "warn_of_misuse");
-        helpers.call_method1(warn, (function, drawn, "synchronous"))?;
-    }
-    outcome
 }
 
 /// Which global generators are watched, a bit each; for the tests.

@@ -5,7 +5,7 @@ use crate::interpreter::{SIGNAL_PAUSE, detached, look_up};
 use crate::map_run::MapRun;
 use crate::mapped::lock;
 use crate::pools::AnyPool;
-use crate::relay::{Manner, Teller};
+use crate::relay::{Manner, Teller, Told};
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use manyhands_executor::CANCEL_GRACE;
@@ -29,6 +29,7 @@ pub(crate) struct Pending {
 impl Pending {
     #[new]
     #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (pool, function, pickle, args, kwargs, scheduler, root, manner, faults, told = None))]
     fn new<'py>(
         py: Python<'py>,
         pool: AnyPool<'py>,
@@ -40,10 +41,12 @@ impl Pending {
         root: Option<Bound<'py, PyAny>>,
         manner: Manner,
         faults: Option<Bound<'py, PyAny>>,
+        told: Option<Bound<'py, Told>>,
     ) -> PyResult<Pending> {
         let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
         let terms = (Seeding::of(root.as_ref())?, Faults::of(faults.as_ref())?);
         let teller = Teller::new(manner, None, &scheduler, &terms.1);
+        let teller = teller.told(told.as_ref().map(|told| told.get()));
         let run = MapRun::single(
             py,
             &pool,

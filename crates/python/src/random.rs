@@ -23,6 +23,30 @@ fn _seed_words(entropy: Vec<u32>, key: Vec<u32>, n_words: usize) -> Vec<u32> {
     words
 }
 
+/// What `numpy.random.SeedSequence(entropy, spawn_key=(*key, child)).generate_state(4, numpy.uint64)` gives, for so many
+/// children from the first on, one behind the other.
+#[pyfunction]
+fn _seed_states<'py>(
+    py: Python<'py>,
+    entropy: Vec<u32>,
+    key: Vec<u32>,
+    first: u64,
+    n: usize,
+) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, n * 4 * size_of::<u64>(), |bytes| {
+        let mut own = key.clone();
+        for (child, bytes) in (first..).zip(bytes.chunks_exact_mut(4 * size_of::<u64>())) {
+            own.truncate(key.len());
+            own.extend(manyhands_random::words(child.into()));
+            let words: [u64; 4] = SeedSequence::new(&entropy, &own).generate_u64();
+            for (word, bytes) in words.iter().zip(bytes.chunks_exact_mut(size_of::<u64>())) {
+                bytes.copy_from_slice(&word.to_ne_bytes());
+            }
+        }
+        Ok(())
+    })
+}
+
 /// The key and the position of a Mersenne Twister after so many of NumPy's jumps.
 #[pyfunction]
 fn _mt19937_jumped<'py>(
@@ -424,5 +448,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Mrg32k3a>()?;
     module.add_function(wrap_pyfunction!(_rebuild_mrg32k3a, module)?)?;
     module.add_function(wrap_pyfunction!(_seed_words, module)?)?;
+    module.add_function(wrap_pyfunction!(_seed_states, module)?)?;
     module.add_function(wrap_pyfunction!(_mt19937_jumped, module)?)
 }

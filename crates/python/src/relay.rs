@@ -4,15 +4,15 @@
 //! thread that waits for the job, as it comes or in the order of the serial run.
 
 use crate::faults::Faults;
-use crate::misuse::OnMisuse;
+use crate::misuse::{OnMisuse, untold};
 use manyhands_executor::{Failure, Part, Relay, Said, Stream};
 use manyhands_graph::TaskIndex;
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
 
 use crate::mapped::lock;
 
@@ -95,14 +95,22 @@ pub(crate) struct Teller {
     scheduler: String,
     /// How often a task is tried at most.
     n_tries_max: u32,
-    state: Mutex<State>,
+    order: Mutex<Order>,
+    told: Told,
 }
 
-#[derive(Default)]
-struct State {
-    order: Order,
-    /// Functions that have drawn from which states: the caller knows.
-    told: HashSet<(usize, u8)>,
+/// Of which functions the caller knows that they draw from a global state, and from which. Submitted calls that are one
+/// call to the user have one of these among them.
+#[pyclass(frozen, module = "manyhands._native")]
+#[derive(Clone, Default)]
+pub(crate) struct Told(Arc<Mutex<HashMap<usize, u8>>>);
+
+#[pymethods]
+impl Told {
+    #[new]
+    fn new() -> Told {
+        Told::default()
+    }
 }
 
 /// What has been said and is not due yet.
@@ -157,8 +165,15 @@ impl Teller {
             ranks,
             scheduler: scheduler.to_owned(),
             n_tries_max: faults.n_tries_max(),
-            state: Mutex::default(),
+            order: Mutex::default(),
+            told: Told::default(),
         }
+    }
+
+    /// The same, where some of it may have been told of other calls.
+    pub(crate) fn told(mut self, told: Option<&Told>) -> Teller {
+        self.told = told.cloned().unwrap_or_default();
+        self
     }
 
     pub(crate) fn ranks(&self) -> Option<&[u32]> {
@@ -208,7 +223,7 @@ impl Teller {
             },
         };
         let mut due = Vec::new();
-        let heard = std::mem::take(&mut lock(&self.state).order.heard);
+        let heard = std::mem::take(&mut lock(&self.order).heard);
         for (rank, heard) in heard {
             if rank <= last {
                 heard.tell(&mut due);
@@ -228,7 +243,7 @@ impl Teller {
     /// What is due now.
     fn due(&self, said: Vec<Said>, lost: &[(TaskIndex, Failure)]) -> Vec<Telling> {
         let mut due = Vec::new();
-        let order = &mut lock(&self.state).order;
+        let order = &mut *lock(&self.order);
         for said in said {
             let is_ordered = self.manner.hearing == Hearing::Ordered;
             let task = match &said {
@@ -298,17 +313,21 @@ impl Teller {
         first
     }
 
-    /// Warns of a function that has drawn from these global states, once.
+    /// Warns of a function that has drawn from these global states, once for each of them.
     pub(crate) fn tell_of_misuse(
         &self,
         py: Python<'_>,
         function: &Py<PyAny>,
         states: u8,
     ) -> PyResult<()> {
-        let key = (function.as_ptr() as usize, states);
-        if !lock(&self.state).told.insert(key) {
-            return Ok(());
-        }
+        let states = {
+            let mut all = lock(&self.told.0);
+            let told = all.entry(function.as_ptr() as usize).or_default();
+            let before = *told;
+            *told |= states;
+            untold(states, before)
+        };
+        let Some(states) = states else { return Ok(()) };
         let helpers = py.import(intern!(py, "manyhands._relay"))?;
         let warn = intern!(py, "warn_of_misuse");
         helpers.call_method1(warn, (function, states, &self.scheduler))?;

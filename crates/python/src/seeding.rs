@@ -11,8 +11,7 @@
 
 use crate::codec::{Reader, write_bytes, write_varint};
 use crate::faults::strip;
-use crate::interpreter::{InTask, Level};
-use crate::misuse;
+use crate::misuse::{self, OnMisuse, Together};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -79,11 +78,28 @@ impl Seeding {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let root = self.root.bind(function.py());
-        call_seeded(root, place, number, function, args, kwargs)
+        call_seeded(root, place, number, function, args, kwargs).0
+    }
+
+    /// The same in the thread that made the call; and what the task, or another at the same time, has drawn from of
+    /// what could not be its alone.
+    pub(crate) fn call_here<'py>(
+        &self,
+        on_misuse: OnMisuse,
+        number: u64,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> (PyResult<Bound<'py, PyAny>>, u8) {
+        let py = function.py();
+        let root = self.root.bind(py);
+        let (outcome, drawn) = call_seeded(root, Place::Here, number, function, args, kwargs);
+        misuse::judged(py, on_misuse, function, outcome, drawn)
     }
 }
 
-/// Calls a function on a stream. No Python code of ours is on the stack meanwhile: tracebacks show the user's alone.
+/// Calls a function on a stream; and says from which global states has been drawn that it had to share with another
+/// seeded task. No Python code of ours is on the stack meanwhile: tracebacks show the user's alone.
 fn call_seeded<'py>(
     root: &Bound<'py, PyAny>,
     place: Place,
@@ -91,28 +107,59 @@ fn call_seeded<'py>(
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
     kwargs: Option<&Bound<'py, PyDict>>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> (PyResult<Bound<'py, PyAny>>, u8) {
     let py = root.py();
-    let module = py.import(intern!(py, "manyhands._seeding"))?;
     if place == Place::Worker {
         misuse::skip();
         IS_DISPLACED.store(true, Ordering::Relaxed);
     }
-    let task = module.call_method1(intern!(py, "new_task"), (root, number))?;
+    let made = py
+        .import(intern!(py, "manyhands._seeding"))
+        .and_then(|module| {
+            let task = module.call_method1(intern!(py, "new_task"), (root, number))?;
+            Ok((module, task))
+        });
+    let (module, task) = match made {
+        Ok(made) => made,
+        Err(error) => return (Err(error), 0),
+    };
     let entered = module.call_method1(
         intern!(py, "enter"),
         (&task, function, args, kwargs, place as u8),
     );
+    let mut drawn = 0;
     let outcome = entered
         .and_then(|kwargs| Ok(kwargs.extract::<Option<Bound<'py, PyDict>>>()?))
-        .and_then(|kwargs| function.call(args, kwargs.as_ref()));
-    match leave(&module, &task) {
+        .and_then(|kwargs| {
+            if place != Place::Here {
+                return function.call(args, kwargs.as_ref());
+            }
+            let has_states = task.getattr(intern!(py, "has_states"))?.is_truthy()?;
+            let together = Together::begin(py, has_states);
+            let outcome = function.call(args, kwargs.as_ref());
+            drawn = together.end(py);
+            outcome
+        });
+    let outcome = match leave(&module, &task) {
         // An interrupt that came while the scene was cleared is nobody else's to report.
         Err(error) if outcome.is_ok() || error.is_instance_of::<PyKeyboardInterrupt>(py) => {
             Err(error)
         }
         _ => outcome,
-    }
+    };
+    (outcome, drawn)
+}
+
+/// Before a global state is set from a task's stream, or put back.
+#[pyfunction]
+fn _settle_draws(py: Python<'_>) {
+    misuse::settle(py);
+}
+
+/// After it.
+#[pyfunction]
+fn _note_states(py: Python<'_>) {
+    misuse::note_set(py);
 }
 
 /// Clears the scene, whatever comes in between; the first error on the way.
@@ -189,7 +236,7 @@ impl Roots {
                 root
             }
         };
-        call_seeded(&root, Place::Worker, number, function, args, kwargs)
+        call_seeded(&root, Place::Worker, number, function, args, kwargs).0
     }
 }
 
@@ -226,23 +273,22 @@ impl GraphSeeding {
         let number = self.numbers[at].into();
         (self.seeding).call(place, number, function, args, kwargs)
     }
-}
 
-/// Call a function as a task, as `call_as_task` does, on the stream with this number.
-#[pyfunction]
-#[pyo3(signature = (root, number, function, args, kwargs, level = None))]
-fn call_as_seeded_task<'py>(
-    root: &Bound<'py, PyAny>,
-    number: u64,
-    function: &Bound<'py, PyAny>,
-    args: &Bound<'py, PyTuple>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-    level: Option<Level>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let _in_task = InTask::enter(level.unwrap_or(0));
-    call_seeded(root, Place::Here, number, function, args, kwargs)
+    /// The same in the thread that made the call: see [`Seeding::call_here`].
+    pub(crate) fn call_here<'py>(
+        &self,
+        on_misuse: OnMisuse,
+        at: usize,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> (PyResult<Bound<'py, PyAny>>, u8) {
+        let number = self.numbers[at].into();
+        (self.seeding).call_here(on_misuse, number, function, args, kwargs)
+    }
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(call_as_seeded_task, module)?)
+    module.add_function(wrap_pyfunction!(_settle_draws, module)?)?;
+    module.add_function(wrap_pyfunction!(_note_states, module)?)
 }

@@ -27,6 +27,20 @@ pub use philox::{Philox, PhiloxState};
 pub use seed_sequence::{SeedSequence, words};
 pub use sfc::{Sfc64, Sfc64State};
 
+/// The stream with this number: `numpy.random.PCG64(numpy.random.SeedSequence(seed).spawn(n)[number])` for any larger n.
+///
+/// It is made in the same time whatever its number, so a million tasks need no list of a million streams.
+///
+/// ```
+/// use manyhands_random::{BitGenerator, stream};
+///
+/// // numpy.random.default_rng(numpy.random.SeedSequence(1).spawn(3)[2]).random()
+/// assert_eq!(stream(1, 2).next_double(), 0.23316830360018304);
+/// ```
+pub fn stream(seed: u128, number: u64) -> Pcg64 {
+    Pcg64::seeded(&SeedSequence::new(&words(seed), &words(number.into())))
+}
+
 /// A source of random bits.
 pub trait BitGenerator {
     /// 64 random bits.

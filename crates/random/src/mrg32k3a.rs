@@ -20,10 +20,13 @@ type Matrix = [[u64; 3]; 3];
 
 const FIRST: Matrix = [[0, 1, 0], [0, 0, 1], [A13, A12, 0]];
 const SECOND: Matrix = [[0, 1, 0], [0, 0, 1], [A23, 0, A21]];
-const FIRST_STREAM: Matrix = squared_often(FIRST, M1, LOG_STREAM);
-const SECOND_STREAM: Matrix = squared_often(SECOND, M2, LOG_STREAM);
-const FIRST_SUBSTREAM: Matrix = squared_often(FIRST, M1, LOG_SUBSTREAM);
-const SECOND_SUBSTREAM: Matrix = squared_often(SECOND, M2, LOG_SUBSTREAM);
+/// A matrix to the powers 1, 2, 4 and so on: what skips so many streams is a product of these.
+type Powers = [Matrix; 64];
+
+static FIRST_STREAM: Powers = powers(squared_often(FIRST, M1, LOG_STREAM), M1);
+static SECOND_STREAM: Powers = powers(squared_often(SECOND, M2, LOG_STREAM), M2);
+static FIRST_SUBSTREAM: Powers = powers(squared_often(FIRST, M1, LOG_SUBSTREAM), M1);
+static SECOND_SUBSTREAM: Powers = powers(squared_often(SECOND, M2, LOG_SUBSTREAM), M2);
 
 /// R's "L'Ecuyer-CMRG".
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,19 +119,19 @@ impl Mrg32k3a {
     /// R's `nextRNGStream`, so many times.
     #[must_use]
     pub fn nth_stream(&self, n_streams: u64) -> Mrg32k3a {
-        self.skipped(FIRST_STREAM, SECOND_STREAM, n_streams)
+        self.skipped(&FIRST_STREAM, &SECOND_STREAM, n_streams)
     }
 
     /// R's `nextRNGSubStream`, so many times.
     #[must_use]
     pub fn nth_substream(&self, n_substreams: u64) -> Mrg32k3a {
-        self.skipped(FIRST_SUBSTREAM, SECOND_SUBSTREAM, n_substreams)
+        self.skipped(&FIRST_SUBSTREAM, &SECOND_SUBSTREAM, n_substreams)
     }
 
-    fn skipped(&self, first: Matrix, second: Matrix, n_times: u64) -> Mrg32k3a {
+    fn skipped(&self, first: &Powers, second: &Powers, n_times: u64) -> Mrg32k3a {
         let [a, b, c, d, e, f] = self.state.map(u64::from);
-        let first = applied(&power(first, M1, n_times), [a, b, c], M1);
-        let second = applied(&power(second, M2, n_times), [d, e, f], M2);
+        let first = applied_often(first, [a, b, c], M1, n_times);
+        let second = applied_often(second, [d, e, f], M2, n_times);
         let mut state = [0; 6];
         for (word, value) in state.iter_mut().zip(first.into_iter().chain(second)) {
             *word = value as u32;
@@ -195,16 +198,22 @@ const fn squared_often(mut matrix: Matrix, modulus: u64, n_times: u32) -> Matrix
     matrix
 }
 
-fn power(mut matrix: Matrix, modulus: u64, mut exponent: u64) -> Matrix {
-    let mut result = [[1, 0, 0], [0, 1, 0], [0, 0, 1]];
-    while exponent > 0 {
-        if exponent & 1 == 1 {
-            result = product(&result, &matrix, modulus);
-        }
-        matrix = product(&matrix, &matrix, modulus);
-        exponent >>= 1;
+const fn powers(matrix: Matrix, modulus: u64) -> Powers {
+    let mut powers = [matrix; 64];
+    let mut i = 1;
+    while i < powers.len() {
+        powers[i] = product(&powers[i - 1], &powers[i - 1], modulus);
+        i += 1;
     }
-    result
+    powers
+}
+
+fn applied_often(powers: &Powers, vector: [u64; 3], modulus: u64, n_times: u64) -> [u64; 3] {
+    let wanted = powers.iter().enumerate();
+    let wanted = wanted.filter(|(bit, _)| n_times >> bit & 1 == 1);
+    wanted.fold(vector, |vector, (_, matrix)| {
+        applied(matrix, vector, modulus)
+    })
 }
 
 fn applied(matrix: &Matrix, vector: [u64; 3], modulus: u64) -> [u64; 3] {

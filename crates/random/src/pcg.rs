@@ -42,26 +42,66 @@ impl PcgState {
             .wrapping_add(self.increment);
     }
 
-    /// Steps so many times, in the time of their logarithm: by squaring the map that is one step.
-    fn advanced(&self, multiplier: u128, mut n_steps: u128) -> PcgState {
-        let (mut factor, mut summand) = (1_u128, 0_u128);
-        let (mut squared_factor, mut squared_summand) = (multiplier, self.increment);
-        while n_steps > 0 {
-            if n_steps & 1 == 1 {
-                factor = factor.wrapping_mul(squared_factor);
-                summand = summand
-                    .wrapping_mul(squared_factor)
-                    .wrapping_add(squared_summand);
-            }
-            squared_summand = squared_summand.wrapping_mul(squared_factor.wrapping_add(1));
-            squared_factor = squared_factor.wrapping_mul(squared_factor);
-            n_steps >>= 1;
-        }
+    /// The state after a map, as it is for an increment of 1, so many times.
+    fn after(&self, map: Map, n_times: u128) -> PcgState {
+        let map = map.repeated(n_times);
         PcgState {
-            state: self.state.wrapping_mul(factor).wrapping_add(summand),
+            state: self
+                .state
+                .wrapping_mul(map.factor)
+                .wrapping_add(map.summand.wrapping_mul(self.increment)),
             increment: self.increment,
             half: Half::default(),
         }
+    }
+}
+
+/// What becomes of a state by steps: a factor, and a summand that is as many times as large as the increment is.
+#[derive(Clone, Copy)]
+struct Map {
+    factor: u128,
+    summand: u128,
+}
+
+const STEP: Map = Map::step(MULTIPLIER);
+const CHEAP_STEP: Map = Map::step(CHEAP_MULTIPLIER as u128);
+const JUMPED: Map = STEP.repeated(JUMP);
+const CHEAP_JUMPED: Map = CHEAP_STEP.repeated(JUMP);
+
+impl Map {
+    const fn step(multiplier: u128) -> Map {
+        Map {
+            factor: multiplier,
+            summand: 1,
+        }
+    }
+
+    /// This one, then another.
+    const fn then(self, next: Map) -> Map {
+        Map {
+            factor: self.factor.wrapping_mul(next.factor),
+            summand: self
+                .summand
+                .wrapping_mul(next.factor)
+                .wrapping_add(next.summand),
+        }
+    }
+
+    /// So many times, in the time of their logarithm: by squaring.
+    const fn repeated(self, mut n_times: u128) -> Map {
+        let mut repeated = Map {
+            factor: 1,
+            summand: 0,
+        };
+        let mut squared = self;
+        while n_times > 0 {
+            if n_times & 1 == 1 {
+                repeated = repeated.then(squared);
+            }
+            squared = squared.then(squared);
+            n_times >>= 1;
+        }
+        repeated
     }
 }
 
@@ -87,12 +127,12 @@ impl Pcg64 {
 
     /// The generator after so many more draws of 64 bits.
     pub fn advanced(&self, n_draws: u128) -> Pcg64 {
-        Pcg64(self.0.advanced(MULTIPLIER, n_draws))
+        Pcg64(self.0.after(STEP, n_draws))
     }
 
     /// NumPy's `jumped(n_jumps)`: as if about 2¹²⁸ / φ numbers had been drawn, so many times.
     pub fn jumped(&self, n_jumps: u128) -> Pcg64 {
-        self.advanced(JUMP.wrapping_mul(n_jumps))
+        Pcg64(self.0.after(JUMPED, n_jumps))
     }
 }
 
@@ -133,12 +173,12 @@ impl Pcg64Dxsm {
 
     /// The generator after so many more draws of 64 bits.
     pub fn advanced(&self, n_draws: u128) -> Pcg64Dxsm {
-        Pcg64Dxsm(self.0.advanced(u128::from(CHEAP_MULTIPLIER), n_draws))
+        Pcg64Dxsm(self.0.after(CHEAP_STEP, n_draws))
     }
 
     /// NumPy's `jumped(n_jumps)`.
     pub fn jumped(&self, n_jumps: u128) -> Pcg64Dxsm {
-        self.advanced(JUMP.wrapping_mul(n_jumps))
+        Pcg64Dxsm(self.0.after(CHEAP_JUMPED, n_jumps))
     }
 }
 
@@ -158,5 +198,26 @@ impl BitGenerator for Pcg64Dxsm {
         let next = half.next(|| self.next_u64());
         self.0.half = half;
         next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jumps_are_advances_by_their_length() {
+        let seeds = SeedSequence::new(&[7], &[]);
+        let (pcg, dxsm) = (Pcg64::seeded(&seeds), Pcg64Dxsm::seeded(&seeds));
+        for n_jumps in [0, 1, 2, 3, 1_000_000, 1 << 64, (1 << 70) + 5, u128::MAX] {
+            let n_draws = JUMP.wrapping_mul(n_jumps);
+            assert_eq!(pcg.jumped(n_jumps), pcg.advanced(n_draws));
+            assert_eq!(dxsm.jumped(n_jumps), dxsm.advanced(n_draws));
+        }
+        let mut drawn = pcg.clone();
+        for n_draws in 1..5 {
+            drawn.next_u64();
+            assert_eq!(drawn, pcg.advanced(n_draws));
+        }
     }
 }

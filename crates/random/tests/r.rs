@@ -1,36 +1,64 @@
-//! The numbers of R's "L'Ecuyer-CMRG", as R 4.2.2 gives them:
-//!
-//! ```r
-//! RNGkind("L'Ecuyer-CMRG"); set.seed(1); seed <- .Random.seed
-//! runif(3); parallel::nextRNGStream(seed)
-//! ```
+//! The numbers of R's "L'Ecuyer-CMRG". `tools/random_vectors.R` has written them, from an installed R.
 
 use manyhands_random::{BitGenerator, Mrg32k3a};
 
-#[test]
-fn a_seed_of_r_gives_the_draws_of_r() {
-    let mut generator = Mrg32k3a::from_r_seed(1);
-    let drawn: Vec<f64> = (0..3).map(|_| generator.next_double()).collect();
-    let expected = [
-        "0.67753282862874420",
-        "0.42734572288764422",
-        "0.91038053048754830",
-    ];
-    for (drawn, expected) in drawn.iter().zip(expected) {
-        assert_eq!(format!("{drawn:.17}"), expected);
+const CASES: &str = include_str!("data/r.txt");
+
+/// What is expected of each seed, for cases of this name.
+fn cases(name: &str) -> Vec<(i32, Vec<&'static str>)> {
+    let lines = CASES.lines().filter(|line| !line.starts_with('#'));
+    let fields = lines.map(|line| line.split(';').collect::<Vec<_>>());
+    let cases: Vec<_> = fields
+        .filter(|fields| fields[0] == name)
+        .map(|fields| {
+            let seed = fields[1].parse().expect("a seed of R");
+            (seed, fields[2].split(' ').collect())
+        })
+        .collect();
+    assert_eq!(cases.len(), 7, "cases of {name}");
+    cases
+}
+
+fn check(name: &str, state: impl Fn(Mrg32k3a) -> Mrg32k3a) {
+    for (seed, expected) in cases(name) {
+        let state = state(Mrg32k3a::from_r_seed(seed)).state();
+        let signed = state.map(|word| word.cast_signed().to_string());
+        assert_eq!(signed.as_slice(), expected, "{name} of seed {seed}");
     }
 }
 
 #[test]
-fn the_next_stream_is_that_of_r() {
-    let next = Mrg32k3a::from_r_seed(1).nth_stream(1);
-    let signed = next.state().map(u32::cast_signed);
-    assert_eq!(
-        signed,
-        [
-            4246464, -231956060, -471632796, 1620595781, 533443421, 594164961
-        ]
-    );
+fn a_seed_of_r_gives_the_state_of_r() {
+    check("seed", |generator| generator);
+}
+
+#[test]
+fn draws_are_those_of_r() {
+    for (seed, expected) in cases("runif") {
+        let mut generator = Mrg32k3a::from_r_seed(seed);
+        for expected in expected {
+            assert_eq!(
+                format!("{:.17}", generator.next_double()),
+                expected,
+                "seed {seed}"
+            );
+        }
+    }
+    check("moved", |mut generator| {
+        for _ in 0..3 {
+            generator.next_double();
+        }
+        generator
+    });
+}
+
+#[test]
+fn the_next_streams_and_substreams_are_those_of_r() {
+    for n in [1, 2, 3, 1000] {
+        check(&format!("stream {n}"), |first| first.nth_stream(n));
+        check(&format!("substream {n}"), |first| first.nth_substream(n));
+    }
+    check("both", |first| first.nth_stream(1).nth_substream(1));
 }
 
 #[test]
