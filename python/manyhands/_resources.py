@@ -116,6 +116,20 @@ def needed(given: Mapping[str, int] | None, scheduler: str) -> dict[str, int]:
     return amounts
 
 
+def promised(given: Mapping[str, int] | None, scheduler: str) -> dict[str, int]:
+    """What a call needs that may be sent to its pool later: until then there is as much as there is now.
+
+    Raises
+    ------
+    ConfigError
+        As for `needed`.
+    """
+    amounts = needed(given, scheduler)
+    if amounts:
+        _note_supplies(amounts)
+    return amounts
+
+
 def _require(amounts: dict[str, int], scheduler: str, task: str) -> None:
     """An error, unless a task can have so much."""
     there = supplied()
@@ -231,13 +245,17 @@ def _devices_found() -> list[str]:
 
 def for_pool(amounts: dict[str, int], *, by_worker: bool) -> tuple[list[tuple[int, int]], list[tuple[int, bool]]]:
     """The same for the engine: what is needed, as places and amounts; and what there is at each place."""
+    _note_supplies(amounts)
+    needs = [(_places[name], amount) for name, amount in amounts.items()]
+    return needs, [(_told.get(name, 0), by_worker and name == DEVICES) for name in _places]
+
+
+def _note_supplies(amounts: dict[str, int]) -> None:
     there = {**config.get("resources"), **supplied()}
     for name in [*there, *amounts]:
         _places.setdefault(name, len(_places))
     # Of what is no longer configured there is as much as there was: calls that were made with it may wait for it.
     _told.update(there)
-    needs = [(_places[name], amount) for name, amount in amounts.items()]
-    return needs, [(_told.get(name, 0), by_worker and name == DEVICES) for name in _places]
 
 
 def devices_of_workers(amounts: dict[str, int]) -> tuple[list[str], int] | None:
