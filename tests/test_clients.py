@@ -460,3 +460,38 @@ def test_resources_that_cannot_be_had_are_refused(client):
             verb()
     with mh.config.set(resources={"licence": 1}), pytest.raises(mh.ConfigError, match=r"0\.5"):
         client.submit(inc, 1, resources={"licence": 0.5})
+
+
+# Dask's annotations
+
+
+@pytest.mark.parametrize("scheduler", ["processes", "threads"])
+def test_annotated_tasks_of_dask_have_what_they_need(scheduler, tmp_path):
+    with mh.config.set(scheduler=scheduler, num_workers=3, resources={"licence": 1}):
+        with dask.annotate(resources={"licence": 1}):
+            asking = [dask.delayed(most, pure=False)(str(tmp_path)) for _ in range(12)]
+        free = [dask.delayed(inc)(i) for i in range(12)]
+        found, others = dask.compute(asking, free, scheduler=manyhands.dask.get)
+        assert (found, others) == ([1] * 12, list(range(1, 13)))
+        assert dask.persist(asking[0], scheduler=manyhands.dask.get)[0].compute() == 1
+        with Client(n_workers=3, processes=scheduler == "processes") as client:
+            assert client.gather(client.compute(asking)) == [1] * 12
+        with dask.annotate(resources={"licence": 2}):
+            greedy = dask.delayed(inc)(1)
+        for verb in (greedy.compute, greedy.persist):
+            with pytest.raises(mh.ConfigError, match=r"inc.*asks for 2 of 'licence'"):
+                verb(scheduler=manyhands.dask.get)
+        with pytest.raises(mh.ConfigError, match="Dask's own loop"):
+            asking[0].compute(scheduler=manyhands.dask.get, rerun_exceptions_locally=True)
+
+
+@pytest.mark.parametrize("kind", ["array", "bag"])
+def test_what_dask_loses_of_annotations_is_said(kind):
+    with dask.annotate(resources={"licence": 2}):
+        lazy = da.ones(4, chunks=2) + 1 if kind == "array" else db.from_sequence([1], npartitions=1).map(inc)
+    lazy = lazy.sum()
+    with mh.config.set(resources={"licence": 1}):
+        with pytest.warns(UserWarning, match=r"annotate.*optimize_graph=False"):
+            lazy.compute(scheduler=manyhands.dask.get)
+        with pytest.raises(mh.ConfigError, match="asks for 2 of 'licence'"):
+            lazy.compute(scheduler=manyhands.dask.get, optimize_graph=False)

@@ -269,7 +269,8 @@ def _warn_of_lost(graphs: list[Any], by_key: Mapping[Any, Any]) -> None:
 
                 warnings.warn(
                     f"dask.annotate(resources={amounts!r}) has no effect here: Dask has fused the tasks and lost what "
-                    "was said of them. To have it kept: dask.config.set({'optimization.fuse.active': False}).",
+                    "was said of them. To have it kept: compute(optimize_graph=False); for arrays and delayed objects, "
+                    "dask.config.set({'optimization.fuse.active': False}) is enough.",
                     stacklevel=2,
                 )
                 return
