@@ -57,6 +57,7 @@ def test_the_defaults():
         "retry_delay": 0.1,
         "timeout": None,
         "resources": {},
+        "resources_per_worker": {},
         "progress": False,
     }
     assert config.get("num_workers", 3) == 3

@@ -147,8 +147,10 @@ def test_keys(client):
 
 
 def test_what_is_not_there_is_refused(client):
-    with pytest.raises(TypeError, match="resources"):
-        client.submit(inc, 1, resources={"gpu": 1})
+    with pytest.raises(mh.ConfigError, match="licence"):
+        client.submit(inc, 1, resources={"licence": 1})
+    with pytest.raises(TypeError, match="actors"):
+        client.submit(inc, 1, actor=True)
     with pytest.raises(TypeError, match="asynchronous"):
         Client(asynchronous=True)
     with pytest.raises(TypeError, match="tcp://"):

@@ -127,6 +127,89 @@ def test_calls_sent_together_write_to_arrays_of_their_own(batch_size):
     assert small[0] == 0
 
 
+class Counter:
+    def __init__(self):
+        self.numbers = np.zeros(3)
+
+    def count(self):
+        self.numbers[0] += 1
+        return float(self.numbers[0])
+
+
+def count_in(place):
+    if isinstance(place, Counter):
+        return place.count()
+    if hasattr(place, "columns"):
+        place.iloc[0, 0] += 1
+        return float(place.iloc[0, 0])
+    array = place
+    while not isinstance(array, np.ndarray):
+        array = next(iter(array.values())) if isinstance(array, dict) else array[0]
+    array[0] += 1
+    return float(array[0])
+
+
+PLACES = {
+    "a list": lambda: [np.zeros(3)],
+    "a dict": lambda: {"x": np.zeros(3)},
+    "deep inside": lambda: [({"x": [np.zeros(3)]},)],
+    "an object": Counter,
+    "a table": lambda: pytest.importorskip("pandas").DataFrame({"x": [0.0, 1.0]}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_calls_sent_together_write_to_what_is_their_own_wherever_that_is(place):
+    shared = PLACES[place]()
+    with joblib.parallel_config(backend="manyhands", n_jobs=2, scheduler="processes"):
+        assert run(count_in, [shared] * 20, batch_size=5) == [1.0] * 20
+        assert joblib.Parallel(batch_size=5)(joblib.delayed(count_in)(place=shared) for _ in range(20)) == [1.0] * 20
+        if isinstance(shared, Counter):
+            # What a method belongs to is an argument, too.
+            assert joblib.Parallel(batch_size=5)(joblib.delayed(shared.count)() for _ in range(20)) == [1.0] * 20
+    assert count_in(shared) == 1.0
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+@pytest.mark.parametrize("configured", ["threads", "processes", None])
+def test_a_call_that_says_where_it_runs_shares_what_is_shared_there(scheduler, configured):
+    shared = np.zeros(3)
+    with mh.config.set({} if configured is None else {"scheduler": configured}):
+        seen = joblib.Parallel(n_jobs=2, backend="manyhands", scheduler=scheduler, batch_size=5)(
+            joblib.delayed(count_in)(shared) for _ in range(20)
+        )
+    assert shared[0] == (20 if scheduler == "threads" else 0)
+    if scheduler == "processes":
+        assert seen == [1.0] * 20
+
+
+def test_where_one_call_runs_is_not_where_the_next_does():
+    with mh.config.set(num_workers=2), joblib.parallel_config(backend="manyhands", scheduler="threads"):
+        assert os.getpid() not in run(pid, range(4), scheduler="processes")
+        assert run(pid, range(4)) == [os.getpid()] * 4
+        shared = np.zeros(3)
+        run(count_in, [shared] * 20, batch_size=5)
+        assert shared[0] == 20
+
+
+@pytest.mark.parametrize("n_numbers", [1000, 1_000_000])
+@pytest.mark.parametrize("place", ["a list", "an object", "a table"])
+def test_calls_with_arrays_inside_of_others_are_sent_several_at_once_where_these_are_small(place, n_numbers):
+    sizes = set()
+    inside = {
+        "a list": lambda: [np.zeros(n_numbers)],
+        "an object": Counter,
+        "a table": lambda: pytest.importorskip("pandas").DataFrame({"x": np.zeros(n_numbers)}),
+    }[place]()
+    if isinstance(inside, Counter):
+        inside.numbers = np.zeros(n_numbers)
+    with joblib.Parallel(n_jobs=2, backend="manyhands", scheduler="processes") as parallel:
+        compute = parallel._backend.compute_batch_size
+        parallel._backend.compute_batch_size = lambda: sizes.add(compute()) or compute()
+        assert parallel(joblib.delayed(count_in)(inside) for _ in range(300)) == [1.0] * 300
+    assert (sizes == {1}) == (n_numbers == 1_000_000)
+
+
 @pytest.mark.parametrize("n_numbers", [1000, 1_000_000])
 def test_calls_with_arrays_are_sent_several_at_once_where_these_are_small(n_numbers):
     sizes = set()
@@ -164,6 +247,15 @@ def test_initializers():
     with joblib.parallel_config(backend="manyhands", n_jobs=2, scheduler="processes", **options):
         assert run(look, range(10)) == ["ready"] * 10
     assert "MANYHANDS_TEST_STATE" not in os.environ
+
+
+def test_an_initializer_is_called_also_where_there_is_one_worker():
+    begun = []
+    with joblib.parallel_config(backend="manyhands", initializer=begun.append, initargs=("ready",)):
+        assert run(lambda _: list(begun), range(3), n_jobs=1) == [["ready"]] * 3
+        with mh.config.set(num_workers=1):
+            assert run(lambda _: list(begun), [0]) == [["ready"] * 2]
+    assert joblib.Parallel(n_jobs=1, backend="manyhands", initializer=begun.clear)([joblib.delayed(len)(begun)]) == [0]
 
 
 # scikit-learn

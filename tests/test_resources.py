@@ -218,6 +218,84 @@ def test_devices_are_those_that_the_program_sees(tmp_path, monkeypatch):
         mh.map(abs, [1], resources={"gpu": 1})
 
 
+@pytest.mark.parametrize(
+    ("files", "visible", "seen"),
+    [
+        (["nvidia3"], None, ["0"]),
+        (["nvidia1", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm", "null"], None, ["0", "1", "2"]),
+        (["nvidiactl", "null"], None, []),
+        (["nvidia0", "nvidia1"], "1", ["1"]),
+        (["nvidia0", "nvidia1"], "GPU-8f2a, MIG-77,3", ["GPU-8f2a", "MIG-77", "3"]),
+        (["nvidia0", "nvidia1"], "1,-1,0", ["1"]),
+        (["nvidia0", "nvidia1"], "", []),
+        (["nvidia0", "nvidia1"], "NoDevFiles", []),
+    ],
+)
+def test_devices_are_named_as_cuda_counts_them(files, visible, seen, tmp_path, monkeypatch):
+    """The files of a container have the numbers that the machine gives its devices; CUDA counts from 0."""
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path=".": files if path == "/dev" else listed(path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with config.set(num_workers=len(seen) or 1):
+        if not seen:
+            with pytest.raises(mh.ConfigError, match="there are 0"):
+                mh.map(abs, [1], resources={"gpu": 1})
+            return
+        (whole,) = {
+            frozenset(own.split(",")) for own, *_ in mh.map(device, [str(tmp_path)] * 4, resources={"gpu": len(seen)})
+        }
+        assert whole == set(seen)
+        found = mh.map(device, [str(tmp_path)] * 8, resources={"gpu": 1})
+        assert {own for own, *_ in found} <= set(seen)
+
+
+@pytest.mark.parametrize(
+    ("visible", "n_units", "n_needed", "seen"),
+    [("5", 2, 1, {"5"}), ("GPU-a,GPU-b", 4, 1, {"GPU-a", "GPU-b"}), ("GPU-a", 2, 2, {"GPU-a"}), ("", 2, 1, {""})],
+)
+def test_more_units_than_devices_share_those_that_the_program_sees(
+    visible, n_units, n_needed, seen, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with config.set(num_workers=n_units, resources={"gpu": n_units}):
+        found = mh.map(device, [str(tmp_path)] * 8, resources={"gpu": n_needed})
+        assert {own for own, *_ in found} <= seen
+
+
+# What each worker has
+
+
+def test_what_is_configured_for_each_worker(tmp_path, monkeypatch):
+    folder = str(tmp_path)
+    with config.set(num_workers=3, resources_per_worker={"licence": 1, "line": 2}, resources={"line": 1}):
+        assert max(mh.map(use, [folder] * 16, ["use"] * 16, resources={"licence": 2})) == 1
+        # What is said of all together goes before it.
+        assert max(mh.map(use, [folder] * 16, ["use"] * 16, resources={"line": 1})) == 1
+        with pytest.raises(mh.ConfigError, match="asks for 4 of 'licence', and there are 3"):
+            mh.map(abs, [1], resources={"licence": 4})
+        with config.set(num_workers=4):
+            assert mh.map(abs, [-1], resources={"licence": 4}) == [1]
+    file = tmp_path / "settings.toml"
+    file.write_text("num_workers = 2\n[resources]\nline = 1\n[resources_per_worker]\nlicence = 2\n")
+    for variables in (
+        {"MANYHANDS_NUM_WORKERS": "2", "MANYHANDS_RESOURCES_PER_WORKER": "licence=2"},
+        {"MANYHANDS_CONFIG": str(file)},
+    ):
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+        config.refresh()
+        try:
+            with pytest.raises(mh.ConfigError, match="asks for 5 of 'licence', and there are 4"):
+                mh.map(abs, [1], resources={"licence": 5})
+        finally:
+            monkeypatch.undo()
+            config.refresh()
+    with pytest.raises(mh.ConfigError, match="resources_per_worker='gpu' is not accepted"):
+        config.set(resources_per_worker="gpu")
+
+
 # What is accepted
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from manyhands._computing import Computation
     from manyhands._seeding import Root
 
 __all__ = ["Batch", "Engine", "Future"]
@@ -51,14 +52,18 @@ class Future(_native.Promise):
         "_batch",
         "_callbacks",
         "_client",
+        "_computation",
         "_error",
         "_function",
         "_index",
+        "_is_reading",
         "_is_released",
         "_key",
         "_kwargs",
-        "_n_missing",
+        "_missing",
+        "_n_readers",
         "_number",
+        "_resources",
         "_root",
         "_state",
         "_template",
@@ -80,7 +85,15 @@ class Future(_native.Promise):
         self._kwargs = kwargs
         self._key = key
         self._template: _native.Template | None = None
-        self._n_missing = 0
+        # How many of the results it needs are not there; another list for each time that it is submitted.
+        self._missing: list[int] | None = None
+        # How many calls are to read its result and have not been submitted; and whether it is such a call.
+        self._n_readers = 0
+        self._is_reading = False
+        # What computes it, where that is no call.
+        self._computation: Computation | None = None
+        # How many units it needs of each resource, if any.
+        self._resources: dict[str, int] | None = None
         # What its stream of random numbers descends from, and its number there.
         self._root: Root | None = None
         self._number = 0
@@ -238,22 +251,26 @@ class Future(_native.Promise):
 
     def cancel(self, **kwargs: Any) -> None:
         """Cancel the call, as `Client.cancel` does."""
-        self._client.cancel([self])
+        cancel([self])
 
     def retry(self, **kwargs: Any) -> None:
-        """Submit a call again that has failed or was cancelled, as `Client.retry` does."""
-        self._client.retry([self])
+        """Submit the call again if it has failed or was cancelled, as `Client.retry` does."""
+        retry([self])
 
     def release(self) -> None:
         """Let go of the result. The future is of no further use; calls that were given it before receive it."""
         with self._client.lock:
             self._is_released = True
-            batch = self._batch
             # What a call still waits to be given goes with that call.
-            if self._is_over() and not self._callbacks and not self._client.is_needed(self):
-                self._value = _NOTHING
-                if batch is not None:
-                    batch.native.forget(self._index)
+            if self._n_readers == 0 and not self._callbacks:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Drop the result of a future that was released, if it is there; under the client's lock."""
+        if self._is_over():
+            self._value = _NOTHING
+            if self._batch is not None:
+                self._batch.native.forget(self._index)
 
     def __await__(self) -> Generator[Any, None, Any]:
         import asyncio
@@ -424,22 +441,83 @@ def _own_root(future: Future) -> Root | None:
     return Root(root.entropy, root.key, root.first + future._number)
 
 
+def cancel(futures: Iterable[Future]) -> None:
+    """End calls, of whichever clients."""
+    for engine, own in _by_engine(futures):
+        engine.cancel(own)
+
+
+def retry(futures: Iterable[Future]) -> None:
+    """Submit calls again that have failed or were cancelled, and those before them whose failures they have inherited.
+
+    Raises
+    ------
+    Exception
+        What one of them could not be submitted for; the others have been.
+    """
+    again = _to_be_retried(futures)
+    for future in again:
+        with future._client.lock:
+            future._state, future._error, future._traceback = "pending", None, None
+            future._value = _NOTHING
+            future._batch = None
+    refused: Exception | None = None
+    for future in again:
+        try:
+            future._client.start_again(future)
+        except Exception as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
+
+
+def _to_be_retried(futures: Iterable[Future]) -> list[Future]:
+    """Calls that have ended without a result, each after those that it needs."""
+    found: dict[Future, None] = {}
+    seen: set[Future] = set()
+    # With each, whether what it needs has been looked at.
+    stack = [(future, False) for future in reversed(list(futures))]
+    while stack:
+        future, has_looked = stack.pop()
+        if has_looked:
+            found[future] = None
+            continue
+        future._settle()
+        is_data = future._function is None and future._computation is None
+        if future in seen or future._state not in ("error", "cancelled") or is_data:
+            continue
+        seen.add(future)
+        stack.append((future, True))
+        template = _native.Template.of(future._args, future._kwargs)
+        needed: list[Any] = [] if template is None else template.promises
+        stack.extend((promise, False) for promise in reversed(needed))
+    return list(found)
+
+
+def _by_engine(futures: Iterable[Future]) -> list[tuple[Engine, list[Future]]]:
+    groups: dict[int, tuple[Engine, list[Future]]] = {}
+    for future in futures:
+        groups.setdefault(id(future._client), (future._client, []))[1].append(future)
+    return list(groups.values())
+
+
 class Engine:
     """What a client's futures share: where calls run, and the thread that tells of their ends."""
 
-    def __init__(self, owner: Any, scheduler: str, pool_of: Callable[[], Any]) -> None:
+    def __init__(self, owner: Any, scheduler: str, pool_of: Callable[[dict[str, int] | None], Any]) -> None:
         import itertools
 
         self.owner = weakref.ref(owner)
         self.scheduler = scheduler
-        # The pool to use now; None to call in the calling thread.
+        # The pool to use now, for calls that need so much; None to call in the calling thread.
         self._pool_of = pool_of
-        # Held while futures change; never while code of the user's runs.
+        # Held while futures change; never while code of the user's runs, nor while another engine's is taken.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.numbers = itertools.count()
         self.batches: weakref.WeakSet[Batch] = weakref.WeakSet()
-        # Those whose arguments are not there yet, and those whose end somebody waits to be told of.
+        # Those whose arguments are not there yet, or that are being computed; and those whose end somebody waits to be
+        # told of.
         self.waiting: set[Future] = set()
         self.kept: set[Future] = set()
         self.n_failures = 0
@@ -449,42 +527,86 @@ class Engine:
 
     # Submitting
 
+    def is_here(self) -> bool:
+        """Whether calls are made at once, by the thread that submits them."""
+        return self._pool_of(None) is None
+
     def start(self, future: Future) -> None:
         """Submit a call, now or once the results are there that it needs."""
-        template = _native.Template.of(future._args, future._kwargs)
-        future._template = template
-        if template is not None:
-            promises: list[Any] = template.promises
-            for promise in promises:
-                if promise._is_released or promise._client is not self:
-                    what = "was released" if promise._is_released else "belongs to another client"
-                    raise ValueError(f"the future {promise.key!r} {what}, and cannot be an argument of {future.key!r}")
-            missing = [promise for promise in promises if not promise._is_over()]
-            if missing:
-                with self.lock:
-                    # One more, so that the last is certainly counted below.
-                    future._n_missing = len(missing) + 1
-                    self.waiting.add(future)
-
-                def count(_: Future) -> None:
-                    with self.lock:
-                        future._n_missing -= 1
-                        is_ready = future._n_missing == 0 and future._state == "pending"
-                        if is_ready:
-                            self.waiting.discard(future)
-                    if is_ready:
-                        self._launch_later(future)
-
+        template = future._template = _native.Template.of(future._args, future._kwargs)
+        if template is None:
+            self._launch(future)
+            return
+        self._begin_reading(future)
+        has_left = False
+        try:
+            missing = [promise for promise in template.promises if not promise._is_over()]
+            if missing and self.is_here():
+                # In a task, to have it submitted later could mean to wait for the very worker that the task keeps busy.
                 for promise in missing:
-                    promise.add_done_callback(count)
-                count(future)
+                    promise._wait(None)
+            elif missing:
+                self._launch_after(future, missing)
+                has_left = True
                 return
-        self._launch(future)
+            self._launch(future)
+        finally:
+            if not has_left:
+                self._end_reading([future])
 
-    def is_needed(self, promise: Future) -> bool:
-        """Whether a call that has not been submitted yet needs the result of another; with the lock."""
-        templates = (future._template for future in self.waiting)
-        return any(promise is one for template in templates if template is not None for one in template.promises)
+    def _launch_after(self, future: Future, missing: list[Any]) -> None:
+        # One more, so that the last is certainly counted below.
+        n_left = [len(missing) + 1]
+        with self.lock:
+            future._missing = n_left
+            self.waiting.add(future)
+
+        def count(_: Future) -> None:
+            with self.lock:
+                n_left[0] -= 1
+                # Not if it was cancelled, and perhaps submitted again, since.
+                is_ready = n_left[0] == 0 and future._missing is n_left and future._state == "pending"
+            if is_ready:
+                self._launch_later(future)
+
+        for promise in missing:
+            promise.add_done_callback(count)
+        count(future)
+
+    def _begin_reading(self, future: Future) -> None:
+        """Have the results stay that a call needs, until it has been submitted."""
+        assert future._template is not None
+        promises: list[Any] = future._template.promises
+        for at, promise in enumerate(promises):
+            with promise._client.lock:
+                is_released = promise._is_released
+                promise._n_readers += not is_released
+            if is_released:
+                for earlier in promises[:at]:
+                    earlier._client.stop_reading(earlier)
+                raise ValueError(
+                    f"the future {promise.key!r} was released, and cannot be an argument of {future.key!r}"
+                )
+        future._is_reading = True
+
+    def _end_reading(self, futures: list[Future]) -> None:
+        """Calls have been submitted, or will not be; without the lock."""
+        for future in futures:
+            with self.lock:
+                self.waiting.discard(future)
+                was_reading, future._is_reading = future._is_reading, False
+            if was_reading:
+                assert future._template is not None
+                promises: list[Any] = future._template.promises
+                for promise in promises:
+                    promise._client.stop_reading(promise)
+
+    def stop_reading(self, promise: Future) -> None:
+        """One call less is to read a result."""
+        with self.lock:
+            promise._n_readers -= 1
+            if promise._n_readers == 0 and promise._is_released:
+                promise._let_go()
 
     def _launch_later(self, future: Future) -> None:
         """Submit a call whose submitter has gone on: what goes wrong is the call's."""
@@ -493,6 +615,7 @@ class Engine:
         except Exception as error:
             with self.lock:
                 future._end("error", error=error)
+        self._end_reading([future])
         self._launched([future])
 
     def _launched(self, futures: list[Future]) -> None:
@@ -510,7 +633,7 @@ class Engine:
 
         function, template = future._function, future._template
         assert function is not None
-        pool = self._pool_of()
+        pool = self._pool_of(future._resources)
         root = _own_root(future)
         args, kwargs = future._args, future._kwargs
         if template is not None and isinstance(pool, _native.ProcessPool):
@@ -593,7 +716,7 @@ class Engine:
         """Submit calls of one function, in whose arguments are no futures, together."""
         from manyhands import _run
 
-        pool = self._pool_of()
+        pool = self._pool_of(futures[0]._resources)
         if pool is None:
             # What is reported of calls that are made together is reported once.
             manner = _run._manner(None)
@@ -610,6 +733,19 @@ class Engine:
         native = _native.Calls.many(pool, function, pickle, columns, None, self.scheduler, root, manner, None)
         with self.lock:
             self.batches.add(Batch(self, native, futures))
+
+    def start_again(self, future: Future) -> None:
+        """Submit a call that has been made pending again; or end it, with what it cannot be submitted for."""
+        try:
+            if future._computation is not None:
+                future._computation.again(future, self.is_here())
+            else:
+                self.start(future)
+        except Exception as error:
+            with self.lock:
+                future._end("error", error=error)
+            raise
+        self._launched([future])
 
     def submit_again(self, futures: list[Future]) -> None:
         """Submit calls once more that were ended with another."""
@@ -637,7 +773,6 @@ class Engine:
                 if future._is_over():
                     continue
                 future._end("cancelled", error=CancelledError(f"the call {future.key!r} was cancelled"))
-                self.waiting.discard(future)
                 ended.append(future)
                 if future._batch is not None:
                     by_batch.setdefault(id(future._batch), (future._batch, []))[1].append(future)
@@ -648,6 +783,8 @@ class Engine:
                     future._batch = None
                 rest.append(others)
                 batch.is_given_up = True
+        self._end_reading(ended)
+        self._stop_computing(ended)
         for batch, _ in by_batch.values():
             batch.native.cancel()
         for others in rest:
@@ -655,41 +792,21 @@ class Engine:
         for future in ended:
             future._tell()
 
-    def retry(self, futures: Iterable[Future]) -> None:
-        """Submit calls again that have failed or were cancelled."""
-        for future in futures:
-            with self.lock:
-                if future._state not in ("error", "cancelled") or future._function is None:
-                    continue
-                future._state, future._error, future._traceback = "pending", None, None
-                future._value = _NOTHING
-                future._batch = None
-            self._start_again(future)
-
-    def _start_again(self, future: Future) -> None:
-        try:
-            self.start(future)
-        except Exception as error:
-            with self.lock:
-                future._end("error", error=error)
-            raise
-        self._launched([future])
-
-    def interrupted(self, batch: Batch) -> None:
-        """After Ctrl-C: whoever presses it wants the machine back."""
-        from manyhands import _pools
-
-        batch.native.interrupt()
-        _pools.interrupted(self.scheduler)
+    @staticmethod
+    def _stop_computing(ended: list[Future]) -> None:
+        for computation in {future._computation for future in ended}:
+            if computation is not None:
+                computation.stop_if_unwanted()
 
     def end(self) -> None:
         """Cancel all that is under way, and stop telling."""
         with self.lock:
             waiting = list(self.waiting)
-            self.waiting.clear()
             batches = list(self.batches)
             for future in waiting:
                 future._end("cancelled", error=CancelledError("the client was closed"))
+        self._end_reading(waiting)
+        self._stop_computing(waiting)
         for batch in batches:
             pending = batch.pending()
             if pending:
@@ -701,6 +818,13 @@ class Engine:
             completions, self._completions = self._completions, None
         if completions is not None:
             completions.close()
+
+    def interrupted(self, batch: Batch) -> None:
+        """After Ctrl-C: whoever presses it wants the machine back."""
+        from manyhands import _pools
+
+        batch.native.interrupt()
+        _pools.interrupted(self.scheduler)
 
     # Telling
 

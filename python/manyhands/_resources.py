@@ -116,6 +116,20 @@ def needed(given: Mapping[str, int] | None, scheduler: str) -> dict[str, int]:
     return amounts
 
 
+def promised(given: Mapping[str, int] | None, scheduler: str) -> dict[str, int]:
+    """What a call needs that may be sent to its pool later: until then there is as much as there is now.
+
+    Raises
+    ------
+    ConfigError
+        As for `needed`.
+    """
+    amounts = needed(given, scheduler)
+    if amounts:
+        _note_supplies(amounts)
+    return amounts
+
+
 def _require(amounts: dict[str, int], scheduler: str, task: str) -> None:
     """An error, unless a task can have so much."""
     there = supplied()
@@ -211,43 +225,64 @@ def _nested_error(amounts: Mapping[str, int], of_whom: str = "") -> Exception:
 
 def supplied() -> dict[str, int]:
     """How much there is of each resource."""
+    return {name: n_units for name, n_units in _configured().items() if n_units}
+
+
+def _configured() -> dict[str, int]:
+    """The same, with those of which it is said that there is nothing."""
     there: dict[str, int] = dict(config.get("resources"))
+    per_worker = config.get("resources_per_worker")
+    if per_worker:
+        n_workers = config.resolve()[1]
+        for name, n_units in per_worker.items():
+            there.setdefault(name, min(n_units * n_workers, NUM_UNITS_MAX))
     there.setdefault(DEVICES, len(_devices_found()))
-    return {name: n_units for name, n_units in there.items() if n_units}
+    return there
 
 
 def _devices_found() -> list[str]:
-    """The devices that this process sees."""
+    """The devices that this process sees, as it would name them in its turn."""
     text = os.environ.get(_VARIABLE)
     if text is not None:
-        return [device.strip() for device in text.split(",") if device.strip() not in ("", "-1")]
+        devices = []
+        for device in map(str.strip, text.split(",")):
+            # Whatever comes after the first that is none is not seen either.
+            if not (device.isdigit() or device.startswith(("GPU-", "MIG-"))):
+                break
+            devices.append(device)
+        return devices
     try:
         files = os.listdir("/dev")
     except OSError:
         return []
-    numbers = (name.removeprefix(_DEVICE_FILES) for name in files if name.startswith(_DEVICE_FILES))
-    return sorted((number for number in numbers if number.isdigit()), key=int)
+    numbers = [name.removeprefix(_DEVICE_FILES) for name in files if name.startswith(_DEVICE_FILES)]
+    # The files have the numbers of the machine's devices. CUDA counts those that are there, from 0 on.
+    return [str(number) for number in range(sum(map(str.isdigit, numbers)))]
 
 
 def for_pool(amounts: dict[str, int], *, by_worker: bool) -> tuple[list[tuple[int, int]], list[tuple[int, bool]]]:
     """The same for the engine: what is needed, as places and amounts; and what there is at each place."""
-    there = {**config.get("resources"), **supplied()}
+    _note_supplies(amounts)
+    needs = [(_places[name], amount) for name, amount in amounts.items()]
+    return needs, [(_told.get(name, 0), by_worker and name == DEVICES) for name in _places]
+
+
+def _note_supplies(amounts: dict[str, int]) -> None:
+    there = _configured()
     for name in [*there, *amounts]:
         _places.setdefault(name, len(_places))
     # Of what is no longer configured there is as much as there was: calls that were made with it may wait for it.
     _told.update(there)
-    needs = [(_places[name], amount) for name, amount in amounts.items()]
-    return needs, [(_told.get(name, 0), by_worker and name == DEVICES) for name in _places]
 
 
 def devices_of_workers(amounts: dict[str, int]) -> tuple[list[str], int] | None:
     """The devices that are to be shared among workers, and how many each is to see; None where they see all."""
     n_devices = supplied().get(DEVICES, 0)
-    if not n_devices:
-        return None
     found = _devices_found()
-    # Beyond those found, by number: there may be a driver that knows them.
-    devices = [found[at] if at < len(found) else str(at) for at in range(n_devices)]
+    if not n_devices or (not found and _VARIABLE in os.environ):
+        return None
+    # Where more are configured than there are, they are shared. None found: there may be a driver that knows them.
+    devices = [found[at % len(found)] if found else str(at) for at in range(n_devices)]
     return devices, amounts.get(DEVICES, 1)
 
 
@@ -262,4 +297,4 @@ def see_devices(devices: tuple[list[str], int] | None, number: int) -> None:
         first = number * n_own
         turn = first // len(names)
         own = [names[(first + (turn + at) % n_own) % len(names)] for at in range(n_own)]
-        os.environ[_VARIABLE] = ",".join(own)
+        os.environ[_VARIABLE] = ",".join(dict.fromkeys(own))

@@ -55,6 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "retry_delay": 0.1,
     "timeout": None,
     "resources": {},
+    "resources_per_worker": {},
     "progress": False,
 }
 # In the environment, where all is text.
@@ -344,5 +345,6 @@ CHECKS: dict[str, Callable[[object, str], Any]] = {
     "retry_delay": _retry_delay,
     "timeout": _timeout,
     "resources": _resources,
+    "resources_per_worker": _resources,
     "progress": _progress,
 }

@@ -28,6 +28,10 @@ resources               the GPUs found      numbers of units by name:           
                                             {"gpu": 2, "licence": 3}, or
                                             ``"gpu=2,licence=3"``: how much
                                             there is of what tasks ask for
+resources_per_worker    none                the same for each of the configured  MANYHANDS_RESOURCES_PER_WORKER
+                                            `num_workers`, together as many
+                                            units: of names that `resources`
+                                            does not have
 spill_directory         the system's for    an existing folder: where they go    MANYHANDS_SPILL_DIRECTORY
                         temporary files     beyond that
 seed                    None                an integer from 0 on, several of     MANYHANDS_SEED
@@ -125,7 +129,8 @@ def _read_file(path: str) -> dict[str, Any]:
 def _flat(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What a file says, a table's entries under its name and theirs."""
     for name, value in content.items():
-        if isinstance(value, dict) and any(key.startswith(f"{name}_") for key in _settings.CHECKS):
+        is_table = name not in _settings.CHECKS and any(key.startswith(f"{name}_") for key in _settings.CHECKS)
+        if isinstance(value, dict) and is_table:
             yield from ((f"{name}.{inner}", inside) for inner, inside in value.items())
         else:
             yield name, value
@@ -398,8 +403,8 @@ def get(key: str, default: Any = _UNSET) -> Any:
         ``spill_directory``: a path, or None for the usual one. ``seed``: an integer, a tuple of them, a
         ``numpy.random.SeedSequence``, or None. ``relay``: True (for which ``"live"`` may be given), ``"ordered"`` or
         False. ``random_misuse``: ``"warn"``, ``"error"`` or ``"ignore"``. ``retries``: an integer. ``retry_delay``:
-        seconds. ``timeout``: seconds, or None. ``resources``: a dict of units by name. ``progress``: False, or what
-        shows how far calls have come.
+        seconds. ``timeout``: seconds, or None. ``resources`` and ``resources_per_worker``: dicts of units by name.
+        ``progress``: False, or what shows how far calls have come.
 
     Raises
     ------

@@ -14,7 +14,7 @@ shared memory, where tasks run in processes.
 
 from __future__ import annotations
 
-from manyhands import _native, _run, config
+from manyhands import _native, _run, _settings, config
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["get"]
+
+#: Keywords of `get` itself.
+_OWN = {
+    "cache", "callbacks", "chunksize", "num_workers", "pool", "progress", "relay", "rerun_exceptions_locally",
+    "resources", "retries", "retry_delay", "retry_on", "scheduler", "seed", "timeout",
+}  # fmt: skip
+# Of Dask's own schedulers: what is about their insides, or about whole collections, or means nothing where all workers
+# are alike.
+_OF_DASK = {
+    "allow_other_workers", "direct", "dumps", "fifo_timeout", "func_dumps", "func_loads", "get_id", "loads",
+    "optimize_graph", "pack_exception", "priority", "raise_exception", "traverse", "workers",
+}  # fmt: skip
+# What would change the outcome, with the values that do not.
+_ONLY_AS = {"actors": (None, False), "asynchronous": (None, False), "sync": (None, True)}
+#: All that `get` takes.
+KEYWORDS = frozenset(_OWN | _OF_DASK | _ONLY_AS.keys())
 
 _known: _Known | None = None
 
@@ -36,6 +52,14 @@ def get(
     cache: Mapping[Any, Any] | None = None,
     callbacks: Iterable[Any] | None = None,
     rerun_exceptions_locally: bool | None = None,
+    seed: Any = None,
+    retries: int | None = None,
+    retry_on: _run.RetryOn = None,
+    retry_delay: float | None = None,
+    timeout: float | None = None,
+    relay: bool | str | None = None,
+    resources: Mapping[str, int] | None = None,
+    progress: Any = None,
     pool: None = None,
     **kwargs: Any,
 ) -> Any:
@@ -68,10 +92,14 @@ def get(
         Those that want to see each result have the graph run task by task, by Dask's own loop, on these workers.
     rerun_exceptions_locally : bool, optional
         Whether a task that fails is run again in this thread, for a debugger.
+    seed, retries, retry_on, retry_delay, timeout, relay, resources, progress : optional
+        As for `manyhands.compute`. What single tasks need is said by ``dask.annotate(resources={...})``, which goes
+        before what the call says. A graph that Dask's own loop runs, for callbacks or `rerun_exceptions_locally`, can
+        neither have resources nor be shown.
     pool : None
         Not accepted: the workers are the engine's. Say `num_workers`.
     **kwargs
-        Other keywords of ``compute``, which Dask passes on to all of its schedulers, change nothing.
+        Other keywords of Dask's own schedulers, such as `optimize_graph` and `priority`, change nothing.
 
     Returns
     -------
@@ -85,7 +113,9 @@ def get(
     KeyError, ValueError, RuntimeError
         If a key is not in the graph, a task refers to one that is not, or tasks need each other in a circle.
     TypeError
-        For a `pool`.
+        For a `pool`, and for a keyword that is none of these.
+    ConfigError
+        For resources that can never be had, or not in this way.
     PicklingError, WorkerDied, ForkError
         As for `manyhands.compute`.
 
@@ -102,8 +132,9 @@ def get(
             "Say how many workers there are to be with num_workers=..., and of which kind with "
             'manyhands.config.set(scheduler="threads") or "processes".'
         )
+    _require_accepted(kwargs)
     known = _known or _learn()
-    graph = known.graph(dsk, cache)
+    graph, needs = known.graph(dsk, cache)
     wanted = list(_flat(keys))
     if num_workers is None:
         num_workers = known.configured("num_workers")
@@ -112,37 +143,83 @@ def get(
     with known.active_callbacks(callbacks) as active:
         if scheduler is None and not config.is_chosen("scheduler") and not _run.is_nested():
             scheduler = "threads"
+        where = (scheduler, num_workers, chunksize, resources)
+        ways = _Ways(where, needs, seed, (retries, retry_on, retry_delay, timeout), relay, progress)
         if rerun_exceptions_locally is None:
             rerun_exceptions_locally = known.configured("rerun_exceptions_locally")
         if rerun_exceptions_locally or (active and known.want_results(active)):
-            return known.run_by_dask(graph, keys, active, bool(rerun_exceptions_locally), scheduler, num_workers)
+            ways.refuse_resources()
+            return known.run_by_dask(graph, keys, active, bool(rerun_exceptions_locally), ways)
         if active:
-            results = _Observed(active, graph).run(wanted, scheduler, num_workers, chunksize)
+            results = _Observed(active, graph).run(wanted, ways)
         else:
-            results = _run_graph(graph, wanted, scheduler, num_workers, chunksize, None)
+            results = ways.run(graph, wanted, None)
     if not isinstance(keys, list):
         return results[0]
     remaining = iter(results)
     return _nested(keys, remaining)
 
 
-def _run_graph(
-    graph: dict[Any, Any],
-    wanted: list[Any],
-    scheduler: str | None,
-    num_workers: int | None,
-    chunksize: int | None,
-    on_finished: Callable[[list[Any]], None] | None,
-) -> list[Any]:
-    with _run._shown(None, "dask") as track:
-        manner = _run._manner(None)
-        name, _, batch_size, pool = _run._where(scheduler, num_workers, chunksize)
-        told = (_run._root(None), on_finished, manner, _run._faults(name), None if track is None else track.tally)
-        try:
-            return _native.run_graph(graph, wanted, _known, pool, batch_size, name, *told)
-        except KeyboardInterrupt as error:
-            _run._interrupted(error, name)
-            raise
+def _require_accepted(kwargs: dict[str, Any]) -> None:
+    unknown = sorted(kwargs.keys() - KEYWORDS)
+    if unknown:
+        raise TypeError(
+            f"manyhands.dask.get() got unexpected keywords: {', '.join(unknown)}. Accepted: {', '.join(sorted(_OWN))}; "
+            f"and of Dask's, without effect: {', '.join(sorted(_OF_DASK))}."
+        )
+    for name in kwargs.keys() & _ONLY_AS.keys():
+        if kwargs[name] not in _ONLY_AS[name]:
+            raise TypeError(
+                f"manyhands.dask.get({name}={kwargs[name]!r}) is not supported: it waits for the results, of tasks "
+                f"that leave nothing behind. Accepted: {', '.join(map(repr, _ONLY_AS[name]))}."
+            )
+
+
+class _Ways:
+    """How a graph is to be run: the keywords of a call."""
+
+    def __init__(
+        self,
+        where: tuple[Any, ...],
+        needs: dict[Any, dict[str, int]] | None,
+        seed: Any,
+        fates: tuple[Any, ...],
+        relay: bool | str | None,
+        progress: Any,
+    ) -> None:
+        self.where = where
+        self.needs = needs
+        self.seed = seed
+        self.fates = fates
+        self.relay = relay
+        self.progress = progress
+
+    def run(
+        self, graph: dict[Any, Any], wanted: list[Any], on_finished: Callable[[list[Any]], None] | None
+    ) -> list[Any]:
+        """The results of some keys, by the engine."""
+        with _run._shown(self.progress, "dask") as track:
+            manner = _run._manner(self.relay)
+            if self.needs:
+                from manyhands import _resources  # noqa: F401 - from now on there is an account of them
+            name, _, batch_size, pool, asking = _run._where_asking(*self.where)
+            faults = _run._faults(name, "raise", *self.fates)
+            tally = None if track is None else track.tally
+            told = (_run._root(self.seed), on_finished, manner, faults, tally, self.needs, asking)
+            try:
+                return _native.run_graph(graph, wanted, _known, pool, batch_size, name, *told)
+            except KeyboardInterrupt as error:
+                _run._interrupted(error, name)
+                raise
+
+    def refuse_resources(self) -> None:
+        """Dask's own loop hands over one task after the other, and does not say which."""
+        asked = [self.where[3] or {}, *(self.needs or {}).values()]
+        for amounts in filter(None, asked):
+            raise _settings.error(
+                f"resources={amounts!r} cannot be had where Dask's own loop runs the graph, for callbacks that are "
+                "given each result or rerun_exceptions_locally=True: leave those out."
+            )
 
 
 def _flat(keys: Any) -> Iterator[Any]:
@@ -159,6 +236,44 @@ def _nested(keys: Any, results: Iterator[Any]) -> Any:
     if isinstance(keys, list):
         return tuple(_nested(part, results) for part in keys)
     return next(results)
+
+
+def _needs_of(dsk: Any) -> dict[Any, dict[str, int]] | None:
+    """What the tasks of some keys need, as ``dask.annotate`` has said; None if none needs anything."""
+    if hasattr(dsk, "__dask_annotations__"):
+        by_key = dsk.__dask_annotations__().get("resources", {})
+        _warn_of_lost([getattr(part, "hlg", None) for part in (dsk, *dsk.operands)], by_key)
+    else:
+        by_key = {key: amounts for layer, amounts in _asking_layers(dsk) for key in layer}
+    if not by_key:
+        return None
+    from manyhands import _resources
+
+    said = {key: amounts(key) if callable(amounts) else amounts for key, amounts in by_key.items()}
+    return {key: _resources.units_by_name(amounts, "dask.annotate(resources)") for key, amounts in said.items()}
+
+
+def _asking_layers(graph: Any) -> list[tuple[Any, Any]]:
+    """The layers of a graph, if it has any, that say what their tasks need."""
+    layers = getattr(graph, "layers", None)
+    annotated = [layer for layer in layers.values() if layer.annotations] if isinstance(layers, dict) else []
+    return [(layer, layer.annotations["resources"]) for layer in annotated if "resources" in layer.annotations]
+
+
+def _warn_of_lost(graphs: list[Any], by_key: Mapping[Any, Any]) -> None:
+    """Say what Dask has forgotten when it made fewer tasks of many."""
+    for graph in graphs:
+        for layer, amounts in _asking_layers(graph):
+            if not any(key in by_key for key in layer):
+                import warnings
+
+                warnings.warn(
+                    f"dask.annotate(resources={amounts!r}) has no effect here: Dask has fused the tasks and lost what "
+                    "was said of them. To have it kept: compute(optimize_graph=False); for arrays and delayed objects, "
+                    "dask.config.set({'optimization.fuse.active': False}) is enough.",
+                    stacklevel=2,
+                )
+                return
 
 
 def _learn() -> _Known:
@@ -211,8 +326,11 @@ class _Known:
         """What Dask's configuration says."""
         return self._config.get(key, None)
 
-    def graph(self, dsk: Any, cache: Mapping[Any, Any] | None) -> dict[Any, Any]:
-        """A dict of nodes, whatever it was."""
+    def graph(
+        self, dsk: Any, cache: Mapping[Any, Any] | None
+    ) -> tuple[dict[Any, Any], dict[Any, dict[str, int]] | None]:
+        """A dict of nodes, whatever it was; and what the tasks of some keys need, if any do."""
+        needs = _needs_of(dsk)
         if hasattr(dsk, "__dask_graph__"):
             dsk = dsk.__dask_graph__()
         graph = dsk if type(dsk) is dict else dict(dsk)
@@ -220,9 +338,9 @@ class _Known:
             graph = {**graph, **{key: self.data_node(key, value) for key, value in cache.items()}}
         node = self.graph_node
         if all(isinstance(value, node) for value in graph.values()):
-            return graph
+            return graph, needs
         converted: dict[Any, Any] = self._convert(graph)
-        return converted
+        return converted, needs
 
     def active_callbacks(self, callbacks: Iterable[Any] | None) -> Any:
         """The callbacks of this call, in a ``with`` in which there are none for those it makes in turn."""
@@ -241,10 +359,10 @@ class _Known:
         keys: Any,
         active: Iterable[Any],
         rerun_exceptions_locally: bool,
-        scheduler: str | None,
-        num_workers: int | None,
+        ways: _Ways,
     ) -> Any:
         """Have Dask's own loop run the tasks one by one on the engine's workers."""
+        scheduler, num_workers, *_ = ways.where
         name, n_workers, _, pool = _run._where(scheduler, num_workers, None)
         options: dict[str, Any] = {
             "callbacks": list(active),
@@ -254,7 +372,7 @@ class _Known:
         }
         if name == "synchronous":
             return self._get_sync(graph, keys, **options)
-        submit = _Submit(pool, name, n_workers)
+        submit = _Submit(pool, name, n_workers, ways)
         if name in ("processes", "fork"):
             import cloudpickle
             from dask import multiprocessing
@@ -271,10 +389,11 @@ class _Known:
 class _Submit:
     """How Dask's loop hands over a task."""
 
-    def __init__(self, pool: Any, scheduler: str, n_workers: int) -> None:
+    def __init__(self, pool: Any, scheduler: str, n_workers: int, ways: _Ways) -> None:
         self._pool = pool
         self._scheduler = scheduler
         self._n_workers = n_workers
+        self._ways = ways
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         from manyhands._future import Future
@@ -284,8 +403,9 @@ class _Submit:
         if self._scheduler == "fork":
             pool = _run._where("fork", self._n_workers, None)[3]
         pickle = _run._pickled(pool, function)
-        root = _run._root(None, is_single=True)
-        manner, faults = _run._manner(None), _run._faults(self._scheduler)
+        root = _run._root(self._ways.seed, is_single=True)
+        manner = _run._manner(self._ways.relay)
+        faults = _run._faults(self._scheduler, "raise", *self._ways.fates)
         call = _native.Pending(pool, function, pickle, args, {}, self._scheduler, root, manner, faults)
         future: Future[Any] = Future(call)
         return future
@@ -320,9 +440,7 @@ class _Observed:
             "released": set(),
         }
 
-    def run(
-        self, wanted: list[Any], scheduler: str | None, num_workers: int | None, chunksize: int | None
-    ) -> list[Any]:
+    def run(self, wanted: list[Any], ways: _Ways) -> list[Any]:
         state = self._state
         state["waiting"] = dict.fromkeys(_needed(self._graph, wanted), ())
         started = []
@@ -335,7 +453,7 @@ class _Observed:
             for one in self._active:
                 if one[1]:
                     one[1](self._graph, state)
-            results = _run_graph(self._graph, wanted, scheduler, num_workers, chunksize, self._on_finished)
+            results = ways.run(self._graph, wanted, self._on_finished)
             has_succeeded = True
         finally:
             for one in started:

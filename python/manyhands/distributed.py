@@ -14,17 +14,18 @@ it lies, and this process does not unpickle it.
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import CancelledError
 
-from manyhands import _native, _pools, _run, config
+from manyhands import _native, _pools, _promises, _run, config
+from manyhands._call_keys import key_of, keys_of
+from manyhands._computing import Computation, is_lazy, persisted, require_known
 from manyhands._guarded import Guarded
 from manyhands._promises import Engine, Future
 from manyhands._waiting import as_completed, fire_and_forget, futures_in, progress, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
 __all__ = [
@@ -46,9 +47,6 @@ _CLUSTER_KEYWORDS = {
     "protocol", "scheduler_port", "security", "silence_logs", "start", "worker_dashboard_address",
 }  # fmt: skip
 _CLIENT_KEYWORDS = _CLUSTER_KEYWORDS | {"direct_to_workers", "heartbeat_interval", "timeout"}
-# Of a call, what means nothing where all workers are alike.
-_CALL_KEYWORDS = {"allow_other_workers", "batch_size", "fifo_timeout", "priority", "workers"}
-
 # Those that are the default, the last first in turn.
 _clients: list[_Weakly] = []
 
@@ -206,24 +204,47 @@ class Client:
         self._settings.__enter__()
         _clients.append(_Weakly(self))
         if "dask" in sys.modules:
-            import dask
+            from manyhands._dask_setting import Layer
 
-            import manyhands.dask
+            self._dask_settings = Layer()
 
-            self._dask_settings = dask.config.set(scheduler=manyhands.dask.get)
-
-    def _pool(self) -> Any:
-        """The pool that calls go to now; None to make them in this thread."""
+    def _pool(self, resources: dict[str, int] | None) -> Any:
+        """The pool that calls go to now which need so much; None to make them in this thread."""
         if self.status != "running":
             raise RuntimeError("the client was closed, and takes no further calls")
         if self._is_nested or _run.is_nested():
+            if resources:
+                from manyhands import _resources
+
+                _resources.refuse_nested(resources)
             return None
-        scheduler, _, _, pool = _run._where(self.cluster.scheduler, self.cluster.n_workers, None)
+        if resources is None:
+            scheduler, n_workers, _, pool = _run._where(self.cluster.scheduler, self.cluster.n_workers, None)
+            level = None
+        else:
+            # That there is so much was checked when the call was submitted, and is what it was promised.
+            pool = None
+            scheduler, n_workers, _, level = config.resolve_plan(self.cluster.scheduler, self.cluster.n_workers, None)
+        if scheduler == "fork":  # forced by whoever runs the program
+            scheduler, pool = "processes", None
         self._engine.scheduler = scheduler
-        if isinstance(pool, _native.ForkPool):  # forced by whoever runs the program
-            level = config.resolve_plan(None, self.cluster.n_workers, None)[3]
-            return _pools.pool("processes", self.cluster.n_workers, level)
-        return None if scheduler == "synchronous" else pool
+        if scheduler == "synchronous":
+            return None
+        if pool is None:
+            if level is None:
+                level = config.resolve_plan(None, n_workers, None)[3]
+            pool = _pools.pool(scheduler, n_workers, level, resources)
+        return pool
+
+    def _needed(self, resources: Mapping[str, int] | None) -> dict[str, int] | None:
+        """What calls need that are submitted now, wherever they come to be launched."""
+        if resources is None and _in_block() is None:
+            return None
+        from manyhands import _resources
+
+        if self._is_nested or _run.is_nested():
+            _resources.refuse_nested(resources)
+        return _resources.promised(resources, self.cluster.scheduler) or None
 
     @classmethod
     def current(cls) -> Client:
@@ -255,7 +276,7 @@ class Client:
             return
         self.status = "closed"
         if self._dask_settings is not None:
-            self._dask_settings.__exit__(None, None, None)
+            self._dask_settings.end()
         if self._settings is not None:
             self._settings.__exit__(None, None, None)
         _clients[:] = [found for found in _clients if found() not in (None, self)]
@@ -288,11 +309,20 @@ class Client:
         /,
         *args: Any,
         key: str | None = None,
-        pure: bool = False,
+        workers: Any = None,
+        resources: Mapping[str, int] | None = None,
         retries: int | None = None,
+        priority: int = 0,
+        fifo_timeout: Any = None,
+        allow_other_workers: bool = False,
+        actor: bool = False,
+        actors: bool = False,
+        pure: bool = False,
         **kwargs: Any,
     ) -> Future:
         """Have a function called.
+
+        The keywords are those of Dask's client; all others are the function's.
 
         Parameters
         ----------
@@ -300,14 +330,20 @@ class Client:
             Called with the other arguments.
         *args, **kwargs
             Its arguments. Futures in them, inside of collections too, are waited for, without keeping anybody, and the
-            function receives their results. Dask's keywords `workers`, `allow_other_workers`, `priority` and
-            `fifo_timeout` are taken away, and change nothing.
+            function receives their results.
         key : str, optional
             A name. A call with the key of one whose future is still there is that one.
-        pure : bool, default False
-            Whether equal calls are one: with the same function and arguments.
+        resources : mapping of str to int, optional
+            What the call needs while it runs, as for `manyhands.compute`. By default what the block of
+            `manyhands.resources` says around this.
         retries : int, optional
             How many further attempts there are if the function raises an exception.
+        pure : bool, default False
+            Whether equal calls are one: with the same function and arguments.
+        workers, allow_other_workers, priority, fifo_timeout
+            Accepted for programs written for Dask; change nothing, as all workers are alike.
+        actor, actors : bool, default False
+            True is refused.
 
         Returns
         -------
@@ -317,8 +353,10 @@ class Client:
         ------
         PicklingError
             If the function or an argument cannot be sent to a worker process.
+        ConfigError
+            For `resources` that can never be had.
         TypeError
-            For `resources` and `actor`, which there are not.
+            For actors, which there are not.
 
         Examples
         --------
@@ -329,14 +367,15 @@ class Client:
         14
         """
         _run._require_callable(function, "submit")
-        _take_call_keywords(kwargs)
+        _refuse_actors(actor, actors)
         if key is None and pure:
-            key = _key_of(function, args, kwargs)
+            key = key_of(function, args, kwargs)
         known = self._known(key)
         if known is not None:
             return known
         future = Future(self._engine, Guarded(function, retries or 0), args, kwargs or None, key)
         future._root = _run._root(None, is_single=True)
+        future._resources = self._needed(resources)
         self._engine.start(future)
         return self._named(future)
 
@@ -346,8 +385,16 @@ class Client:
         /,
         *iterables: Iterable[Any],
         key: str | list[str] | None = None,
-        pure: bool = False,
+        workers: Any = None,
         retries: int | None = None,
+        resources: Mapping[str, int] | None = None,
+        priority: int = 0,
+        allow_other_workers: bool = False,
+        fifo_timeout: Any = None,
+        actor: bool = False,
+        actors: bool = False,
+        pure: bool = False,
+        batch_size: int | None = None,
         **kwargs: Any,
     ) -> list[Future]:
         """Have a function called with each item of an iterable.
@@ -362,10 +409,12 @@ class Client:
             What the keys of the calls begin with; or the keys.
         pure : bool, default False
             Whether equal calls are one. By default each item is a call: ``map(f, [5] * 8)`` calls eight times.
-        retries : int, optional
+        resources, retries, workers, allow_other_workers, priority, fifo_timeout, actor, actors
             As for `submit`.
+        batch_size : int, optional
+            Accepted for programs written for Dask; changes nothing, as all calls are submitted at once.
         **kwargs
-            Further arguments of each call, sent once to each worker; and Dask's keywords as for `submit`.
+            Further arguments of each call, sent once to each worker.
 
         Returns
         -------
@@ -373,7 +422,7 @@ class Client:
 
         Raises
         ------
-        PicklingError, TypeError
+        PicklingError, ConfigError, TypeError
             As for `submit`.
 
         Examples
@@ -386,9 +435,9 @@ class Client:
         _run._require_callable(function, "map")
         if not iterables:
             raise TypeError("map() needs at least one iterable of arguments after the function")
-        _take_call_keywords(kwargs)
+        _refuse_actors(actor, actors)
         items = list(zip(*iterables))
-        keys = _keys_of(key, function, items, kwargs, pure)
+        keys = keys_of(key, function, items, kwargs, pure)
         root = _run._root(None)
         has_futures = _native.Template.of((items,), kwargs) is not None
         if kwargs and not has_futures:
@@ -403,6 +452,10 @@ class Client:
             new = futures
         else:
             futures, new = self._futures_of(items, keys, guarded, kwargs if has_futures else None)
+        needs = self._needed(resources)
+        if needs is not None:
+            for future in new:
+                future._resources = needs
         if root is not None:
             for number, future in enumerate(futures):
                 future._root, future._number = root, number
@@ -529,7 +582,18 @@ class Client:
             futures = list(futures)
         return _gathered(futures, errors == "skip")
 
-    def compute(self, collections: Any, sync: bool = False, **kwargs: Any) -> Any:
+    def compute(
+        self,
+        collections: Any,
+        sync: bool = False,
+        *,
+        workers: Any = None,
+        allow_other_workers: bool = False,
+        priority: int = 0,
+        fifo_timeout: Any = None,
+        actors: bool | None = None,
+        **options: Any,
+    ) -> Any:
         """Compute Delayed objects and Dask's collections in the background, all together.
 
         Parameters
@@ -538,12 +602,21 @@ class Client:
             What is neither Delayed nor a collection of Dask's is given back as it is.
         sync : bool, default False
             Whether to wait, and return results instead of futures.
-        **kwargs
-            Keywords of `manyhands.compute`, or of ``dask.compute`` for its collections.
+        workers, allow_other_workers, priority, fifo_timeout, actors
+            As for `submit`.
+        **options
+            Keywords of `manyhands.compute`, or of `manyhands.dask.get` for Dask's collections, such as `retries` and
+            `resources`.
 
         Returns
         -------
         Future, or list or tuple of futures
+            The work ends when all of them are cancelled.
+
+        Raises
+        ------
+        TypeError
+            For a keyword that is none of these, and for actors.
 
         Examples
         --------
@@ -553,49 +626,37 @@ class Client:
         ...     client.compute(mh.delayed(sum)([1, 2, 3])).result()
         6
         """
+        _refuse_actors(actors)
         several = isinstance(collections, (list, tuple, set, frozenset))
         parts = list(collections) if several else [collections]
-        lazy = [part for part in parts if _is_lazy(part)]
-        futures = [self._of_value(None) for _ in lazy]
-        with self._engine.lock:
-            for future in futures:
-                future._state = "pending"
-                self._engine.waiting.add(future)
-        results = iter(futures)
-        outcome = [next(results) if _is_lazy(part) else part for part in parts]
+        lazy = [part for part in parts if is_lazy(part)]
+        require_known("compute", lazy, options)
+        is_here = self._engine.is_here()
+        futures = [Future(self._engine, None) for _ in lazy]
         if lazy:
-            thread = threading.Thread(target=self._compute_into, args=(futures, lazy, kwargs), daemon=True)
-            thread.start()
+            Computation(self._engine, lazy, self._options(options)).begin(futures, is_here)
+        results = iter(futures)
+        outcome = [next(results) if is_lazy(part) else part for part in parts]
         if sync:
             outcome = [part.result() if isinstance(part, Future) else part for part in outcome]
         return type(collections)(outcome) if several else outcome[0]
 
-    def _compute_into(self, futures: list[Future], lazy: list[Any], kwargs: dict[str, Any]) -> None:
-        """Compute for futures; the whole life of a thread."""
-        error: BaseException | None = None
-        values: tuple[Any, ...] = ()
-        try:
-            values = _computed(lazy, kwargs, self._options())
-        except BaseException as raised:
-            error = raised
-        with self._engine.lock:
-            for number, future in enumerate(futures):
-                self._engine.waiting.discard(future)
-                if future._state != "pending":  # cancelled
-                    continue
-                if error is None:
-                    future._end("finished", values[number])
-                else:
-                    future._end("error", error=error)
-        for future in futures:
-            future._tell()
-
-    def persist(self, collections: Any, **kwargs: Any) -> Any:
+    def persist(
+        self,
+        collections: Any,
+        *,
+        workers: Any = None,
+        allow_other_workers: bool | None = None,
+        priority: int = 0,
+        fifo_timeout: Any = None,
+        actors: bool | None = None,
+        **options: Any,
+    ) -> Any:
         """Compute collections and keep them lazy: what is built on them starts from the results. Waits for these.
 
         Parameters
         ----------
-        collections, **kwargs
+        collections, workers, allow_other_workers, priority, fifo_timeout, actors, **options
             As for `compute`.
 
         Returns
@@ -612,21 +673,13 @@ class Client:
         ...     (kept + 1).compute()
         10
         """
+        _refuse_actors(actors)
         several = isinstance(collections, (list, tuple, set, frozenset))
         parts = list(collections) if several else [collections]
-        ours = iter(_run.persist(*[part for part in parts if _is_ours(part)], **self._options(), **kwargs))
-        theirs = [part for part in parts if _is_lazy(part) and not _is_ours(part)]
-        kept: Iterator[Any] = iter(())
-        if theirs:
-            from functools import partial
-
-            import dask
-
-            from manyhands.dask import get
-
-            # Not a method of this object, of which Dask would ask to persist.
-            kept = iter(dask.persist(*theirs, scheduler=partial(get, **self._options()), **kwargs))
-        outcome = [next(ours) if _is_ours(part) else next(kept) if _is_lazy(part) else part for part in parts]
+        lazy = [part for part in parts if is_lazy(part)]
+        require_known("persist", lazy, options)
+        kept = iter(persisted(lazy, self._options(options)))
+        outcome = [next(kept) if is_lazy(part) else part for part in parts]
         return type(collections)(outcome) if several else outcome[0]
 
     def get(self, dsk: Mapping[Any, Any], keys: Any, **kwargs: Any) -> Any:
@@ -639,13 +692,18 @@ class Client:
         """
         from manyhands.dask import get
 
-        return get(dsk, keys, **{**self._options(), **kwargs})
+        return get(dsk, keys, **self._options(kwargs))
 
-    def _options(self) -> dict[str, Any]:
-        """Where calls of this client run, as keywords."""
-        if self._is_nested or _run.is_nested():
-            return {}
-        return {"scheduler": self.cluster.scheduler, "num_workers": self.cluster.n_workers}
+    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of a verb, with where this client's calls run."""
+        if _run.is_nested():
+            return given
+        if self._is_nested:
+            # In a thread that a task has started, and may wait for.
+            return {"scheduler": "synchronous", **given}
+        options = {"scheduler": self.cluster.scheduler, "num_workers": self.cluster.n_workers, **given}
+        needs = _in_block()
+        return options if needs is None else {"resources": needs, **options}
 
     # What becomes of calls
 
@@ -653,6 +711,8 @@ class Client:
         """Cancel calls. One that runs in a process is stopped; one that runs in a thread cannot be.
 
         Calls of the same `map` that are not cancelled go on; those of them that were running in processes begin anew.
+        What `compute` is at is ended when all of its futures are cancelled: tasks in processes are stopped, and those
+        in threads interrupted, which ends them where they run Python code.
 
         Parameters
         ----------
@@ -668,16 +728,34 @@ class Client:
         ...     future.status
         'cancelled'
         """
-        self._engine.cancel(futures_in(futures))
+        _promises.cancel(futures_in(futures))
 
     def retry(self, futures: Any, **kwargs: Any) -> None:
-        """Submit calls again that have failed or were cancelled.
+        """Submit calls again that have failed or were cancelled; with them those before, whose failures they inherited.
+
+        Other calls that have inherited the same failure keep it, until they are retried. What `compute` has given
+        futures for is computed again. Nothing is done about calls that have returned, or have not ended.
 
         Parameters
         ----------
         futures : Future, or a collection of them
+
+        Examples
+        --------
+        >>> import os
+        >>> from manyhands.distributed import Client
+        >>> with Client(n_workers=1, processes=False) as client:
+        ...     value = client.submit(os.environ.__getitem__, "NOT_THERE_YET")
+        ...     length = client.submit(len, value)
+        ...     print(length.exception() is None)
+        ...     os.environ["NOT_THERE_YET"] = "now"
+        ...     client.retry(length)
+        ...     print(length.result())
+        ...     del os.environ["NOT_THERE_YET"]
+        False
+        3
         """
-        self._engine.retry(futures_in(futures))
+        _promises.retry(futures_in(futures))
 
     def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Call a function once on every worker, and wait for the results.
@@ -703,7 +781,7 @@ class Client:
         ...     len(set(client.run(os.getpid).values()))
         2
         """
-        n_workers = 1 if self._pool() is None else self.cluster.n_workers
+        n_workers = 1 if self._engine.is_here() else self.cluster.n_workers
         if n_workers == 1 or self._engine.scheduler == "synchronous":
             return {"worker-0": self.submit(function, *args, **kwargs).result()}
         import tempfile
@@ -744,74 +822,14 @@ def _refuse_unknown(name: str, kwargs: dict[str, Any], known: set[str]) -> None:
         raise TypeError(f"{name}() got unexpected keywords: {', '.join(unknown)}")
 
 
-def _take_call_keywords(kwargs: dict[str, Any]) -> None:
-    for name in _CALL_KEYWORDS:
-        kwargs.pop(name, None)
-    for name in ("resources", "actor", "actors"):
-        if kwargs.pop(name, None):
-            raise TypeError(f"{name}= is not supported by manyhands.distributed: its workers are all alike")
+def _refuse_actors(*asked: Any) -> None:
+    if any(asked):
+        raise TypeError("actors are not supported by manyhands.distributed: its workers keep nothing between calls")
 
 
-def _key_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    from manyhands._tokenize import tokenize
-
-    named = [(name, _token_of(value)) for name, value in sorted(kwargs.items())]
-    token = tokenize(function, [_token_of(arg) for arg in args], named)
-    return f"{getattr(function, '__name__', type(function).__name__)}-{token}"
-
-
-def _token_of(argument: Any) -> Any:
-    """What stands for an argument in a key: a future is its own key."""
-    if isinstance(argument, Future):
-        return ("future", argument.key)
-    if isinstance(argument, (list, tuple)):
-        return [type(argument).__name__, *map(_token_of, argument)]
-    return argument
-
-
-def _keys_of(
-    key: str | list[str] | None,
-    function: Callable[..., Any],
-    items: list[tuple[Any, ...]],
-    kwargs: dict[str, Any],
-    pure: bool,
-) -> list[str] | None:
-    """The keys for the calls of a map, where they matter."""
-    if isinstance(key, str):
-        return [f"{key}-{number}" for number in range(len(items))]
-    if key is not None:
-        keys = list(key)
-        if len(keys) < len(items):
-            raise ValueError(f"{len(keys)} keys for {len(items)} calls: there has to be one for each")
-        return keys
-    return [_key_of(function, item, kwargs) for item in items] if pure else None
-
-
-def _is_ours(part: Any) -> bool:
-    return isinstance(part, _native.Delayed)
-
-
-def _is_lazy(part: Any) -> bool:
-    if _is_ours(part):
-        return True
-    # Of an instance, not of a class, nor of an object that has an answer to every question.
-    return getattr(type(part), "__dask_graph__", None) is not None and not isinstance(part, type)
-
-
-def _computed(lazy: list[Any], kwargs: dict[str, Any], options: dict[str, Any]) -> tuple[Any, ...]:
-    """The results of Delayed objects and of Dask's collections, each kind in one graph."""
-    ours = iter(_run.compute(*[part for part in lazy if _is_ours(part)], **{**options, **kwargs}))
-    theirs = [part for part in lazy if not _is_ours(part)]
-    others: Iterator[Any] = iter(())
-    if theirs:
-        from functools import partial
-
-        import dask
-
-        from manyhands.dask import get
-
-        others = iter(dask.compute(*theirs, scheduler=partial(get, **options), **kwargs))
-    return tuple(next(ours) if _is_ours(part) else next(others) for part in lazy)
+def _in_block() -> dict[str, int] | None:
+    """What the innermost block of `manyhands.resources` says, for calls that another thread is to make."""
+    return None if _run.is_nested() else _native._needs_in_block() or None
 
 
 _SKIPPED: Any = object()

@@ -15,6 +15,8 @@ made of them, each is copied once, and tasks may write to theirs. joblib's param
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
+from types import BuiltinFunctionType, FunctionType
 
 import joblib
 from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, SequentialBackend
@@ -24,7 +26,7 @@ from manyhands._executor import Executor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from manyhands._executor import Submitted
@@ -41,8 +43,11 @@ NAME = "manyhands"
 _BATCH_S_MIN = 0.05
 _BATCH_S_MAX = 0.2
 # Calls of one batch are pickled together, and what they have in common is one object in the worker. So that none sees
-# what another writes to an array, each gets a copy: worth while only up to this size.
+# what another writes to it, each gets a copy: worth while only up to this size, and to so many objects.
 _SMALL_BYTES = 1 << 20
+_N_OBJECTS_MAX = 1000
+# What nobody can write to.
+_ATOMS = frozenset({bool, bytes, complex, float, int, str, type(None), FunctionType, BuiltinFunctionType, type})
 
 
 def register(*, make_default: bool = False) -> None:
@@ -76,7 +81,8 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
     scheduler : str, optional
         Where the calls run; by default as configured.
     initializer : callable, optional
-        Called in each worker before its first call.
+        Called in each worker before its first call. With one worker, calls are made by whoever asks for them; then it
+        is called there, each time.
     initargs : tuple
         What the initializer is called with.
     nesting_level, inner_max_num_threads, **options
@@ -107,7 +113,9 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads, **options)
-        self._given = {"scheduler": scheduler, "initializer": initializer, "initargs": initargs}
+        self._given: dict[str, Any] = {"scheduler": scheduler, "initializer": initializer, "initargs": initargs}
+        # The same with what the call says that is under way.
+        self._now = self._given
         config.resolve(scheduler)  # an error of the user's is raised here, where he made it
         self._workers: Executor | None = None
         self._futures: dict[int, Submitted[Any]] = {}
@@ -121,7 +129,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
 
     @property
     def _scheduler(self) -> str:
-        return config.resolve(self._given["scheduler"])[0]  # type: ignore[arg-type]
+        return config.resolve(self._now["scheduler"])[0]
 
     @property
     def uses_threads(self) -> bool:
@@ -148,7 +156,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         """
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        if self._given["scheduler"] is None and (_native.in_task() or _worker.is_worker):
+        if self._now["scheduler"] is None and (_native.in_task() or _worker.is_worker):
             # In a task, all workers are busy with tasks such as that one.
             return 1
         if n_jobs is None:
@@ -177,16 +185,20 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         scheduler, initializer, initargs
             As for the class, which they go before.
         """
-        n_workers = self.effective_n_jobs(n_jobs)
         given = dict(self._given)
         if scheduler is not None:
+            config.resolve(scheduler)
             given["scheduler"] = scheduler
         if initializer is not None:
             given.update(initializer=initializer, initargs=initargs)
+        self._now = given
+        n_workers = self.effective_n_jobs(n_jobs)
         if n_workers == 1:
+            if given["initializer"] is not None:
+                given["initializer"](*given["initargs"])
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        self._workers = Executor(n_workers, **given)  # type: ignore[arg-type]
+        self._workers = Executor(n_workers, **given)
         return n_workers
 
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Submitted[Any]:
@@ -202,7 +214,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         if self._workers is None:
             raise RuntimeError("this backend has been ended; it takes no more calls")
         is_here = self.uses_threads
-        self._may_batch = self._may_batch and (is_here or not _has_large_arrays(func))
+        self._may_batch = self._may_batch and (is_here or not any(map(_is_large, getattr(func, "items", ()))))
         future = self._workers.submit(_call if is_here or len(func) == 1 else _call_apart, func)
         number = next(self._numbers)
         self._futures[number] = future
@@ -270,21 +282,46 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         """Let go of the workers."""
         self._batch_size = 1
         self._may_batch = True
+        self._now = self._given
         workers, self._workers = self._workers, None
         if workers is not None:
             workers.shutdown(wait=False)
 
 
-def _has_large_arrays(batch: Any) -> bool:
-    """Whether calls have arrays as arguments that are not to be copied for each of them."""
-    for _, args, kwargs in getattr(batch, "items", ()):
-        n_bytes = 0
-        for arg in itertools.chain(args, kwargs.values()):
-            if hasattr(arg, "nbytes"):
-                n_bytes += arg.nbytes
-                if n_bytes > _SMALL_BYTES or not hasattr(arg, "copy"):
-                    return True
+def _is_large(call: tuple[Any, ...]) -> bool:
+    """Whether there is more in a call than is to be copied for the sake of sending it with others."""
+    n_bytes = 0
+    stack: list[Any] = [call]
+    seen: set[int] = set()
+    while stack:
+        obj = stack.pop()
+        if type(obj) in _ATOMS or id(obj) in seen:
+            continue
+        seen.add(id(obj))
+        n_bytes += _n_bytes_of(obj)
+        if n_bytes > _SMALL_BYTES or len(seen) > _N_OBJECTS_MAX:
+            return True
+        if isinstance(obj, dict):
+            parts: Any = obj.values()
+        elif isinstance(obj, (list, tuple, set, frozenset)):
+            parts = obj
+        else:
+            # An estimator, a bound method, a partial.
+            parts = [*getattr(obj, "__dict__", {}).values(), getattr(obj, "__self__", None), getattr(obj, "args", None)]
+        if len(parts) > _N_OBJECTS_MAX:
+            return True
+        stack.extend(parts)
     return False
+
+
+def _n_bytes_of(obj: Any) -> int:
+    """The bytes of an array or a table; of what does not know, none."""
+    n_bytes: Any = getattr(obj, "nbytes", None)
+    if n_bytes is None and callable(getattr(obj, "memory_usage", None)):  # of pandas
+        n_bytes = obj.memory_usage().sum()
+    elif n_bytes is None and callable(getattr(obj, "estimated_size", None)):  # of Polars
+        n_bytes = obj.estimated_size()
+    return int(n_bytes) if hasattr(n_bytes, "__index__") else 0
 
 
 def _call(batch: Callable[[], Any]) -> Any:
@@ -295,25 +332,31 @@ def _call(batch: Callable[[], Any]) -> Any:
 
 
 def _call_apart(batch: Any) -> Any:
-    """A batch of calls, in a process that has unpickled them together: each writes to arrays of its own."""
-    batch.items = [_with_own_arrays(*item) for item in batch.items]
+    """A batch of calls, in a process that has unpickled them together: each has objects of its own."""
+    batch.items = _apart(batch.items)
     return _call(batch)
 
 
-def _with_own_arrays(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """The same call, with copies of its arrays; what is one array in it stays one."""
-    own: dict[int, Any] = {}
+def _apart(items: list[Any]) -> Iterator[Any]:
+    """Each call when its turn comes, as if it had been sent by itself."""
+    for number, item in enumerate(items):
+        function, args, kwargs = item
+        is_plain = all(type(part) in _ATOMS for part in (function, *args, *kwargs.values()))
+        # The last may have what all others have left as it was.
+        yield item if is_plain or number == len(items) - 1 else _copied(item)
 
-    def of(arg: Any) -> Any:
-        if getattr(arg, "nbytes", _SMALL_BYTES + 1) > _SMALL_BYTES or not hasattr(arg, "copy"):
-            return arg
-        if id(arg) not in own:
-            own[id(arg)] = arg.copy()
-        return own[id(arg)]
 
-    return function, tuple(map(of, args)), {name: of(value) for name, value in kwargs.items()}
+def _copied(item: Any) -> Any:
+    import pickle
+
+    import cloudpickle
+
+    # By cloudpickle what is of the program's own module, say. It is slower.
+    for pickler in (pickle, cloudpickle):
+        with suppress(Exception):
+            return pickle.loads(pickler.dumps(item))
+    # It has come here, in a way that is not to be had twice; the call is not to fail for that.
+    return item
 
 
 def _rebuilt(nesting_level: int | None, inner_max_num_threads: int | None, given: dict[str, Any]) -> Backend:

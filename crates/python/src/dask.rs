@@ -10,7 +10,7 @@ mod flat;
 use crate::call::{Arg, Args, Call, Callee, Kwargs};
 use crate::collect::identity;
 use crate::faults::Faults;
-use crate::needs::TaskNeeds;
+use crate::needs::{Needed, TaskNeeds};
 use crate::plan::{Names, Plan, Planned};
 use crate::pools::AnyPool;
 use crate::relay::Manner;
@@ -24,9 +24,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 use smallvec::SmallVec;
 
-/// Runs the part of a graph that some keys need; a list of their results.
+/// Runs the part of a graph that some keys need; a list of their results. `needs` says what single tasks need, by
+/// their keys; with it, there is a `manyhands._resources.Asking`, which finds out where they run.
 #[pyfunction]
-#[pyo3(signature = (graph, keys, known, pool, chunksize, scheduler, root, on_finished, manner, faults, tally=None))]
+#[pyo3(signature = (
+    graph, keys, known, pool, chunksize, scheduler, root, on_finished, manner, faults, tally=None, needs=None,
+    asking=None,
+))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn run_graph<'py>(
     py: Python<'py>,
@@ -41,8 +45,10 @@ pub(crate) fn run_graph<'py>(
     manner: Manner,
     faults: Option<Bound<'py, PyAny>>,
     tally: Option<Bound<'py, Tally>>,
+    needs: Option<Bound<'py, PyDict>>,
+    asking: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyList>> {
-    let mut walk = Walk::new(graph, &known);
+    let mut walk = Walk::new(graph, &known, needs);
     let wanted = walk.wanted(keys)?;
     let mut outputs = Vec::with_capacity(wanted.len());
     for found in &wanted {
@@ -56,7 +62,7 @@ pub(crate) fn run_graph<'py>(
         graph: walk.builder.build(),
         calls: walk.calls,
         names: Names::Keys(walk.keys),
-        needs: TaskNeeds::default(),
+        needs: walk.needs,
         outputs: outputs.clone(),
         shape: Vec::new(),
         on_finished,
@@ -65,7 +71,7 @@ pub(crate) fn run_graph<'py>(
     let faults = Faults::of(faults.as_ref())?;
     let mut plan = Plan::new(planned, chunksize, scheduler, root.as_ref(), manner, faults)?;
     plan.tally = tally.map(Bound::unbind);
-    let results = plan.run(py, pool, None)?;
+    let results = plan.run(py, pool, asking)?;
     let results = plan.settle(py, results)?;
     let found = wanted.into_iter().map(|found| match found {
         Found::Value(value) => value,
@@ -232,10 +238,17 @@ struct Walk<'a, 'py> {
     /// The row of the call that is being written down.
     row: Row,
     programs: Programs,
+    /// What some keys' tasks need: a dict of amounts by name for each.
+    needs_by_key: Option<Bound<'py, PyDict>>,
+    needs: TaskNeeds,
 }
 
 impl<'a, 'py> Walk<'a, 'py> {
-    fn new(graph: &'a Bound<'py, PyDict>, known: &'a Known<'py>) -> Walk<'a, 'py> {
+    fn new(
+        graph: &'a Bound<'py, PyDict>,
+        known: &'a Known<'py>,
+        needs_by_key: Option<Bound<'py, PyDict>>,
+    ) -> Walk<'a, 'py> {
         let py = graph.py();
         Walk {
             py,
@@ -250,6 +263,8 @@ impl<'a, 'py> Walk<'a, 'py> {
             n_rows: 0,
             row: Row::new(),
             programs: Programs::default(),
+            needs_by_key,
+            needs: TaskNeeds::default(),
         }
     }
 
@@ -372,6 +387,11 @@ impl<'a, 'py> Walk<'a, 'py> {
         let slot = &mut self.slots[frame.slot as usize];
         slot.task = task;
         self.keys.push(slot.key.clone().unbind());
+        if let Some(needs) = &self.needs_by_key
+            && let Some(amounts) = needs.get_item(&slot.key)?
+        {
+            self.needs.add(task, Needed::new(amounts.extract()?)?)?;
+        }
         const N_TASKS_BETWEEN_SIGNALS: u32 = 1 << 14;
         if task.0.is_multiple_of(N_TASKS_BETWEEN_SIGNALS) {
             self.py.check_signals()?;

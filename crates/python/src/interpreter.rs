@@ -78,16 +78,17 @@ pub(crate) fn task_level() -> Option<Level> {
     in_task().then(|| LEVEL.get())
 }
 
-/// Hears of signals, and of the end of what this thread works for, while it waits inside of a task.
+/// Hears of signals, of a halt, and of the end of what this thread works for inside of a task, while it waits.
 ///
 /// # Errors
 ///
-/// What a signal handler raises, or an interrupt.
+/// What a signal handler raises, an interrupt, or that the call was cancelled.
 pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
     if is_given_up() {
         let text = "the call that this task belongs to has ended";
         return Err(pyo3::exceptions::PyKeyboardInterrupt::new_err(text));
     }
+    crate::halt::hear(py)?;
     py.check_signals()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`delayed`] and [`collect`] turn Python objects into graphs; [`call`] and [`codec`] say what one
 //! task is, here and as bytes. [`plan`] runs graphs, [`map`] maps and streams of [`items`], [`gathered`] maps that go
-//! on by themselves, [`pending`] single calls; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
+//! on by themselves, [`pending`] single calls, [`halt`] ends them from elsewhere; [`mapped`] and [`graphed`] are the programs that the executors run. [`host`] is the other
 //! end, in a worker process, and [`forked`] how such a process is made by forking;
 //! [`rota`] has forked calls take turns. [`shared`] has large buffers travel through shared memory.
 //! [`blas`] holds back the threads of libraries. [`random`] has the generators that NumPy lacks; [`seeding`] gives each
@@ -23,6 +23,7 @@ mod faults;
 mod forked;
 mod gathered;
 mod graphed;
+mod halt;
 mod host;
 mod interpreter;
 mod items;
@@ -152,6 +153,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(listing::_graph, module)?)?;
     blas::register(module)?;
     calls::register(module)?;
+    halt::register(module)?;
     collect::register(module)?;
     delayed::register(module)?;
     durable::register(module)?;

@@ -339,6 +339,7 @@ impl<'a> Plan<'a> {
             let call = self.calls.get(task.as_usize());
             call.map_or_else(|| py.None(), |call| call.function(py))
         };
+        crate::halt::begin_to_wait(py)?;
         loop {
             if let Some(forking) = forking {
                 forking.attend(py)?;
