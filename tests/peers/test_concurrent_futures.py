@@ -38,7 +38,7 @@ LEFT_OUT = {
         "test_default_workers": "the default is the configured number of workers, else that of CPUs",
         "test_saturation": INSIDE,
         "test_idle_thread_reuse": INSIDE,
-        "test_hang_global_shutdown_lock": "submits to itself while CPython's own pools of processes are forked",
+        "test_hang_global_shutdown_lock": "its executors are CPython's own, whichever are tested",
         "test_threads_terminate": INSIDE,
         "test_context_manager_shutdown": INSIDE,
         "test_del_shutdown": INSIDE,
@@ -155,6 +155,7 @@ ProcessesAsCompleted = class_of("processes", "AsCompletedTests")
 ProcessesShutdown = class_of("processes", "ExecutorShutdownTest")
 ProcessesDeadlock = class_of("processes", "ExecutorDeadlockTest")
 ProcessesInitializer = class_of("processes", "InitializerMixin")
+ProcessesFailingInitializer = class_of("processes", "FailingInitializerMixin")
 
 
 def setUpModule():
