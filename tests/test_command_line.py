@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -297,9 +298,24 @@ def test_the_doctor_finds_the_scheduler_that_does_not_work(command, tmp_path):
     ],
 )
 def test_a_scheduler_that_hangs_or_crashes_does_not_take_the_doctor_along(monkeypatch, program, said):
-    monkeypatch.setattr(_doctor, "SELF_TEST_TIMEOUT_S", 1 if "sleep" in program else PATIENCE_S)
     monkeypatch.setattr(_doctor, "_TRY", program)
-    assert _doctor.try_scheduler("threads") == {"failures": [said]}
+    timeout_s = 1 if "sleep" in program else PATIENCE_S
+    assert _doctor.try_scheduler("threads", timeout_s) == {"failures": [said]}
+
+
+def test_all_schedulers_together_have_so_many_seconds_and_what_hangs_in_one_is_named(monkeypatch):
+    program = "import sys, time; print('graphs', flush=True); time.sleep(1000 * (sys.argv[1] != 'fork')); sys.exit(3)"
+    monkeypatch.setattr(_doctor, "_TRY", program)
+    monkeypatch.setattr(_doctor, "SELF_TEST_TIMEOUT_S", 20.0)
+    report = _doctor.Report()
+    _doctor.self_test(report, lambda text: None)
+    told = [re.sub(r"\d+ s", "N s", problem) for problem in report.problems]
+    assert told == [
+        "scheduler 'synchronous' does not work: it came to no end within N seconds, amid: graphs",
+        "scheduler 'threads' does not work: it came to no end within N seconds, amid: graphs",
+        "scheduler 'processes' does not work: it came to no end within N seconds, amid: graphs",
+        "scheduler 'fork' does not work: the test ended with status 3, amid: graphs",
+    ]
 
 
 # manyhands bench

@@ -29,7 +29,7 @@ RESULT_LINE = re.compile(
     r"|^test result: (?!ok\. 0 passed; 0 failed; 0 ignored)"  # cargo test; nothing to say about nothing
     r"|^\s*Summary \[.*tests? run"  # cargo nextest
     r"|^(Success|Found \d+ error)"  # mypy, ruff
-    r"|^(tidy|simulate|simulation|site): "  # xtask
+    r"|^(tidy|simulate|simulation|site|peers): "  # xtask, and what could not be run of the peers' own tests
 )
 
 

@@ -511,26 +511,29 @@ class Stream:
         return self
 
     def __next__(self) -> Any:
-        with self._lock:
-            if self._is_inside:
-                raise ValueError("the stream is asked for its next result from inside of itself")
-            if self._is_closed:
-                raise StopIteration
-            self._is_inside = True
-            try:
-                return self._next()
-            except StopIteration:
-                self._is_closed = True
-                self._tell_end("done")
-                raise
-            except BaseException as error:
-                self._tell_end("failed" if isinstance(error, Exception) else "interrupted")
-                self._end(is_quiet=True)
-                raise
-            finally:
-                self._is_inside = False
+        try:
+            with self._lock:
+                if self._is_inside:
+                    raise ValueError("the stream is asked for its next result from inside of itself")
                 if self._is_closed:
-                    self._end()
+                    raise StopIteration
+                self._is_inside = True
+                try:
+                    return self._next()
+                except StopIteration:
+                    self._tell_end("closed" if self._is_closed else "done")
+                    self._is_closed = True
+                    raise
+                except BaseException as error:
+                    self._tell_end("failed" if isinstance(error, Exception) else "interrupted")
+                    self._end(is_quiet=True)
+                    raise
+                finally:
+                    self._is_inside = False
+        finally:
+            if self._is_closed:
+                # Maybe by somebody who has found this thread inside.
+                self._end_if_free()
 
     def _next(self) -> Any:
         outcomes, computed = self._calls.outcomes, self._computed
@@ -584,13 +587,19 @@ class Stream:
 
     def close(self) -> None:
         """End the stream: what is under way is cancelled."""
-        # A consumer that is inside sees this when it has its result.
+        # A consumer that is inside sees this when it has its result; that may depend on this thread.
         self._is_closed = True
         if isinstance(self._results, _native.Stream):
             self._results.close()
-        with self._lock:
-            if not self._is_inside:
-                self._end()
+        self._end_if_free()
+
+    def _end_if_free(self) -> None:
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._is_inside:
+                    self._end()
+            finally:
+                self._lock.release()
 
     def __del__(self) -> None:
         if "_results" in self.__dict__ and not self._is_closed and not self._session.is_elsewhere():

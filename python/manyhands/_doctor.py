@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 SCHEDULERS = ("synchronous", "threads", "processes", "fork")
-# A test takes a second or two. On a machine that is busy with something else it may take many times as long.
-SELF_TEST_TIMEOUT_S = 120
+# What all schedulers together may take, whatever hangs. A test takes a second or two; on a machine that is busy with
+# something else it may take many times as long.
+SELF_TEST_TIMEOUT_S = 120.0
 GPU_TIMEOUT_S = 20
 
 _TRY = "import sys; from manyhands import _selftest; _selftest.main(sys.argv[1])"
@@ -300,13 +302,15 @@ def configuration(report: Report) -> Section:
 # The self-test
 
 
-def try_scheduler(scheduler: str) -> dict[str, Any]:
+def try_scheduler(scheduler: str, timeout_s: float) -> dict[str, Any]:
     """Try a scheduler in a process of its own.
 
     Parameters
     ----------
     scheduler : str
         Its name.
+    timeout_s : float
+        How many seconds it may take.
 
     Returns
     -------
@@ -323,37 +327,49 @@ def try_scheduler(scheduler: str) -> dict[str, Any]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=SELF_TEST_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired as late:
-        said = _last_lines(late.stderr)
-        return {"failures": [f"it came to no end within {SELF_TEST_TIMEOUT_S} seconds{said}"]}
+        said = _amid(late.stdout) + _last_lines(late.stderr)
+        return {"failures": [f"it came to no end within {timeout_s:.0f} seconds{said}"]}
     except OSError as error:
         return {"failures": [f"no interpreter could be started: {error}"]}
     try:
-        found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        return {"failures": [f"the test ended with status {ran.returncode}{_last_lines(ran.stderr)}"]}
+        found: dict[str, Any] = json.loads("".join(_lines(ran.stdout)[-1:]))
+    except ValueError:
+        said = _amid(ran.stdout) + _last_lines(ran.stderr)
+        return {"failures": [f"the test ended with status {ran.returncode}{said}"]}
     return found
 
 
-def _last_lines(text: str | bytes | None) -> str:
+def _lines(text: str | bytes | None) -> list[str]:
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
-    lines = (text or "").strip().splitlines()[-8:]
+    return (text or "").strip().splitlines()
+
+
+def _amid(text: str | bytes | None) -> str:
+    return "".join(f", amid: {what}" for what in _lines(text)[-1:])
+
+
+def _last_lines(text: str | bytes | None) -> str:
+    lines = _lines(text)[-8:]
     return "".join(f"\n      | {line}" for line in lines)
 
 
 def self_test(report: Report, watch: Callable[[str], None]) -> Section:
     """Try every scheduler."""
     section = Section("Self-test")
-    for scheduler in SCHEDULERS:
+    deadline_s = time.monotonic() + SELF_TEST_TIMEOUT_S
+    for n_tried, scheduler in enumerate(SCHEDULERS):
         if scheduler == "fork" and not sys.platform.startswith("linux"):
             section.add(scheduler, "not here: Linux only")
             continue
         watch(f"trying {scheduler} ...")
-        found = try_scheduler(scheduler)
+        # One that hangs leaves the others their shares.
+        share_s = (deadline_s - time.monotonic()) / (len(SCHEDULERS) - n_tried)
+        found = try_scheduler(scheduler, max(share_s, 0.0))
         if found["failures"]:
             section.add(scheduler, "does not work:" + "".join(f"\n    {failure}" for failure in found["failures"]))
             report.problems.append(f"scheduler {scheduler!r} does not work: {found['failures'][0].splitlines()[0]}")

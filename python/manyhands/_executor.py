@@ -114,8 +114,6 @@ class Executor(concurrent.futures.Executor):
         self._workers.level = level
         self._workers.needs = needs
         self._is_shut_down = False
-        #: Maps that will ask for more items as their results are consumed.
-        self._buffered: weakref.WeakSet[_native.Gathered] = weakref.WeakSet()
         self._let_go = weakref.finalize(self, _executor_pools.let_go, self._workers)
         # At exit calls are waited for, rather than this done.
         self._let_go.atexit = False
@@ -274,6 +272,7 @@ class Executor(concurrent.futures.Executor):
         late: PicklingError | None = None
         pickle = _run._pickled(pool, function)
         gathered = _native.Gathered(pool, function, pickle, iterables, workers.scheduler, root, manner)
+        workers.fed.add(gathered)
         try:
             may_have_more = gathered.feed(buffersize)
         except PicklingError as error:
@@ -283,8 +282,11 @@ class Executor(concurrent.futures.Executor):
         except BaseException:
             gathered.interrupt()
             raise
-        if may_have_more:
-            self._buffered.add(gathered)
+        if not may_have_more:
+            workers.fed.discard(gathered)
+            if late is None and buffersize is None and not gathered.is_complete():
+                # Shut down meanwhile, by another thread or by what the items come from.
+                raise RuntimeError(_AFTER_SHUTDOWN)
         return _results(workers, gathered, end_s, may_have_more, late)
 
     def _map_by_submitting(
@@ -334,6 +336,9 @@ class Executor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls, and let go of the workers once those there are have ended.
 
+        With ``wait=False`` it may be called from anywhere, also while a thread takes results of a `map`: from signal
+        handlers, tasks, and the iterables of a map.
+
         Parameters
         ----------
         wait : bool
@@ -353,8 +358,7 @@ class Executor(concurrent.futures.Executor):
         RuntimeError: cannot schedule new futures after shutdown
         """
         self._is_shut_down = True
-        for gathered in list(self._buffered):
-            gathered.stop_feeding()
+        self._workers.stop_feeding()
         if cancel_futures:
             self._workers.cancel_waiting()
         if wait:

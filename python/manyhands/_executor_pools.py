@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from weakref import WeakSet
 
 from manyhands import _pools, config
-from manyhands._native import ProcessPool, ThreadPool
+from manyhands._native import Gathered, ProcessPool, ThreadPool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Workers(ABC):
         self.needs: dict[str, int] | None = None
         #: Why there can be no more calls.
         self.broken: str | None = None
+        #: Maps that ask for more items, now or as their results are consumed.
+        self.fed: WeakSet[Gathered] = WeakSet()
         self._lock = RLock()
         _all.add(self)
 
@@ -50,6 +52,11 @@ class Workers(ABC):
     def is_at_rest(self) -> bool:
         """Whether nothing is under way."""
         return True
+
+    def stop_feeding(self) -> None:
+        """Have maps be what has been submitted of them. Waits for nobody."""
+        for gathered in list(self.fed):
+            gathered.stop_feeding()
 
     def cancel_waiting(self) -> None:  # noqa: B027 - nothing to do for most
         """Cancel what has not started."""
@@ -357,6 +364,7 @@ def end_all() -> None:
 def finish() -> None:
     """At the end of the program: let everything that was submitted come to its end."""
     for workers in [*_ending, *_all]:
+        workers.stop_feeding()
         workers.wait()
     end_all()
 

@@ -731,27 +731,37 @@ class _SerialStream:
         return self
 
     def __next__(self) -> Any:
-        with self._lock:
-            if self._is_inside:
-                raise ValueError("the stream is asked for its next result from inside of itself")
-            if not self._is_closed:
-                self._is_inside = True
-                try:
-                    result = next(self._results)
-                finally:
-                    self._is_inside = False
+        try:
+            with self._lock:
+                if self._is_inside:
+                    raise ValueError("the stream is asked for its next result from inside of itself")
                 if not self._is_closed:
-                    return result
-            self._results.close()
-            raise StopIteration
+                    self._is_inside = True
+                    try:
+                        result = next(self._results)
+                    finally:
+                        self._is_inside = False
+                    if not self._is_closed:
+                        return result
+                raise StopIteration
+        finally:
+            if self._is_closed:
+                # Maybe by somebody who has found this thread inside.
+                self._end_if_free()
 
     def close(self) -> None:
         """End the stream."""
-        # A consumer that is inside sees this when it has its result.
+        # A consumer that is inside sees this when it has its result; that may depend on this thread.
         self._is_closed = True
-        with self._lock:
-            if not self._is_inside:
-                self._results.close()
+        self._end_if_free()
+
+    def _end_if_free(self) -> None:
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._is_inside:
+                    self._results.close()
+            finally:
+                self._lock.release()
 
 
 def _one_by_one(

@@ -142,6 +142,11 @@ def gain(n_workers: int) -> float:
     return each_s * n_calls / (time.perf_counter() - begin)
 
 
+def doing(what: str) -> None:
+    """Say what is tried now, in case that nothing is heard any more."""
+    print(what, flush=True)
+
+
 def look(scheduler: str) -> dict[str, Any]:
     """Try a scheduler.
 
@@ -163,21 +168,24 @@ def look(scheduler: str) -> dict[str, Any]:
         found["n_workers"] = n_workers
         begin = time.perf_counter()
         for check in CHECKS:
+            name = check.__name__.replace("_", " ")
+            doing(name)
             try:
                 check()
             except Exception as error:
-                name = check.__name__.replace("_", " ")
                 text = "".join(traceback.format_exception_only(type(error), error)).strip()
                 found["failures"].append(f"{name}: {text}")
             found.setdefault("first_s", time.perf_counter() - begin)
         if not found["failures"]:
+            doing("many small calls")
             begin = time.perf_counter()
             mh.map(nothing, range(N_CALLS))
             found["call_s"] = (time.perf_counter() - begin) / N_CALLS
+            doing("calls that compute")
             found["gain"] = gain(n_workers)
     return found
 
 
 def main(scheduler: str) -> None:
-    """Try a scheduler, and print what was found as one line of JSON."""
+    """Try a scheduler, and print what is tried, and what was found as one line of JSON in the end."""
     print(json.dumps(look(scheduler)))

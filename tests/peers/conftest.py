@@ -5,6 +5,13 @@ from __future__ import annotations
 import pytest
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Say which of them could not be run here, in a line that the summary of a check repeats."""
+    for report in terminalreporter.stats.get("skipped", ()):
+        if isinstance(report, pytest.CollectReport):
+            terminalreporter.write_line(f"peers: {report.nodeid} was NOT RUN: {report.longrepr[2]}")
+
+
 def pytest_collection_modifyitems(config, items):
     """Of joblib's tests, leave those that run on our backend, and skip those that cannot."""
     theirs = [item for item in items if item.path.name == "test_joblib_parallel.py"]
@@ -17,8 +24,7 @@ def pytest_collection_modifyitems(config, items):
     for item in theirs:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         is_ours = any(param == "manyhands" or isinstance(param, Backend) for param in params.values())
-        # Of tests that differ in the number of workers only, those with two, and with all.
-        if not is_ours or params.get("n_jobs") in (1, 4, -2):
+        if not is_ours:
             others.add(item)
         for name, reason in left_out.items():
             if name in (item.name, item.originalname):

@@ -1,7 +1,7 @@
 """CPython's own tests of `concurrent.futures`, run in place from the interpreter's test package on our `Executor`.
 
-Where an interpreter was installed without its tests, there is nothing to run. What is left out, and why, is listed in
-`LEFT_OUT`; where the error is another, in `OTHER_ERRORS`.
+Where an interpreter was installed without its tests, there is nothing to run, which the last lines of the run say. What
+is left out, and why, is listed in `LEFT_OUT`; where the error is another, in `OTHER_ERRORS`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import importlib
 import pkgutil
-import sys
 import threading
 import unittest
 import unittest.mock
@@ -19,8 +18,8 @@ import pytest
 import manyhands as mh
 
 try:
-    # CPython's own way to leave out what takes long, for seconds of waiting.
-    importlib.import_module("test.support").use_resources = []
+    # CPython's own way to leave out what takes long: here what waits for some seconds is run.
+    importlib.import_module("test.support").use_resources = ["walltime"]
     theirs = importlib.import_module("test.test_concurrent_futures")
     # Before 3.12, one module; from then on, a package.
     modules = [theirs] + [
@@ -39,6 +38,13 @@ LEFT_OUT = {
         "test_default_workers": "the default is the configured number of workers, else that of CPUs",
         "test_saturation": INSIDE,
         "test_idle_thread_reuse": INSIDE,
+        "test_hang_global_shutdown_lock": "its executors are CPython's own, whichever are tested",
+        "test_threads_terminate": INSIDE,
+        "test_context_manager_shutdown": INSIDE,
+        "test_del_shutdown": INSIDE,
+        "test_shutdown_no_wait": INSIDE,
+        "test_thread_names_assigned": INSIDE,
+        "test_thread_names_default": INSIDE,
     },
     "processes": {
         "test_saturation": INSIDE,
@@ -54,11 +60,6 @@ LEFT_OUT = {
         "test_shutdown_deadlock_pickle": INSIDE,
     },
 }
-
-if sys.version_info < (3, 12):
-    # Later, their own resource "walltime" leaves these out.
-    for tests in LEFT_OUT.values():
-        tests.update(dict.fromkeys(["test_map_timeout", "test_first_exception", "test_timeout"], "waits for seconds"))
 
 # Theirs is broken for good by what an object does as it is unpickled; here its own call fails, of what it was.
 OTHER_ERRORS = {
@@ -144,7 +145,7 @@ def class_of(scheduler, *names):
 ThreadsExecutor = class_of("threads", "ThreadPoolExecutorTest")
 ThreadsWait = class_of("threads", "ThreadPoolWaitTests")
 ThreadsAsCompleted = class_of("threads", "AsCompletedTests")
-ThreadsShutdown = class_of("threads", "ExecutorShutdownTest")
+ThreadsShutdown = class_of("threads", "ThreadPoolShutdownTest")
 ThreadsInitializer = class_of("threads", "InitializerMixin")
 ThreadsFailingInitializer = class_of("threads", "FailingInitializerMixin")
 
@@ -154,6 +155,7 @@ ProcessesAsCompleted = class_of("processes", "AsCompletedTests")
 ProcessesShutdown = class_of("processes", "ExecutorShutdownTest")
 ProcessesDeadlock = class_of("processes", "ExecutorDeadlockTest")
 ProcessesInitializer = class_of("processes", "InitializerMixin")
+ProcessesFailingInitializer = class_of("processes", "FailingInitializerMixin")
 
 
 def setUpModule():

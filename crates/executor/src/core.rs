@@ -155,7 +155,8 @@ impl<P: ?Sized> Core<P> {
         id
     }
 
-    /// Gives the scheduler an event about a job, unless the id means another job by now.
+    /// Gives the scheduler an event about a job, unless the id means another job by now. False if that would be more
+    /// tasks of a job that was closed.
     pub(crate) fn on_job(
         &mut self,
         inbox: &Arc<Inbox>,
@@ -163,10 +164,16 @@ impl<P: ?Sized> Core<P> {
         event: Event<'_>,
         now_ns: TimeNs,
         hands: &mut impl Hands<P>,
-    ) {
+    ) -> bool {
+        match event {
+            Event::Extend(..) if inbox.is_closed() => return false,
+            Event::Close(_) => inbox.close(),
+            _ => {}
+        }
         if self.is_job(id, inbox) {
             self.on(event, now_ns, hands);
         }
+        true
     }
 
     pub(crate) fn on_worker_lost(

@@ -109,6 +109,9 @@ struct Pending {
 pub(crate) struct Inbox {
     pending: Mutex<Pending>,
     changed: Condvar,
+    /// Whether the job was closed, and takes no more tasks. Changed by who has the pool's lock, as the scheduler must
+    /// not be told of more tasks afterwards.
+    is_closed: AtomicBool,
 }
 
 impl Inbox {
@@ -122,6 +125,16 @@ impl Inbox {
         if let Some(on_news) = on_news {
             on_news();
         }
+    }
+
+    /// Whether the job takes no more tasks.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// To be called under the pool's lock.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
     }
 
     pub(crate) fn say(&self, said: Said) {
@@ -172,8 +185,8 @@ impl Inbox {
 
 /// What a pool does for the holder of a job. The inbox tells whether the id still means that job.
 pub(crate) trait Control: Send + Sync {
-    /// Tells the scheduler something about the job.
-    fn on_job(&self, id: JobId, inbox: &Arc<Inbox>, event: Event<'_>);
+    /// Tells the scheduler something about the job; false if that is more tasks of one that was closed.
+    fn on_job(&self, id: JobId, inbox: &Arc<Inbox>, event: Event<'_>) -> bool;
     fn is_running(&self, id: JobId, inbox: &Arc<Inbox>, task: TaskIndex) -> bool;
     fn standing(&self, id: JobId, inbox: &Arc<Inbox>) -> Option<Standing>;
 }
@@ -205,20 +218,27 @@ impl Job {
         Watch::new(self.id, inbox, control, self.owner)
     }
 
-    /// Adds tasks to a job that was submitted open.
-    pub fn extend(&self, n_more: u32) {
-        if !self.owner.is_elsewhere() {
-            let event = Event::Extend(self.id, n_more);
-            self.control.on_job(self.id, &self.inbox, event);
+    /// Adds tasks to a job that was submitted open. False, and nothing is added, if it was [closed](Job::close)
+    /// meanwhile.
+    pub fn extend(&self, n_more: u32) -> bool {
+        if self.owner.is_elsewhere() {
+            return true;
         }
+        let event = Event::Extend(self.id, n_more);
+        self.control.on_job(self.id, &self.inbox, event)
     }
 
-    /// Says that an open job is complete.
+    /// Says that an open job is complete. Any thread may say so at any time.
     pub fn close(&self) {
         if !self.owner.is_elsewhere() {
             let event = Event::Close(self.id);
             self.control.on_job(self.id, &self.inbox, event);
         }
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.inbox.is_closed()
     }
 
     /// Takes the news, waiting for some until the time is up. What was said counts as news.

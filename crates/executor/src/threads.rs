@@ -409,8 +409,12 @@ impl std::fmt::Debug for ThreadPool {
 }
 
 impl Control for Shared {
-    fn on_job(&self, id: JobId, inbox: &Arc<Inbox>, event: Event<'_>) {
-        self.update(|core, hands, now_ns| core.on_job(inbox, id, event, now_ns, hands));
+    fn on_job(&self, id: JobId, inbox: &Arc<Inbox>, event: Event<'_>) -> bool {
+        let mut is_taken = true;
+        self.update(|core, hands, now_ns| {
+            is_taken = core.on_job(inbox, id, event, now_ns, hands);
+        });
+        is_taken
     }
 
     fn is_running(&self, id: JobId, inbox: &Arc<Inbox>, index: TaskIndex) -> bool {

@@ -488,7 +488,9 @@ fn an_open_job_grows_until_it_is_closed() {
         }
         assert!(!job.has_ended());
         job.close();
+        assert!(!job.extend(1), "seed {seed}: none come after the end");
         let (rest, failure) = wait(&job);
+        assert!(!job.extend(1), "seed {seed}: nor do they once it is over");
         assert_eq!(failure, None);
         assert!(delivered.is_disjoint(&rest), "seed {seed}");
         delivered.extend(rest);

@@ -7,29 +7,33 @@ use crate::items::Items;
 use crate::map_run::{MapRun, Reader};
 use crate::pools::AnyPool;
 use crate::relay::{Manner, Teller};
+use crate::room::Room;
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
-use manyhands_executor::Failure;
+use crate::tally::Tally;
+use manyhands_executor::{Failure, Job};
 use manyhands_graph::TaskIndex;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 use pyo3::types::PyTuple;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+const REFUSAL: &str = "the results of the map are asked for from inside of itself";
 
 /// Results of a function over arguments, by their numbers.
 #[pyclass(frozen, weakref, module = "manyhands._native")]
 pub(crate) struct Gathered {
-    state: Mutex<State>,
+    room: Room<State>,
+    /// That of the run: it is closed and cancelled by whoever wants that, whoever is waiting inside.
+    job: Arc<Job>,
     scheduler: String,
 }
 
 struct State {
     run: MapRun,
     items: Items,
-    is_closed: bool,
     /// The next to be looked at.
     next: u32,
     /// Which are there, from the next on.
@@ -42,7 +46,7 @@ struct State {
 #[pymethods]
 impl Gathered {
     #[new]
-    #[pyo3(signature = (pool, function, pickle, iterables, scheduler, root, manner))]
+    #[pyo3(signature = (pool, function, pickle, iterables, scheduler, root, manner, tally=None))]
     #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
@@ -53,6 +57,7 @@ impl Gathered {
         scheduler: String,
         root: Option<Bound<'py, PyAny>>,
         manner: Manner,
+        tally: Option<Bound<'py, Tally>>,
     ) -> PyResult<Gathered> {
         // How each call ends is its result, its worker's death included.
         let terms = (Seeding::of(root.as_ref())?, Faults::tolerant());
@@ -61,17 +66,21 @@ impl Gathered {
         let teller = Teller::new(manner, None, &scheduler, &terms.1);
         let reader = Reader::Looks;
         let run = MapRun::open(py, &pool, function, pickle, None, reader, terms, teller)?;
+        if let Some(tally) = &tally {
+            tally.get().watch(&run.job);
+        }
+        let job = Arc::clone(&run.job);
         let state = State {
             run,
             items,
-            is_closed: false,
             next: 0,
             there: VecDeque::new(),
             lost: HashMap::new(),
             failure: None,
         };
         Ok(Gathered {
-            state: Mutex::new(state),
+            room: Room::new(state, REFUSAL),
+            job,
             scheduler,
         })
     }
@@ -81,7 +90,7 @@ impl Gathered {
     /// Nobody need take the results: what has been submitted runs in any case, unless it is cancelled.
     #[pyo3(signature = (n_more = None))]
     fn feed(&self, py: Python<'_>, n_more: Option<u32>) -> PyResult<bool> {
-        self.with(py, |state| state.feed(py, n_more))
+        self.room.enter(py, |state| state.feed(py, n_more))
     }
 
     /// The next result, waiting for it until the time is up. Raises what the call raised.
@@ -90,7 +99,7 @@ impl Gathered {
         let timeout =
             timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let found = self.with(py, |state| state.next(py, deadline, &self.scheduler))?;
+        let found = (self.room).enter(py, |state| state.next(py, deadline, &self.scheduler))?;
         let late = || {
             let futures = py.import(intern!(py, "concurrent.futures"))?;
             let error = futures.getattr(intern!(py, "TimeoutError"))?.call0()?;
@@ -101,46 +110,49 @@ impl Gathered {
 
     /// Whether every call that was submitted has been looked at.
     fn is_exhausted(&self, py: Python<'_>) -> PyResult<bool> {
-        self.with(py, |state| Ok(state.next == state.run.n_sent()))
+        (self.room).enter(py, |state| Ok(state.next == state.run.n_sent()))
     }
 
-    /// Submit no more than has been, and let that run whether or not anybody takes the results.
-    fn stop_feeding(&self, py: Python<'_>) -> PyResult<()> {
-        self.with(py, |state| {
-            state.close();
-            Ok(())
+    /// Submit no more than has been, and let that run whether or not anybody takes the results. Waits for nobody.
+    fn stop_feeding(&self) {
+        close(&self.job);
+    }
+
+    /// Whether everything has been submitted that there is, as far as is known.
+    fn is_complete(&self, py: Python<'_>) -> PyResult<bool> {
+        (self.room).enter(py, |state| {
+            Ok(state.items.is_exhausted() && !state.run.is_cut())
         })
     }
 
     /// Whether `stop_feeding` has kept an item back.
     fn is_cut(&self, py: Python<'_>) -> PyResult<bool> {
-        self.with(py, |state| {
-            Ok(!state.items.is_exhausted() && state.items.next(py)?.is_some())
+        self.room.enter(py, |state| {
+            if state.run.is_cut() || state.items.is_exhausted() {
+                return Ok(state.run.is_cut());
+            }
+            Ok(state.items.next(py)?.is_some())
         })
     }
 
     /// End what has not started, and let the rest end.
-    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
-        self.with(py, |state| {
-            py.detach(|| state.run.job.cancel(Duration::MAX));
-            Ok(())
-        })
+    fn cancel(&self, py: Python<'_>) {
+        py.detach(|| self.job.cancel(Duration::MAX));
     }
 
     /// End it now, as far as it can be ended.
     fn interrupt(&self, py: Python<'_>) -> PyResult<()> {
-        self.with(py, |state| {
+        self.room.enter(py, |state| {
             state.run.interrupt(py);
             Ok(())
         })
     }
 }
 
-impl Gathered {
-    fn with<T>(&self, py: Python<'_>, act: impl FnOnce(&mut State) -> PyResult<T>) -> PyResult<T> {
-        let locked = self.state.lock_py_attached(py);
-        act(&mut locked.unwrap_or_else(PoisonError::into_inner))
-    }
+fn close(job: &Job) {
+    job.close();
+    // Before that, nobody but the owner would ever say that it is complete.
+    job.detach();
 }
 
 impl State {
@@ -151,24 +163,16 @@ impl State {
                 Some(end) => end.wrapping_sub(self.run.n_sent()) as usize,
                 None => usize::MAX,
             };
-            if self.is_closed || self.items.is_exhausted() || n_left == 0 {
+            if self.run.job.is_closed() || self.items.is_exhausted() || n_left == 0 {
                 break;
             }
             self.run.feed(py, &mut self.items, n_left)?;
             py.check_signals()?;
         }
         if self.items.is_exhausted() {
-            self.close();
+            close(&self.run.job);
         }
-        Ok(!self.is_closed)
-    }
-
-    fn close(&mut self) {
-        if !self.is_closed {
-            self.is_closed = true;
-            self.run.job.close();
-            self.run.job.detach();
-        }
+        Ok(!self.run.job.is_closed())
     }
 
     fn arrived(&mut self, task: TaskIndex) {

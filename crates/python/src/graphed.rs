@@ -175,7 +175,9 @@ impl Program for LocalGraph {
                 let ending = match turns.give_way(py) {
                     Ok(()) => self.run_one(py, task),
                     Err(interrupt) => {
-                        lock(&self.results)[task.as_usize()] = Some(Err(interrupt));
+                        let before = lock(&self.results)[task.as_usize()].replace(Err(interrupt));
+                        // Without the lock, as above.
+                        drop(before);
                         Ending::Fatal
                     }
                 };
@@ -205,7 +207,8 @@ impl Program for LocalGraph {
                 }
                 detached(py, || std::thread::sleep(left.min(SIGNAL_PAUSE)));
                 if let Err(interrupt) = look_up(py) {
-                    *lock(&self.interrupt) = Some(interrupt);
+                    let before = lock(&self.interrupt).replace(interrupt);
+                    drop(before);
                     return false;
                 }
             }

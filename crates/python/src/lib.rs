@@ -43,6 +43,7 @@ mod probe;
 mod raising;
 mod random;
 mod relay;
+mod room;
 mod rota;
 mod scan;
 mod seeding;

@@ -2,11 +2,12 @@
 
 use crate::durable::recorder::Recorder;
 use crate::faults::Faults;
-use crate::interpreter::{SIGNAL_PAUSE, look_up, thread_number};
+use crate::interpreter::{SIGNAL_PAUSE, look_up};
 use crate::items::Items;
 use crate::map_run::{MapRun, Reader};
 use crate::pools::AnyPool;
 use crate::relay::{Manner, Teller};
+use crate::room::Room;
 use crate::seeding::Seeding;
 use crate::shared::functions::PickledFunction;
 use crate::tally::Tally;
@@ -16,11 +17,10 @@ use pyo3::exceptions::{
 };
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 use pyo3::types::{PyList, PyTuple};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Arguments that wait for their tasks may take so much memory before more are asked for.
@@ -139,12 +139,11 @@ const N_HELD_MAX: usize = 1 << 18;
 /// Threads may share one: each result goes to one of them.
 #[pyclass(frozen, module = "manyhands._native")]
 pub(crate) struct Stream {
-    flow: Mutex<Flow>,
-    /// The thread that is inside, by the interpreter's number: it must not wait for itself when the
-    /// source of the arguments asks for the next result. Zero if there is none.
-    inside: AtomicU64,
+    room: Room<Flow>,
     is_closed: AtomicBool,
 }
+
+const REFUSAL: &str = "the stream is asked for its next result from inside of itself";
 
 /// The place of a result in a stream.
 #[derive(Default)]
@@ -234,8 +233,7 @@ impl Stream {
             on_end,
         };
         Ok(Stream {
-            flow: Mutex::new(flow),
-            inside: AtomicU64::new(0),
+            room: Room::new(flow, REFUSAL),
             is_closed: AtomicBool::new(false),
         })
     }
@@ -245,7 +243,7 @@ impl Stream {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let outcome = self.enter(py, |flow| {
+        let outcome = self.room.enter(py, |flow| {
             let outcome = flow.advance(py, &self.is_closed);
             if !matches!(outcome, Ok(Some(_))) {
                 flow.end(py, outcome.is_err());
@@ -267,6 +265,10 @@ impl Stream {
             }
             outcome
         });
+        if self.is_closed.load(Ordering::Acquire) {
+            // By a thread that has found this one inside.
+            self.end_if_free(py)?;
+        }
         match outcome {
             // From an iterator it would pass for the end of the results.
             Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
@@ -280,33 +282,19 @@ impl Stream {
 
     /// End the stream: what is under way is cancelled.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        // Whoever waits inside sees this and leaves.
+        // Whoever is inside sees this, at the latest when leaving: it may be amid the source of the arguments, which
+        // may be waiting for this thread.
         self.is_closed.store(true, Ordering::Release);
-        if self.inside.load(Ordering::Acquire) == thread_number(py)? {
-            return Ok(());
-        }
-        self.enter(py, |flow| {
-            flow.end(py, true);
-            flow.tell_end(py, "closed");
-            Ok(())
-        })
+        self.end_if_free(py)
     }
 }
 
 impl Stream {
-    /// Acts on the flow once no other thread does.
-    fn enter<T>(&self, py: Python<'_>, act: impl FnOnce(&mut Flow) -> PyResult<T>) -> PyResult<T> {
-        let thread = thread_number(py)?;
-        if self.inside.load(Ordering::Acquire) == thread {
-            let text = "the stream is asked for its next result from inside of itself";
-            return Err(PyValueError::new_err(text));
-        }
-        let locked = self.flow.lock_py_attached(py);
-        let mut flow = locked.unwrap_or_else(PoisonError::into_inner);
-        self.inside.store(thread, Ordering::Release);
-        let outcome = act(&mut flow);
-        self.inside.store(0, Ordering::Release);
-        outcome
+    fn end_if_free(&self, py: Python<'_>) -> PyResult<()> {
+        self.room.enter_if_free(py, |flow| {
+            flow.end(py, true);
+            flow.tell_end(py, "closed");
+        })
     }
 }
 
@@ -357,7 +345,7 @@ impl Flow {
 
     fn advance(&mut self, py: Python<'_>, is_closed: &AtomicBool) -> PyResult<Option<Py<PyAny>>> {
         loop {
-            if self.failure.is_none() {
+            if self.failure.is_none() && !is_closed.load(Ordering::Acquire) {
                 self.refill(py)?;
             }
             if is_closed.load(Ordering::Acquire) {

@@ -61,8 +61,10 @@ enum Side {
 /// One function over many arguments, submitted as an open job.
 pub(crate) struct MapRun {
     side: Side,
-    pub(crate) job: Job,
+    pub(crate) job: Arc<Job>,
     n_sent: u32,
+    /// Whether some came too late, after the job was closed from elsewhere.
+    is_cut: bool,
     /// Whether the caller waits for all results, so that none of its code runs meanwhile.
     is_blocking: bool,
     /// What the last block took, as a guess for the next.
@@ -174,8 +176,9 @@ impl MapRun {
         };
         Ok(MapRun {
             side,
-            job,
+            job: Arc::new(job),
             n_sent: 0,
+            is_cut: false,
             is_blocking,
             block_like: (0, 0),
             function,
@@ -214,8 +217,9 @@ impl MapRun {
         };
         Ok(MapRun {
             side,
-            job,
+            job: Arc::new(job),
             n_sent: 0,
+            is_cut: false,
             is_blocking: false,
             block_like: (0, 0),
             function,
@@ -339,8 +343,9 @@ impl MapRun {
         };
         Ok(MapRun {
             side,
-            job,
+            job: Arc::new(job),
             n_sent: 1,
+            is_cut: false,
             is_blocking: false,
             block_like: (0, 0),
             function,
@@ -404,8 +409,9 @@ impl MapRun {
                 pickler,
                 callee,
             },
-            job,
+            job: Arc::new(job),
             n_sent: 1,
+            is_cut: false,
             is_blocking: false,
             block_like: (0, 0),
             function,
@@ -485,6 +491,11 @@ impl MapRun {
         self.recording.is_some()
     }
 
+    /// Whether arguments were taken that came too late, as the job had been closed from elsewhere.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
     /// How many tasks have been submitted.
     pub(crate) fn n_sent(&self) -> u32 {
         self.n_sent
@@ -553,8 +564,16 @@ impl MapRun {
             && n_tasks > 0
         {
             program.push(block);
-            self.job.extend(n_tasks);
+            self.count_sent(n_tasks);
+        }
+    }
+
+    /// Tells the scheduler of more tasks.
+    fn count_sent(&mut self, n_tasks: u32) {
+        if self.job.extend(n_tasks) {
             self.n_sent = self.n_sent.wrapping_add(n_tasks);
+        } else {
+            self.is_cut = true;
         }
     }
 
@@ -628,8 +647,7 @@ impl MapRun {
         {
             self.block_like = (block.n_bytes(), block.n_tasks());
             program.push(block);
-            self.job.extend(n_tasks);
-            self.n_sent = self.n_sent.wrapping_add(n_tasks);
+            self.count_sent(n_tasks);
             if let Some(forking) = &self.forking {
                 forking.expect(self.n_sent as usize);
             }

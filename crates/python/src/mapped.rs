@@ -227,15 +227,15 @@ impl LocalMap {
             outcome = Err(error);
         }
         let ending = self.faults.ending_of(py, &outcome);
-        let ended = match outcome {
+        let mut ended = match outcome {
             Ok(value) => Slot::Returned(value.unbind()),
             Err(error) => Slot::Failed(Box::new((error, args))),
         };
-        let replaced = lock(&self.slots)
-            .get_mut(index)
-            .map(|slot| std::mem::replace(slot, ended));
+        if let Some(slot) = lock(&self.slots).get_mut(index) {
+            std::mem::swap(slot, &mut ended);
+        }
         // Dropped without the lock: an argument's destructor may run any code.
-        drop(replaced);
+        drop(ended);
         ending
     }
 }

@@ -505,10 +505,13 @@ fn look(py: Python<'_>) {
         let mut all = lock(&FOUND);
         all[at].is_settled = true;
         if let Some((key, position)) = place {
-            all[at]._owner = Some(Kept::new(owner.unbind()));
+            let before = all[at]._owner.replace(Kept::new(owner.unbind()));
             PLACES[at].position.store(position, Ordering::Relaxed);
             PLACES[at].key.store(key, Ordering::Release);
             all[at].seen = PLACES[at].state();
+            drop(all);
+            // Without the lock: a destructor may run any code.
+            drop(before);
         }
     }
 }
