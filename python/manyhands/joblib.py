@@ -42,6 +42,7 @@ NAME = "manyhands"
 # from the moment it was sent: half of it is waiting behind another.
 _BATCH_S_MIN = 0.05
 _BATCH_S_MAX = 0.2
+_GROWTH_MAX = 8
 # Calls of one batch are pickled together, and what they have in common is one object in the worker. So that none sees
 # what another writes to it, each gets a copy: worth while only up to this size, and to so many objects.
 _SMALL_BYTES = 1 << 20
@@ -257,7 +258,9 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         if batch_size != self._batch_size or not self._may_batch:
             return
         if duration < _BATCH_S_MIN:
-            self._batch_size *= 2
+            # Each size costs a few round trips before anything is known of it; a single short one says little.
+            times = _BATCH_S_MIN / max(duration, 1e-6)
+            self._batch_size *= max(2, min(_GROWTH_MAX, int(times)))
         elif duration > _BATCH_S_MAX:
             self._batch_size = max(1, batch_size // 2)
 
