@@ -322,6 +322,13 @@ def draw_unless(path, rng):
     return drawn
 
 
+def test_draws_of_calls_that_are_made_together_are_reported_once(client):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        client.gather(client.map(lambda x: (x, random.random()), range(20), pure=False))
+    assert len([one for one in caught if one.category is mh.UndeclaredRandomWarning]) == 1
+
+
 def test_what_is_tried_again_draws_the_same_numbers(client, tmp_path):
     drawn = []
     for attempt in range(2):

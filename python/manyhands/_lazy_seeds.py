@@ -1,7 +1,7 @@
 """Seed sequences of NumPy's whose first words are known already.
 
-Making a generator of NumPy's takes 13 µs, of which 12 go into hashing its seed sequence, in Python objects. The engine
-does that in a tenth of a microsecond; here is the object that says so.
+Nearly all of the time that NumPy takes for a generator goes into hashing its seed sequence, in Python objects. The
+engine does that in a fraction of it; here is the object that hands on what came of it.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def seed_torch(torch: Any) -> None:
     """Have torch's global generator, if it is there, differ from those of other processes."""
     # Modules of this name may be something else, or not imported to their end.
     seed = getattr(getattr(torch, "default_generator", None), "seed", None)
-    if seed is not None:
+    if callable(seed):
         seed()
 
 

@@ -1,5 +1,6 @@
 //! The environment of a whole program, as the program sees it: each case is a process of its own.
 
+use manyhands::random::{BitGenerator, stream};
 use std::collections::HashSet;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -24,6 +25,11 @@ fn child() {
         }
         Err(error) => println!("error: {error}"),
     }
+    let options = manyhands::Options::new();
+    match options.map_seeded(0..20, |_, rng| rng.next_u64()) {
+        Ok(drawn) => println!("drawn: {drawn:?}"),
+        Err(error) => println!("not drawn: {error}"),
+    }
 }
 
 fn output_with(variables: &[(&str, &str)]) -> String {
@@ -31,6 +37,7 @@ fn output_with(variables: &[(&str, &str)]) -> String {
     let Output { status, stdout, .. } = Command::new(this_test)
         .args(["--exact", "child", "--ignored", "--nocapture"])
         .env_remove("MANYHANDS_FORCE")
+        .env_remove("MANYHANDS_SEED")
         .envs(variables.iter().copied())
         .output()
         .expect("the child runs");
@@ -48,6 +55,33 @@ fn the_environment_chooses_the_scheduler_and_the_workers() {
     ];
     let output = output_with(&variables);
     assert!(output.contains("threads: 3, here: false"), "{output}");
+}
+
+#[test]
+fn a_seed_gives_the_same_numbers_in_every_process() {
+    let expected: Vec<_> = (0..20).map(|i| stream(7, i).next_u64()).collect();
+    for (scheduler, n_workers) in [("synchronous", "1"), ("threads", "1"), ("threads", "3")] {
+        let variables = [
+            ("MANYHANDS_SCHEDULER", scheduler),
+            ("MANYHANDS_NUM_WORKERS", n_workers),
+            ("MANYHANDS_SEED", "7"),
+        ];
+        let output = output_with(&variables);
+        assert!(
+            output.contains(&format!("\ndrawn: {expected:?}")),
+            "{output}"
+        );
+    }
+    let output = output_with(&[]);
+    assert!(
+        output.contains("not drawn: a map with random numbers needs a seed"),
+        "{output}"
+    );
+    let output = output_with(&[("MANYHANDS_SEED", "seven")]);
+    assert!(
+        output.contains(r#"MANYHANDS_SEED="seven" is not accepted"#),
+        "{output}"
+    );
 }
 
 #[test]
