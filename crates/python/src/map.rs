@@ -293,6 +293,19 @@ impl Stream {
     }
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let flow = self.flow.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(run) = flow.run.take()
+            && !run.job.has_ended()
+        {
+            // Its job is cancelled as it is dropped, which stops nothing in threads. Whoever lets go of an
+            // object is attached, but for the last moments of the interpreter.
+            Python::try_attach(|py| run.interrupt_threads(py));
+        }
+    }
+}
+
 impl Stream {
     /// Acts on the flow once no other thread does.
     fn enter<T>(&self, py: Python<'_>, act: impl FnOnce(&mut Flow) -> PyResult<T>) -> PyResult<T> {
