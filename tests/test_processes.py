@@ -25,6 +25,13 @@ def two_processes():
         yield
 
 
+@pytest.fixture(params=["processes", "fork"])
+def either(request):
+    """The worker processes there are, or such as are forked for the call."""
+    with mh.config.set(scheduler=request.param):
+        yield request.param
+
+
 def workers():
     """The worker processes there are."""
     return sorted(_pools._processes.worker_pids()) if _pools._processes is not None else []
@@ -61,7 +68,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("face, way", [*[("map", way) for way in WAYS], *[(face, "exit") for face in FACES[1:]]])
-def test_a_task_that_ends_its_worker_twice_is_named(face, way, capfd):
+def test_a_task_that_ends_its_worker_twice_is_named(face, way, either, capfd):
     die, told = WAYS[way]
 
     def fit(fold):
@@ -85,7 +92,7 @@ def test_a_task_that_ends_its_worker_twice_is_named(face, way, capfd):
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_a_task_that_ends_its_worker_once_is_forgiven(face, tmp_path):
+def test_a_task_that_ends_its_worker_once_is_forgiven(face, either, tmp_path):
     marker = tmp_path / "once"
 
     def fit(fold):
@@ -98,7 +105,7 @@ def test_a_task_that_ends_its_worker_once_is_forgiven(face, tmp_path):
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_several_culprits_are_each_forgiven_once(face, tmp_path):
+def test_several_culprits_are_each_forgiven_once(face, either, tmp_path):
     culprits = {3, 4, 11, 29, 30}
 
     def fit(fold):
@@ -142,7 +149,7 @@ def test_the_culprit_is_tried_again_alone(tmp_path):
     assert after[-1] == "6"
 
 
-def test_in_a_graph_what_was_computed_before_a_death_is_not_lost(tmp_path):
+def test_in_a_graph_what_was_computed_before_a_death_is_not_lost(either, tmp_path):
     log, marker = tmp_path / "log", tmp_path / "once"
 
     def load(part):
@@ -279,7 +286,7 @@ def test_a_worker_dies_while_arguments_are_still_being_made(when):
     assert mh.map(lambda item: item + 1, arguments()) == list(range(1, 61))
 
 
-def test_a_worker_dies_amid_huge_results(tmp_path):
+def test_a_worker_dies_amid_huge_results(either, tmp_path):
     size = 24 << 20
     marker = tmp_path / "once"
 

@@ -65,6 +65,39 @@ def test_in_order_both_streams_are_those_of_the_serial_run_byte_for_byte(schedul
     assert serial[1].count(b"UserWarning: warned of 29\n") == 1
 
 
+SAY = """
+    import logging, sys, time, warnings
+    import manyhands as mh
+
+    scheduler, relay = sys.argv[1:3]
+    mh.config.set(scheduler=scheduler, num_workers=2, relay=relay)
+
+    def say(x):
+        time.sleep(0.002 * (x % 4 == 0))
+        print("python", x)
+        print("part", x, end=" ")
+        sys.stdout.write(f"written {x}\\n")
+        print("error", x, file=sys.stderr)
+        warnings.warn(f"warned of {x}")
+        logging.getLogger("study").warning("logged %d", x)
+        return x
+
+    mh.map(say, range(25))
+    list(mh.stream(say, range(25, 30)))
+    first = [mh.delayed(say)(x) for x in range(100, 108)]
+    mh.compute([mh.delayed(lambda *xs: say(1000 + sum(xs)))(*first[i:]) for i in range(8)], first)
+"""
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes", "fork"])
+def test_in_order_what_python_writes_is_that_of_the_serial_run_byte_for_byte(scheduler, tmp_path):
+    """Where tasks share a process with others, what they put on its descriptors past Python cannot be told apart."""
+    serial = run_bytes(tmp_path, SAY, "synchronous", "live")
+    assert run_bytes(tmp_path, SAY, scheduler, "ordered") == serial
+    assert serial[0].count(b"written") == 46
+    assert serial[1].count(b"logged") == 46
+
+
 def run_bytes(folder, source, *args):
     path = folder / "program.py"
     path.write_text(textwrap.dedent(source))

@@ -157,6 +157,8 @@ def begun(folder):
 
 def nap_and_tell():
     def nap(folder, index):
+        if index < 0:
+            return index
         open(f"{folder}/{os.getpid()}", "w").close()
         if index == 1:
             deadline = time.monotonic() + 120
@@ -189,7 +191,20 @@ def test_a_cancelled_call_whose_process_is_stopped_is_ended(tmp_path):
     until(lambda: not is_alive(pid), "its worker is gone")
 
 
-def test_closing_a_stream_stops_what_runs(tmp_path):
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_a_stream_that_is_closed_or_dropped_stops_what_runs(tmp_path, is_dropped):
+    stream = mh.stream(NAP, [tmp_path] * 2, [-1, 0], chunksize=1)
+    assert next(stream) == -1
+    (pid,) = begun(tmp_path)
+    if is_dropped:
+        del stream
+    else:
+        stream.close()
+    until(lambda: not is_alive(pid), "its worker is gone")
+    assert mh.map(abs, [-1, -2, -3]) == [1, 2, 3]
+
+
+def test_a_stream_that_is_interrupted_stops_what_runs(tmp_path):
     stream = mh.stream(NAP, [tmp_path] * 2, [0, 2])
     with pytest.raises(KeyError), mh.config.set():
         # Somebody has to ask before anything runs; the one who asks is told otherwise.

@@ -101,6 +101,16 @@ def test_a_builtin_exception_arrives_as_itself(verb):
     assert str(error) == "division by zero"
 
 
+def ask_for_more_than_there_can_be(_):
+    return len(bytearray(1 << 60))
+
+
+def test_memory_that_the_system_refuses_is_the_tasks_own_error(verb):
+    error = raised_by(every_way(ask_for_more_than_there_can_be, 1)[verb])
+    assert type(error) is MemoryError
+    assert mh.map(abs, [-1, -2]) == [1, 2]
+
+
 def test_arguments_and_attributes_arrive(verb):
     error = raised_by(every_way(fail, Custom("text", 3, [1]))[verb])
     assert type(error) is Custom

@@ -146,6 +146,27 @@ def test_exits_are_not_tolerated():
             mh.compute([mh.delayed(leave)(3)], on_error=on_error)
 
 
+@pytest.mark.parametrize("on_error", ["return", "skip"])
+@pytest.mark.parametrize("verb", ["map", "stream", "compute"])
+def test_ctrl_c_is_not_tolerated(verb, on_error, tmp_path):
+    """The signal comes from outside, while a task runs or rests until it is tried again."""
+
+    def interrupt():
+        until(lambda: any(tmp_path.iterdir()), "the task has failed")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    keywords = {"on_error": on_error, "retries": 3, "retry_delay": 3600}
+    with pytest.raises(KeyboardInterrupt):
+        if verb == "compute":
+            mh.compute([mh.delayed(fail_at_first)(9, tmp_path)], **keywords)
+        elif verb == "map":
+            mh.map(fail_at_first, [9], [tmp_path], **keywords)
+        else:
+            list(mh.stream(fail_at_first, [9], [tmp_path], **keywords))
+    assert mh.map(abs, [-1]) == [1]
+
+
 # Graphs
 
 

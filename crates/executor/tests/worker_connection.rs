@@ -303,6 +303,29 @@ fn a_worker_ends_when_its_parent_breaks_the_agreement() {
 }
 
 #[test]
+fn a_worker_ends_when_one_bit_of_a_message_is_wrong() {
+    let mut whole = Vec::new();
+    FrameWriter::new(&mut whole).function(7, b"what it does");
+    // A length that is too large is not waited for: the connection stays open, and nothing more comes.
+    for (at, bit) in [
+        (0, 0),
+        (3, 7),
+        (5, 1),
+        (8, 0),
+        (9, 3),
+        (17, 0),
+        (whole.len() - 1, 6),
+    ] {
+        println!("bit {bit} of byte {at}");
+        let rig = Rig::start(1);
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << bit;
+        send(&rig.socket, &bytes, &[]).expect("the worker listens");
+        rig.see_end();
+    }
+}
+
+#[test]
 fn descriptors_for_nothing_are_not_hoarded() {
     let rig = Rig::start(1);
     let (reader, writer) = rustix::pipe::pipe().expect("pipes work here");
@@ -378,7 +401,15 @@ fn a_worker_without_room_for_a_descriptor_fails_the_tasks_that_need_it() {
 }
 
 /// What a worker says before it is ready that no worker may say.
-const LIES: [&str; 5] = ["none", "too many", "another's", "unasked", "nonsense"];
+const LIES: [&str; 7] = [
+    "none",
+    "too many",
+    "another's",
+    "unasked",
+    "nonsense",
+    "a wrong length",
+    "a wrong body",
+];
 const LIE: &str = "MANYHANDS_TEST_LIE";
 
 #[test]
@@ -408,6 +439,17 @@ fn lying_worker() {
         }
         "unasked" => {
             frames.forgotten([3]);
+            vec![]
+        }
+        // Sound, but for one bit.
+        "a wrong length" | "a wrong body" => {
+            frames.ready();
+            let at = if lie == "a wrong length" {
+                4
+            } else {
+                bytes.len() - 1
+            };
+            bytes[at] ^= 1;
             vec![]
         }
         _ => {

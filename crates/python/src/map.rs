@@ -289,6 +289,19 @@ impl Stream {
     }
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let flow = self.flow.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(run) = flow.run.take()
+            && !run.job.has_ended()
+        {
+            // Its job is cancelled as it is dropped, which stops nothing in threads. Whoever lets go of an
+            // object is attached, but for the last moments of the interpreter.
+            Python::try_attach(|py| run.interrupt_threads(py));
+        }
+    }
+}
+
 impl Stream {
     fn end_if_free(&self, py: Python<'_>) -> PyResult<()> {
         self.room.enter_if_free(py, |flow| {

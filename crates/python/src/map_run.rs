@@ -760,11 +760,18 @@ impl MapRun {
         if let Side::Local(program) = &self.side {
             // The error that led here is the one to tell.
             let _ = program.listening.end(py, false, None);
+        }
+        self.interrupt_threads(py);
+        py.detach(|| self.job.cancel(Duration::ZERO));
+    }
+
+    /// Interrupts its tasks that run in threads of this process.
+    pub(crate) fn interrupt_threads(&self, py: Python<'_>) {
+        if let Side::Local(program) = &self.side {
             for thread in program.threads() {
                 raise_in_thread(py, thread);
             }
         }
-        py.detach(|| self.job.cancel(Duration::ZERO));
     }
 
     /// News, waiting without the interpreter's lock.
