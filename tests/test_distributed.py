@@ -687,12 +687,3 @@ def test_keys_of_calls_that_could_not_be_sent_are_free_again():
             client.map(lambda x: lock, [1, 2], key="k")
         assert client.map(abs, [-1, -2], key="k")[0].result() == 1
         del caught
-
-
-def test_closing_cancels_what_compute_is_at(tmp_path):
-    client = Client(n_workers=1, processes=False)
-    mark = tmp_path / "mark"
-    future = client.compute(mh.delayed(until)(mark.exists, "the mark is there"))
-    client.close()
-    assert future.status == "cancelled"
-    mark.touch()

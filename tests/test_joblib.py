@@ -167,6 +167,8 @@ def test_calls_sent_together_write_to_what_is_their_own_wherever_that_is(place):
         if isinstance(shared, Counter):
             # What a method belongs to is an argument, too.
             assert joblib.Parallel(batch_size=5)(joblib.delayed(shared.count)() for _ in range(20)) == [1.0] * 20
+        enclosed = joblib.delayed(lambda: count_in(shared))
+        assert joblib.Parallel(batch_size=5)(enclosed() for _ in range(20)) == [1.0] * 20
     assert count_in(shared) == 1.0
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["as_completed", "fire_and_forget", "futures_in", "progress", "wait"]
+__all__ = ["as_completed", "fire_and_forget", "futures_in", "gathered", "progress", "wait"]
 
 DoneAndNotDone = namedtuple("DoneAndNotDone", ["done", "not_done"])
 
@@ -258,3 +258,23 @@ def progress(*futures: Any, notebook: bool | None = None, complete: bool = True,
     with _progress.watching(kind, "futures", counts) or nullcontext():
         while not ended.is_empty():
             n_failed += sum(future.status != "finished" for future in ended.next_batch())
+
+
+_SKIPPED: Any = object()
+
+
+def gathered(obj: Any, is_skipping: bool) -> Any:
+    """An object with results in the places of futures."""
+    if isinstance(obj, Future):
+        if not is_skipping:
+            return obj.result()
+        obj._wait_settled(None)
+        return obj._value if obj._state == "finished" else _SKIPPED
+    if isinstance(obj, dict):
+        pairs = ((name, gathered(value, is_skipping)) for name, value in obj.items())
+        return {name: value for name, value in pairs if value is not _SKIPPED}
+    if type(obj) in (list, tuple, set, frozenset):
+        if not is_skipping:
+            return type(obj)([gathered(item, False) for item in obj])
+        return type(obj)([value for item in obj if (value := gathered(item, True)) is not _SKIPPED])
+    return obj

@@ -18,10 +18,11 @@ from concurrent.futures import CancelledError
 
 from manyhands import _native, _pools, _promises, _run, config
 from manyhands._call_keys import key_of, keys_of
+from manyhands._cluster import CLIENT_KEYWORDS, LocalCluster, refuse_actors, refuse_asynchronous, refuse_unknown
 from manyhands._computing import Computation, is_lazy, persisted, require_known
 from manyhands._guarded import Guarded
 from manyhands._promises import Engine, Future
-from manyhands._waiting import as_completed, fire_and_forget, futures_in, progress, wait
+from manyhands._waiting import as_completed, fire_and_forget, futures_in, gathered, progress, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,80 +42,8 @@ __all__ = [
     "worker_client",
 ]
 
-# Of Dask's cluster, what means nothing where there is no network.
-_CLUSTER_KEYWORDS = {
-    "dashboard_address", "diagnostics_port", "host", "interface", "ip", "loop", "memory_limit", "name",
-    "protocol", "scheduler_port", "security", "silence_logs", "start", "worker_dashboard_address",
-}  # fmt: skip
-_CLIENT_KEYWORDS = _CLUSTER_KEYWORDS | {"direct_to_workers", "heartbeat_interval", "timeout"}
 # Those that are the default, the last first in turn.
 _clients: list[_Weakly] = []
-
-
-class LocalCluster:
-    """So many workers of this machine.
-
-    They are those of the engine, which are started with the first call and kept for the next: making and closing a
-    cluster costs nothing.
-
-    Parameters
-    ----------
-    n_workers : int, optional
-        How many; by default the configured number, else `manyhands.cpu_count`.
-    threads_per_worker : int, optional
-        Each worker runs one call at a time, so this multiplies their number. By default 1.
-    processes : bool, optional
-        Whether workers are processes or threads. By default what is configured, else processes.
-    **kwargs
-        Further keywords of Dask's cluster, such as `dashboard_address`, change nothing.
-
-    Raises
-    ------
-    TypeError
-        For a keyword that Dask's cluster does not have either, and for ``asynchronous=True``.
-
-    Examples
-    --------
-    >>> from manyhands.distributed import Client, LocalCluster
-    >>> with LocalCluster(n_workers=2, processes=False) as cluster, Client(cluster) as client:
-    ...     client.submit(abs, -1).result()
-    1
-    """
-
-    def __init__(
-        self,
-        n_workers: int | None = None,
-        threads_per_worker: int | None = None,
-        processes: bool | None = None,
-        *,
-        asynchronous: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        _refuse_asynchronous("LocalCluster", asynchronous)
-        _refuse_unknown("LocalCluster", kwargs, _CLUSTER_KEYWORDS)
-        configured, n_configured, _ = config.resolve(None, n_workers, None)
-        if processes is None:
-            scheduler = configured if configured in ("threads", "synchronous") else "processes"
-        else:
-            scheduler = "processes" if processes else "threads"
-        self.scheduler = scheduler
-        self.n_workers = n_configured * (threads_per_worker or 1)
-
-    def __repr__(self) -> str:
-        return f"LocalCluster(scheduler={self.scheduler!r}, n_workers={self.n_workers})"
-
-    def __enter__(self) -> LocalCluster:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def get_client(self) -> Client:
-        """A client of this cluster."""
-        return Client(self)
-
-    def close(self, timeout: float | None = None) -> None:
-        """Do nothing: the workers are the engine's, and end when they have been idle for long."""
 
 
 class Client:
@@ -160,8 +89,8 @@ class Client:
         asynchronous: bool = False,
         **kwargs: Any,
     ) -> None:
-        _refuse_asynchronous("Client", asynchronous)
-        _refuse_unknown("Client", kwargs, _CLIENT_KEYWORDS)
+        refuse_asynchronous("Client", asynchronous)
+        refuse_unknown("Client", kwargs, CLIENT_KEYWORDS)
         if cluster is None:
             cluster = LocalCluster(n_workers, threads_per_worker, processes)
         elif not isinstance(cluster, LocalCluster):
@@ -367,7 +296,7 @@ class Client:
         14
         """
         _run._require_callable(function, "submit")
-        _refuse_actors(actor, actors)
+        refuse_actors(actor, actors)
         if key is None and pure:
             key = key_of(function, args, kwargs)
         known = self._known(key)
@@ -435,7 +364,7 @@ class Client:
         _run._require_callable(function, "map")
         if not iterables:
             raise TypeError("map() needs at least one iterable of arguments after the function")
-        _refuse_actors(actor, actors)
+        refuse_actors(actor, actors)
         items = list(zip(*iterables))
         keys = keys_of(key, function, items, kwargs, pure)
         root = _run._root(None)
@@ -507,7 +436,16 @@ class Client:
 
     # Data and results
 
-    def scatter(self, data: Any, broadcast: bool = False, **kwargs: Any) -> Any:
+    def scatter(
+        self,
+        data: Any,
+        workers: Any = None,
+        broadcast: bool = False,
+        direct: bool | None = None,
+        hash: bool = True,
+        timeout: Any = None,
+        asynchronous: bool | None = None,
+    ) -> Any:
         """Make futures of data.
 
         There is no need to: data that several calls are given lies in shared memory once, and the calls are spread over
@@ -517,8 +455,10 @@ class Client:
         ----------
         data : object
             A list, tuple, set or iterator gives futures of its items; a dict of its values; anything else one future.
-        broadcast, **kwargs
+        workers, broadcast, direct, hash, timeout
             Accepted for programs written for Dask; change nothing.
+        asynchronous : bool, optional
+            True is refused, as for all methods.
 
         Returns
         -------
@@ -532,6 +472,7 @@ class Client:
         ...     client.gather(client.map(sum, numbers))
         [3, 7]
         """
+        refuse_asynchronous("scatter", asynchronous)
         if isinstance(data, dict):
             return {name: self._of_value(value) for name, value in data.items()}
         if isinstance(data, (list, tuple, set, frozenset)):
@@ -546,7 +487,9 @@ class Client:
         future._state, future._value = "finished", value
         return future
 
-    def gather(self, futures: Any, errors: str = "raise", **kwargs: Any) -> Any:
+    def gather(
+        self, futures: Any, errors: str = "raise", direct: bool | None = None, asynchronous: bool | None = None
+    ) -> Any:
         """Put results in the places of futures.
 
         Parameters
@@ -555,6 +498,8 @@ class Client:
             Lists, tuples, sets and dicts, nested as deep as you like; anything else stays as it is.
         errors : str, default "raise"
             ``"raise"`` raises what the first call raised that failed; ``"skip"`` leaves failed ones out.
+        direct, asynchronous
+            As for `scatter`.
 
         Returns
         -------
@@ -574,13 +519,14 @@ class Client:
         ...     client.gather({"one": one, "more": [one, (one, "text")]})
         {'one': 1, 'more': [1, (1, 'text')]}
         """
+        refuse_asynchronous("gather", asynchronous)
         if errors not in ("raise", "skip"):
             raise ValueError(f'errors={errors!r} is not accepted: "raise" or "skip"')
         if isinstance(futures, Future):
             return futures.result()
         if hasattr(futures, "__next__"):
             futures = list(futures)
-        return _gathered(futures, errors == "skip")
+        return gathered(futures, errors == "skip")
 
     def compute(
         self,
@@ -626,7 +572,7 @@ class Client:
         ...     client.compute(mh.delayed(sum)([1, 2, 3])).result()
         6
         """
-        _refuse_actors(actors)
+        refuse_actors(actors)
         several = isinstance(collections, (list, tuple, set, frozenset))
         parts = list(collections) if several else [collections]
         lazy = [part for part in parts if is_lazy(part)]
@@ -673,7 +619,7 @@ class Client:
         ...     (kept + 1).compute()
         10
         """
-        _refuse_actors(actors)
+        refuse_actors(actors)
         several = isinstance(collections, (list, tuple, set, frozenset))
         parts = list(collections) if several else [collections]
         lazy = [part for part in parts if is_lazy(part)]
@@ -707,7 +653,14 @@ class Client:
 
     # What becomes of calls
 
-    def cancel(self, futures: Any, **kwargs: Any) -> None:
+    def cancel(
+        self,
+        futures: Any,
+        asynchronous: bool | None = None,
+        force: bool = False,
+        reason: str | None = None,
+        msg: str | None = None,
+    ) -> None:
         """Cancel calls. One that runs in a process is stopped; one that runs in a thread cannot be.
 
         Calls of the same `map` that are not cancelled go on; those of them that were running in processes begin anew.
@@ -717,6 +670,10 @@ class Client:
         Parameters
         ----------
         futures : Future, or a collection of them
+        force, reason, msg
+            Accepted for programs written for Dask; change nothing.
+        asynchronous
+            As for `scatter`.
 
         Examples
         --------
@@ -728,9 +685,10 @@ class Client:
         ...     future.status
         'cancelled'
         """
+        refuse_asynchronous("cancel", asynchronous)
         _promises.cancel(futures_in(futures))
 
-    def retry(self, futures: Any, **kwargs: Any) -> None:
+    def retry(self, futures: Any, asynchronous: bool | None = None) -> None:
         """Submit calls again that have failed or were cancelled; with them those before, whose failures they inherited.
 
         Other calls that have inherited the same failure keep it, until they are retried. What `compute` has given
@@ -739,6 +697,8 @@ class Client:
         Parameters
         ----------
         futures : Future, or a collection of them
+        asynchronous
+            As for `scatter`.
 
         Examples
         --------
@@ -755,6 +715,7 @@ class Client:
         False
         3
         """
+        refuse_asynchronous("retry", asynchronous)
         _promises.retry(futures_in(futures))
 
     def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -808,48 +769,9 @@ class _Weakly:
         return self._ref()
 
 
-def _refuse_asynchronous(name: str, asynchronous: bool) -> None:
-    if asynchronous:
-        raise TypeError(
-            f"{name}(asynchronous=True) is not supported: leave it out. Futures can be awaited in any case: "
-            "await client.submit(f, x)"
-        )
-
-
-def _refuse_unknown(name: str, kwargs: dict[str, Any], known: set[str]) -> None:
-    unknown = sorted(kwargs.keys() - known)
-    if unknown:
-        raise TypeError(f"{name}() got unexpected keywords: {', '.join(unknown)}")
-
-
-def _refuse_actors(*asked: Any) -> None:
-    if any(asked):
-        raise TypeError("actors are not supported by manyhands.distributed: its workers keep nothing between calls")
-
-
 def _in_block() -> dict[str, int] | None:
     """What the innermost block of `manyhands.resources` says, for calls that another thread is to make."""
     return None if _run.is_nested() else _native._needs_in_block() or None
-
-
-_SKIPPED: Any = object()
-
-
-def _gathered(obj: Any, is_skipping: bool) -> Any:
-    """An object with results in the places of futures."""
-    if isinstance(obj, Future):
-        if not is_skipping:
-            return obj.result()
-        obj._wait_settled(None)
-        return obj._value if obj._state == "finished" else _SKIPPED
-    if isinstance(obj, dict):
-        pairs = ((name, _gathered(value, is_skipping)) for name, value in obj.items())
-        return {name: value for name, value in pairs if value is not _SKIPPED}
-    if type(obj) in (list, tuple, set, frozenset):
-        if not is_skipping:
-            return type(obj)([_gathered(item, False) for item in obj])
-        return type(obj)([value for item in obj if (value := _gathered(item, True)) is not _SKIPPED])
-    return obj
 
 
 # For code that has no client at hand

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import suppress
-from types import BuiltinFunctionType, FunctionType
+from types import FunctionType, ModuleType
 
 import joblib
 from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, SequentialBackend
@@ -26,7 +26,7 @@ from manyhands._executor import Executor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from typing import Any
 
     from manyhands._executor import Submitted
@@ -48,7 +48,7 @@ _GROWTH_MAX = 8
 _SMALL_BYTES = 1 << 20
 _N_OBJECTS_MAX = 1000
 # What nobody can write to.
-_ATOMS = frozenset({bool, bytes, complex, float, int, str, type(None), FunctionType, BuiltinFunctionType, type})
+_ATOMS = frozenset({bool, bytes, complex, float, int, str, type(None), ModuleType, type})
 
 
 def register(*, make_default: bool = False) -> None:
@@ -298,23 +298,33 @@ def _is_large(call: tuple[Any, ...]) -> bool:
     seen: set[int] = set()
     while stack:
         obj = stack.pop()
-        if type(obj) in _ATOMS or id(obj) in seen:
+        if _is_atom(obj) or id(obj) in seen:
             continue
         seen.add(id(obj))
         n_bytes += _n_bytes_of(obj)
         if n_bytes > _SMALL_BYTES or len(seen) > _N_OBJECTS_MAX:
             return True
-        if isinstance(obj, dict):
-            parts: Any = obj.values()
-        elif isinstance(obj, (list, tuple, set, frozenset)):
-            parts = obj
-        else:
-            # An estimator, a bound method, a partial.
-            parts = [*getattr(obj, "__dict__", {}).values(), getattr(obj, "__self__", None), getattr(obj, "args", None)]
+        parts = _parts_of(obj)
         if len(parts) > _N_OBJECTS_MAX:
             return True
         stack.extend(parts)
     return False
+
+
+def _is_atom(obj: Any) -> bool:
+    return type(obj) in _ATOMS or isinstance(obj, type) or (type(obj) is FunctionType and not obj.__closure__)
+
+
+def _parts_of(obj: Any) -> Collection[Any]:
+    """The objects that this one holds, as far as that can be seen."""
+    if isinstance(obj, dict):
+        return obj.values()
+    if isinstance(obj, (list, tuple, set, frozenset)):
+        return obj
+    if type(obj) is FunctionType:
+        return [getattr(cell, "cell_contents", None) for cell in obj.__closure__ or ()]
+    # An estimator, a bound method, a partial.
+    return [*getattr(obj, "__dict__", {}).values(), getattr(obj, "__self__", None), getattr(obj, "args", None)]
 
 
 def _n_bytes_of(obj: Any) -> int:
@@ -344,7 +354,7 @@ def _apart(items: list[Any]) -> Iterator[Any]:
     """Each call when its turn comes, as if it had been sent by itself."""
     for number, item in enumerate(items):
         function, args, kwargs = item
-        is_plain = all(type(part) in _ATOMS for part in (function, *args, *kwargs.values()))
+        is_plain = all(map(_is_atom, (function, *args, *kwargs.values())))
         # The last may have what all others have left as it was.
         yield item if is_plain or number == len(items) - 1 else _copied(item)
 
