@@ -12,6 +12,7 @@ from scripts import is_alive, start, until
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benches import progress  # noqa: E402
 from benches.peers import contests  # noqa: E402
 
 PATIENCE_S = 900
@@ -49,7 +50,32 @@ def test_draws_on_threads_are_measured():
 def test_what_a_progress_bar_costs_is_measured():
     ended = run("-m", "benches.progress", "--quick")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.count("ratio") == 9
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in ended.stdout.splitlines() if line[:1] == "|"
+    ]
+    assert tuple(rows[0]) == progress.HEADER
+    cases = [(scheduler, tasks) for scheduler, tasks, *_ in rows[2:]]
+    tasks = ("1000 no-ops", "10000 no-ops", "20 tasks of 1 ms")
+    assert cases == [(scheduler, each) for scheduler in ("processes", "threads", "synchronous") for each in tasks]
+    for *_, ratio, reach, reached in rows[2:]:
+        assert reach == f"≤ {progress.RATIO_MAX}"
+        assert reached == ("yes" if float(ratio) <= progress.RATIO_MAX else "NO")
+
+
+def test_what_a_progress_bar_costs_is_that_of_calls_that_show_one(monkeypatch):
+    """With and without by turns, and the ratio is that of neighbours."""
+    calls, plain_s, drawn_s = [], iter([2.0, 4.0, 8.0]), iter([3.0, 6.0, 16.0])
+
+    def seconds(call):
+        call()
+        return next(drawn_s if calls[-1] else plain_s)
+
+    monkeypatch.setattr(progress, "seconds", seconds)
+    plain, drawn, ratio = progress.compare(calls.append, "a bar", 3)
+    assert calls == [False, "a bar", "a bar", False, False, "a bar", "a bar", False]
+    assert (plain, drawn, ratio) == (4.0, 6.0, 1.5)
+    assert progress.row("threads", "", 1.0, 1.01, 1.01)[-1] == "yes"
+    assert progress.row("threads", "", 1.0, 1.02, 1.02)[-1] == "NO"
 
 
 @pytest.mark.timeout(PATIENCE_S + 30)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from manyhands._executor_pools import Workers
     from manyhands._faults import Faults
+    from manyhands._progress import StreamTrack, SubmittedTrack
     from manyhands._seeding import Root
 
     T = TypeVar("T")
@@ -165,12 +166,13 @@ class Executor(concurrent.futures.Executor):
         self._require_open()
         if not callable(fn):
             raise TypeError(f"submit() needs a function to call, not {type(fn).__name__} {fn!r:.80}")
-        root, manner = _run._root(None, is_single=True), _run._manner(None)
-        faults = _run._faults(self._workers.scheduler)
+        scheduler = self._workers.scheduler
+        track = _run._submitting(scheduler)
+        root, manner, faults = _run._root(None, is_single=True), _run._manner(None), _run._faults(scheduler)
         function = self._initialized(fn)
         if isinstance(self._workers, _executor_pools.Here):
             return self._call_here(function, args, kwargs, 0, self._serial(root, manner), faults)
-        return self._submit(function, args, kwargs, root, manner, faults)
+        return self._submit(function, args, kwargs, root, manner, faults, track)
 
     def _serial(self, root: Root | None, manner: int) -> _native.Serial:
         return _native.Serial(root, manner, self._workers.level or None)
@@ -195,19 +197,25 @@ class Executor(concurrent.futures.Executor):
         root: Root | None,
         manner: int,
         faults: Faults | None,
+        track: SubmittedTrack | None,
         told: _native.Told | None = None,
     ) -> Submitted[T]:
         """`submit`, with what else holds for the call."""
         workers = self._workers
-        pool = workers.ready()
         try:
+            pool = workers.ready()
             pickle = _run._pickled(pool, function)
             where = (pool, function, pickle, args, kwargs, workers.scheduler)
             call = _native.Pending(*where, root, manner, faults, told)
-        except PicklingError as error:
-            return Submitted._of_error(workers, error)
+        except BaseException as error:
+            if track is not None:
+                track.give_up()
+            if isinstance(error, PicklingError):
+                return Submitted._of_error(workers, error)
+            raise
         if isinstance(workers, _executor_pools.Forked):
             workers.add(call)
+        _run._follow(call, track, workers.scheduler, manner)
         return Submitted(call, workers)
 
     def map(
@@ -264,14 +272,37 @@ class Executor(concurrent.futures.Executor):
         # A map that goes on after failures knows nothing of trying calls again.
         faults = _run._faults(workers.scheduler)
         root = _run._root(None)
-        manner = _run._manner(None)
-        if faults is not None or isinstance(workers, (_executor_pools.Here, _executor_pools.Forked)):
-            return self._map_by_submitting(fn, zip(*iterables), end_s, buffersize, (root, manner, faults))
+        if isinstance(workers, _executor_pools.Here):
+            return self._map_here(fn, iterables, end_s, buffersize, (root, faults))
+        if faults is not None or isinstance(workers, _executor_pools.Forked):
+            numbered = enumerate(zip(*iterables))
+            return self._map_by_submitting(fn, numbered, end_s, buffersize, (root, _run._manner(None), faults))
+        track = _tracked(fn, iterables)
+        try:
+            return self._map_together(fn, iterables, end_s, buffersize, root, track)
+        except BaseException:
+            if track is not None:
+                track.end("failed")
+            raise
+
+    def _map_together(
+        self,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        end_s: float | None,
+        buffersize: int | None,
+        root: Root | None,
+        track: StreamTrack | None,
+    ) -> Iterator[T]:
+        """A map whose calls travel together."""
+        workers = self._workers
         function = self._initialized(fn)
         pool = workers.ready()
         late: PicklingError | None = None
         pickle = _run._pickled(pool, function)
-        gathered = _native.Gathered(pool, function, pickle, iterables, workers.scheduler, root, manner)
+        tally = None if track is None else track.tally
+        terms = (workers.scheduler, root, _run._manner(None), tally)
+        gathered = _native.Gathered(pool, function, pickle, iterables, *terms)
         workers.fed.add(gathered)
         try:
             may_have_more = gathered.feed(buffersize)
@@ -287,19 +318,42 @@ class Executor(concurrent.futures.Executor):
             if late is None and buffersize is None and not gathered.is_complete():
                 # Shut down meanwhile, by another thread or by what the items come from.
                 raise RuntimeError(_AFTER_SHUTDOWN)
-        return _results(workers, gathered, end_s, may_have_more, late)
+        return _results(workers, gathered, end_s, may_have_more, late, track)
+
+    def _map_here(
+        self,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        end_s: float | None,
+        buffersize: int | None,
+        terms: tuple[Root | None, Faults | None],
+    ) -> Iterator[T]:
+        """A map in this thread."""
+        root, faults = terms
+        items, track = zip(*iterables), _tracked(fn, iterables)
+        if track is None:
+            return self._map_by_submitting(fn, enumerate(items), end_s, buffersize, (root, _run._manner(None), faults))
+        numbered = track.number(items)
+        terms_of_each = (root, _run._manner(None), track.counting(faults))
+        if buffersize is None:
+            with track:
+                return self._map_by_submitting(fn, numbered, end_s, None, terms_of_each)
+        try:
+            return track.over(self._map_by_submitting(fn, numbered, end_s, buffersize, terms_of_each))
+        except BaseException:
+            track.end("failed")
+            raise
 
     def _map_by_submitting(
         self,
         fn: Callable[..., T],
-        items: Iterator[tuple[Any, ...]],
+        numbered: Iterator[tuple[int, tuple[Any, ...]]],
         end_s: float | None,
         buffersize: int | None,
         terms: tuple[Root | None, int, Faults | None],
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         """A map of as many submitted calls; what holds for them is what held when it was made."""
         root, manner, faults = terms
-        numbered = enumerate(items)
         function = self._initialized(fn)
         # What is reported of the tasks of one call is reported once.
         told = _native.Told()
@@ -310,7 +364,8 @@ class Executor(concurrent.futures.Executor):
             if serial is not None:
                 return self._call_here(function, args, {}, number, serial, faults)
             own = None if root is None else root.of_rest(number)
-            return self._submit(function, args, {}, own, manner, faults, told)
+            track = _run._submitting(self._workers.scheduler)
+            return self._submit(function, args, {}, own, manner, faults, track, told)
 
         futures = deque(itertools.starmap(submit, itertools.islice(numbered, buffersize)))
 
@@ -366,6 +421,16 @@ class Executor(concurrent.futures.Executor):
         self._let_go()
 
 
+def _tracked(fn: object, iterables: tuple[Iterable[Any], ...]) -> StreamTrack | None:
+    """What shows a map, if it is to be shown."""
+    wanted = config.shows()
+    if wanted is False:
+        return None
+    from manyhands import _progress
+
+    return _progress.begin_stream(wanted, fn, iterables, "map")
+
+
 def _now_s() -> float:
     import time
 
@@ -391,8 +456,10 @@ def _results(
     end_s: float | None,
     may_have_more: bool,
     late: PicklingError | None,
+    track: StreamTrack | None,
 ) -> Generator[Any, None, None]:
     """The results of a map, in the order of the items."""
+    how: str | None = None
     try:
         while not gathered.is_exhausted():
             # None of them is held here while the caller has it.
@@ -406,18 +473,24 @@ def _results(
             raise late
         if gathered.is_cut():
             raise RuntimeError(_AFTER_SHUTDOWN)
+        how = "done"
     except KeyboardInterrupt as error:
+        how = "interrupted"
         if _run.is_the_persons(error):
             gathered.interrupt()
             workers.interrupt()
         raise
     except Exception as error:
+        how = "failed"
         told = _told(workers, error)
         if told is error:
             raise
         raise told from error.__cause__
     finally:
         gathered.cancel()
+        if track is not None:
+            # By itself it would end a moment later: the program may end before.
+            track.end(how or track.how_it_ended() or "closed")
 
 
 class Submitted(Future["T"]):

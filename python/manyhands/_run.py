@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from manyhands._faults import Faults
     from manyhands._future import Future
-    from manyhands._progress import Track
+    from manyhands._progress import SubmittedTrack, Track
     from manyhands._resources import Asking
     from manyhands._seeding import Root
 
@@ -673,11 +673,7 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
     elif _names_seed(function):
         kwargs["seed"], seed = seed, None
     name, _, _, pool = _where(None, None, None)
-    wanted, track = config.shows(), None
-    if wanted is not False and name != "synchronous":
-        from manyhands import _progress
-
-        track = _progress.submitting(wanted)
+    track = _submitting(name)
     manner = _manner(None)
     root = _root(seed, is_single=True)
     faults = _faults(name)
@@ -690,14 +686,33 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         if track is not None:
             track.give_up()
         raise
+    _follow(pending, track, name, manner)
+    return _Future(pending)
+
+
+def _submitting(name: str) -> SubmittedTrack | None:
+    """What shows submitted calls, as one more is going to be. To be asked before the manner: it may be a terminal."""
+    wanted = config.shows()
+    if wanted is False or name == "synchronous":
+        return None
+    from manyhands import _progress
+
+    return _progress.submitting(wanted)
+
+
+def _follow(pending: _native.Pending, track: SubmittedTrack | None, name: str, manner: int) -> None:
+    """Have a submitted call shown, if it is to be."""
     # Where something else that is shown stands in the terminal, nobody else tells what the call prints.
     is_followed = track is not None and track.follow(pending)
+    if track is not None and not is_followed:
+        # Those before it have all ended just now.
+        track = _submitting(name)
+        is_followed = track is not None and track.follow(pending)
     is_told = is_followed or name == "threads" or manner & 3 != 1
     if not is_told and sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:
         from manyhands import _progress
 
         _progress.hear(pending)
-    return _Future(pending)
 
 
 def _names_seed(function: Callable[..., Any]) -> bool:
