@@ -6,8 +6,8 @@ The bar stands in a terminal of its own (a pseudo-terminal that somebody reads),
     python -m benches.progress --write    # and puts the table into benches/RESULTS.md
     python -m benches.progress --quick    # a size that says nothing about speed
 
-A bar may cost a hundredth of a call at most. Calls that are over before it is first drawn, after a tenth of a second, pay
-for the line that stays.
+A bar may cost a hundredth of a call at most. Calls that are over before it is first drawn, after a tenth of a second,
+pay for the line that stays.
 """
 
 from __future__ import annotations
