@@ -36,7 +36,7 @@ _OF_DASK = {
 }  # fmt: skip
 # What would change the outcome, with the values that do not.
 _ONLY_AS = {"actors": (None, False), "asynchronous": (None, False), "sync": (None, True)}
-#: All that `get` takes.
+#: All that `get` and Dask's own schedulers know; what comes by way of a client is to be among these.
 KEYWORDS = frozenset(_OWN | _OF_DASK | _ONLY_AS.keys())
 
 _known: _Known | None = None
@@ -99,7 +99,7 @@ def get(
     pool : None
         Not accepted: the workers are the engine's. Say `num_workers`.
     **kwargs
-        Other keywords of Dask's own schedulers, such as `optimize_graph` and `priority`, change nothing.
+        Other keywords change nothing, whatever they are, as with Dask's own schedulers.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def get(
     KeyError, ValueError, RuntimeError
         If a key is not in the graph, a task refers to one that is not, or tasks need each other in a circle.
     TypeError
-        For a `pool`, and for a keyword that is none of these.
+        For a `pool`, and for ``asynchronous=True`` and the like, which would change what is returned.
     ConfigError
         For resources that can never be had, or not in this way.
     PicklingError, WorkerDied, ForkError
@@ -132,7 +132,7 @@ def get(
             "Say how many workers there are to be with num_workers=..., and of which kind with "
             'manyhands.config.set(scheduler="threads") or "processes".'
         )
-    _require_accepted(kwargs)
+    _refuse_unsupported(kwargs)
     known = _known or _learn()
     graph, needs = known.graph(dsk, cache)
     wanted = list(_flat(keys))
@@ -160,13 +160,7 @@ def get(
     return _nested(keys, remaining)
 
 
-def _require_accepted(kwargs: dict[str, Any]) -> None:
-    unknown = sorted(kwargs.keys() - KEYWORDS)
-    if unknown:
-        raise TypeError(
-            f"manyhands.dask.get() got unexpected keywords: {', '.join(unknown)}. Accepted: {', '.join(sorted(_OWN))}; "
-            f"and of Dask's, without effect: {', '.join(sorted(_OF_DASK))}."
-        )
+def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
     for name in kwargs.keys() & _ONLY_AS.keys():
         if kwargs[name] not in _ONLY_AS[name]:
             raise TypeError(

@@ -174,7 +174,7 @@ def test_a_pool_is_refused():
 
 def test_the_keywords_of_dask_are_accepted():
     lazy = dask.delayed(abs)(-1)
-    assert lazy.compute(num_workers=2, chunksize=-1, optimize_graph=False, priority=3, workers=["a"]) == 1
+    assert lazy.compute(num_workers=2, chunksize=-1, optimize_graph=False, priority=3, anything="else") == 1
     assert lazy.compute(chunksize=3) == 1
 
 

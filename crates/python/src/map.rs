@@ -291,8 +291,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let flow = self.flow.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(run) = flow.run.take()
+        if let Some(run) = self.room.get_mut().run.take()
             && !run.job.has_ended()
         {
             // Its job is cancelled as it is dropped, which stops nothing in threads. Whoever lets go of an

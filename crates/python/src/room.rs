@@ -9,7 +9,7 @@ use crate::interpreter::{SIGNAL_PAUSE, detached, look_up, thread_number};
 use crate::mapped::lock;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 /// A state, and who is acting on it.
 pub(crate) struct Room<T> {
@@ -59,6 +59,11 @@ impl<T> Room<T> {
             detached(py, || door.wait());
             look_up(py)?;
         }
+    }
+
+    /// The state, for its only owner.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Acts on the state unless a thread is inside.
