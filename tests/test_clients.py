@@ -77,8 +77,6 @@ def test_a_keyword_that_nobody_knows_is_refused(client):
         for verb in (client.compute, client.persist):
             with pytest.raises(TypeError, match=r"retires.*Accepted: .*retries"):
                 verb(part, retires=2)
-    with pytest.raises(TypeError, match=r"retires.*Accepted: .*retries"):
-        da.ones(3).compute(scheduler=manyhands.dask.get, retires=2)
     with pytest.raises(TypeError, match="sync=False"):
         client.get({"x": (inc, 1)}, "x", sync=False)
     taken = {
