@@ -6,7 +6,7 @@ use crate::options::Options;
 use manyhands_random::{Pcg64, stream};
 use std::panic::Location;
 
-/// As [`map`](crate::map), for a closure that draws random numbers: call `i` has the stream `i` of
+/// As [`map`](crate::map()), for a closure that draws random numbers: call `i` has the stream `i` of
 /// the seed.
 ///
 /// The stream is that of [`random::stream`](crate::random::stream), which NumPy calls
@@ -32,11 +32,11 @@ use std::panic::Location;
 ///
 /// # Errors
 ///
-/// As [`map`](crate::map).
+/// As [`map`](crate::map()).
 ///
 /// # Panics
 ///
-/// As [`map`](crate::map).
+/// As [`map`](crate::map()).
 #[track_caller]
 pub fn map_seeded<I, F, R>(seed: u128, items: I, f: F) -> Result<Vec<R>, Error>
 where
@@ -62,11 +62,11 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if there is no seed, and those of [`map`](crate::map).
+    /// [`Error::Config`] if there is no seed, and those of [`map`](crate::map()).
     ///
     /// # Panics
     ///
-    /// As [`map`](crate::map).
+    /// As [`map`](crate::map()).
     #[track_caller]
     pub fn map_seeded<I, F, R>(&self, items: I, f: F) -> Result<Vec<R>, Error>
     where
@@ -91,7 +91,7 @@ impl Options {
     ///
     /// # Panics
     ///
-    /// As [`map`](crate::map).
+    /// As [`map`](crate::map()).
     #[track_caller]
     pub fn try_map_seeded<I, F, R>(&self, items: I, f: F) -> Result<Vec<R>, Error>
     where
