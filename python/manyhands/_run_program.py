@@ -54,6 +54,7 @@ _HELP = {
     "timeout": "how many seconds a task may run",
     "progress": "show how far calls have come: yes, no, tqdm or rich",
     "resources": "how much there is of what tasks ask for: gpu=2,licence=1",
+    "resources_per_worker": "the same for each worker: licence=1",
 }
 
 
