@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from manyhands._blas import blas_threads
     from manyhands._executor import Executor
     from manyhands._future import Future
+    from manyhands._journal import Journal, journal
     from manyhands._progress import ProgressBar
     from manyhands._resources import resources
     from manyhands.errors import (
@@ -60,6 +61,7 @@ __all__ = [
     "ForkError",
     "Future",
     "Graph",
+    "Journal",
     "PicklingError",
     "ProgressBar",
     "RemoteTraceback",
@@ -74,6 +76,7 @@ __all__ = [
     "config",
     "cpu_count",
     "delayed",
+    "journal",
     "map",
     "persist",
     "random",
@@ -95,6 +98,7 @@ _LAZY = {
     "ForkError": "manyhands.errors",
     "Future": "manyhands._future",
     "Graph": "manyhands.graph",
+    "Journal": "manyhands._journal",
     "PicklingError": "manyhands.errors",
     "ProgressBar": "manyhands._progress",
     "RemoteTraceback": "manyhands.errors",
@@ -104,6 +108,7 @@ _LAZY = {
     "WorkerDied": "manyhands.errors",
     "WorkerOutOfMemory": "manyhands.errors",
     "blas_threads": "manyhands._blas",
+    "journal": "manyhands._journal",
     "resources": "manyhands._resources",
 }
 

@@ -404,7 +404,7 @@ def map_all(
             numbered: Any = enumerate(calls.missing())
             if track is not None:
                 numbered, faults = track.number(calls.missing()), track.counting(faults)
-            serial = _native.Serial(root, manner, pool)
+            serial = _run._noting(_native.Serial(root, manner, pool))
             computed = [_call(session, function, k, one, serial, faults) for k, one in numbered]
             session.recorder.sync()
         else:
@@ -481,7 +481,7 @@ class Stream:
                 numbered: Any = enumerate(self._calls.missing())
                 if track is not None:
                     numbered, faults = track.number(self._calls.missing()), track.counting(faults)
-                serial = _native.Serial(root, manner, pool)
+                serial = _run._noting(_native.Serial(root, manner, pool))
                 self._results = _one_by_one(self._calls, numbered, function, serial, faults)
                 if track is not None:
                     self._results = track.given_out(self._results)

@@ -187,7 +187,9 @@ class Executor(concurrent.futures.Executor):
         faults: Faults | None,
     ) -> Submitted[T]:
         """`submit` of a call that is made here and now."""
-        return Submitted._of_call_of(self._workers, function, args, kwargs, number, serial, faults)
+        with _run._noted("Executor.submit", function, (self._workers.scheduler, 1)):
+            serial = _run._noting(serial)
+            return Submitted._of_call_of(self._workers, function, args, kwargs, number, serial, faults)
 
     def _submit(
         self,
@@ -204,9 +206,10 @@ class Executor(concurrent.futures.Executor):
         workers = self._workers
         try:
             pool = workers.ready()
-            pickle = _run._pickled(pool, function)
-            where = (pool, function, pickle, args, kwargs, workers.scheduler)
-            call = _native.Pending(*where, root, manner, faults, told)
+            with _run._noted("Executor.submit", function, (workers.scheduler, workers.n_workers)):
+                pickle = _run._pickled(pool, function)
+                where = (pool, function, pickle, args, kwargs, workers.scheduler)
+                call = _native.Pending(*where, root, manner, faults, told)
         except BaseException as error:
             if track is not None:
                 track.give_up()
@@ -299,10 +302,11 @@ class Executor(concurrent.futures.Executor):
         function = self._initialized(fn)
         pool = workers.ready()
         late: PicklingError | None = None
-        pickle = _run._pickled(pool, function)
-        tally = None if track is None else track.tally
-        terms = (workers.scheduler, root, _run._manner(None), tally)
-        gathered = _native.Gathered(pool, function, pickle, iterables, *terms)
+        with _run._noted("Executor.map", fn, (workers.scheduler, workers.n_workers)):
+            pickle = _run._pickled(pool, function)
+            tally = None if track is None else track.tally
+            terms = (workers.scheduler, root, _run._manner(None), tally)
+            gathered = _native.Gathered(pool, function, pickle, iterables, *terms)
         workers.fed.add(gathered)
         try:
             may_have_more = gathered.feed(buffersize)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from _thread import RLock
 
 from manyhands import _native, _pools, _worker, config
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Literal, TypeAlias, TypeVar
 
     from manyhands._faults import Faults
     from manyhands._future import Future
+    from manyhands._journal import Journal
     from manyhands._progress import SubmittedTrack, Track
     from manyhands._resources import Asking
     from manyhands._seeding import Root
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     OnError: TypeAlias = Literal["raise", "return", "skip"]
     RetryOn: TypeAlias = type[Exception] | tuple[type[Exception], ...] | None
+
+# Those that are being kept.
+_journals: list[Journal] = []
 
 # Imported with the first submitted call: it takes concurrent.futures along.
 _Future: type[Future[Any]] | None = None
@@ -155,13 +158,44 @@ _UNSEEN = _Unseen()
 def _shown(
     progress: Any, name: str, function: object = None, iterables: Iterable[Iterable[Any]] | None = None
 ) -> Track | _Unseen:
-    """A context in which a call is shown, if it is to be."""
+    """A context in which a call is shown, if it is to be, and noted in the journals that are kept."""
     wanted = config.shows(progress)
-    if wanted is False:
-        return _UNSEEN
-    from manyhands import _progress
+    shown: Track | _Unseen = _UNSEEN
+    if wanted is not False:
+        from manyhands import _progress
 
-    return _progress.begin(wanted, name, function, iterables) or _UNSEEN
+        shown = _progress.begin(wanted, name, function, iterables) or _UNSEEN
+    return _noted(name, function, shown=shown) if _journals else shown
+
+
+def _noted(kind: str, function: object, where: tuple[str, int] | None = None, shown: Track | _Unseen = _UNSEEN) -> Any:
+    """A context in which a call is made that is to be noted in the journals that are kept.
+
+    Those that tasks make are not. `shown` is a context that is entered as well.
+    """
+    if not _journals or is_nested():
+        return shown
+    from manyhands import _journal
+
+    return _journal.Writing(kind, function, shown, where)
+
+
+def _placed(name: str, n_workers: int) -> None:
+    """Have the journals know where the call runs that this thread is making."""
+    if _journals:
+        from manyhands import _journal
+
+        _journal.place(name, n_workers)
+
+
+def _noting(serial: _native.Serial) -> _native.Serial:
+    """What makes the tasks of a call in this thread, noting them in the journals that are kept."""
+    if not _journals or is_nested():
+        return serial
+    from manyhands import _journal
+
+    noted: _native.Serial = _journal.noting(serial)
+    return noted
 
 
 def _interrupted(error: KeyboardInterrupt, scheduler: str) -> None:
@@ -314,7 +348,8 @@ def _computed(
     """What `compute` and `persist` do; `run` is the engine's function for it."""
     with _shown(progress, verb) as track:
         manner = _manner(relay)
-        name, _, batch_size, pool, asking = _where_asking(*places)
+        name, n_workers, batch_size, pool, asking = _where_asking(*places)
+        _placed(name, n_workers)
         faults = _faults(name, *fates)
         given = (args, traverse, pool, batch_size, name)
         try:
@@ -476,11 +511,12 @@ def map(  # noqa: A001 - the builtin's meaning, in parallel
         raise TypeError("map() needs at least one iterable of arguments after the function")
     with _shown(progress, "map", function, iterables) as track:
         manner = _manner(relay)
-        name, _, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+        name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+        _placed(name, n_workers)
         root = _root(seed)
         faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
         if name == "synchronous" and checkpoint is None:
-            serial = _native.Serial(root, manner, pool)
+            serial = _noting(_native.Serial(root, manner, pool))
             return _map_here(function, zip(*iterables), serial, faults, track)
         try:
             if checkpoint is not None:
@@ -591,26 +627,26 @@ def stream(
 
         track = _progress.begin_stream(wanted, function, iterables)
     try:
-        manner = _manner(relay)
-        name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
-        root = _root(seed)
-        faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
-        is_ordered = bool(ordered)
-        if checkpoint is not None:
-            from manyhands._checkpointing import Stream
+        with _noted("stream", function):
+            manner = _manner(relay)
+            name, n_workers, batch_size, pool = _where(scheduler, num_workers, chunksize, resources)
+            _placed(name, n_workers)
+            root = _root(seed)
+            faults = _faults(name, on_error, retries, retry_on, retry_delay, timeout)
+            is_ordered = bool(ordered)
+            if checkpoint is not None:
+                from manyhands._checkpointing import Stream
 
-            given = (function, iterables, batch_size, name, root, is_ordered, buffersize, n_workers, manner, faults)
-            return Stream(checkpoint, pool, *given, track=track)
-        if name == "synchronous":
-            serial = _native.Serial(root, manner, pool)
-            if track is None:
-                return _SerialStream(_one_by_one(function, enumerate(zip(*iterables)), serial, faults))
-            numbered, faults = track.number(zip(*iterables)), track.counting(faults)
-            return _SerialStream(track.over(_one_by_one(function, numbered, serial, faults)))
-        told = (None, None, None) if track is None else (None, track.tally, track.end)
-        pickle = _pickled(pool, function)
-        where = (pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers)
-        return _native.Stream(*where, root, manner, faults, *told)
+                given = (function, iterables, batch_size, name, root, is_ordered, buffersize, n_workers, manner, faults)
+                return Stream(checkpoint, pool, *given, track=track)
+            if name == "synchronous":
+                from manyhands._serial import stream_here
+
+                return stream_here(function, zip(*iterables), _native.Serial(root, manner, pool), faults, track)
+            told = (None, None, None) if track is None else (None, track.tally, track.end)
+            pickle = _pickled(pool, function)
+            where = (pool, function, pickle, iterables, batch_size, name, is_ordered, buffersize, n_workers)
+            return _native.Stream(*where, root, manner, faults, *told)
     except BaseException:
         if track is not None:
             track.end("failed")
@@ -672,16 +708,19 @@ def submit(function: Callable[..., T], /, *args: Any, seed: Any = _NOT_GIVEN, **
         seed = None
     elif _names_seed(function):
         kwargs["seed"], seed = seed, None
-    name, _, _, pool = _where(None, None, None)
+    name, n_workers, _, pool = _where(None, None, None)
     track = _submitting(name)
     manner = _manner(None)
     root = _root(seed, is_single=True)
     faults = _faults(name)
     if name == "synchronous":
-        return _Future._of_call(function, args, kwargs, _native.Serial(root, manner, pool), faults)
+        with _noted("submit", function, (name, 1)):
+            serial = _noting(_native.Serial(root, manner, pool))
+            return _Future._of_call(function, args, kwargs, serial, faults)
     try:
-        pickle = _pickled(pool, function)
-        pending = _native.Pending(pool, function, pickle, args, kwargs, name, root, manner, faults)
+        with _noted("submit", function, (name, n_workers)):
+            pickle = _pickled(pool, function)
+            pending = _native.Pending(pool, function, pickle, args, kwargs, name, root, manner, faults)
     except BaseException:
         if track is not None:
             track.give_up()
@@ -729,73 +768,6 @@ def _names_seed(function: Callable[..., Any]) -> bool:
 def _pickled(pool: Any, function: Callable[..., Any]) -> _native.PickledFunction | None:
     """The function for its way to worker processes; threads and forked workers have it."""
     return _native.PickledFunction(function) if isinstance(pool, _native.ProcessPool) else None
-
-
-class _SerialStream:
-    """A stream that runs in the threads that consume it; they may share it, and any of them may close it."""
-
-    __slots__ = ("_is_closed", "_is_inside", "_lock", "_results")
-
-    def __init__(self, results: Generator[Any, None, None]) -> None:
-        self._results = results
-        self._lock = RLock()
-        self._is_inside = False
-        self._is_closed = False
-
-    def __iter__(self) -> _SerialStream:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            with self._lock:
-                if self._is_inside:
-                    raise ValueError("the stream is asked for its next result from inside of itself")
-                if not self._is_closed:
-                    self._is_inside = True
-                    try:
-                        result = next(self._results)
-                    finally:
-                        self._is_inside = False
-                    if not self._is_closed:
-                        return result
-                raise StopIteration
-        finally:
-            if self._is_closed:
-                # Maybe by somebody who has found this thread inside.
-                self._end_if_free()
-
-    def close(self) -> None:
-        """End the stream."""
-        # A consumer that is inside sees this when it has its result; that may depend on this thread.
-        self._is_closed = True
-        self._end_if_free()
-
-    def _end_if_free(self) -> None:
-        if self._lock.acquire(blocking=False):
-            try:
-                if not self._is_inside:
-                    self._results.close()
-            finally:
-                self._lock.release()
-
-
-def _one_by_one(
-    function: Callable[..., T],
-    numbered: Iterable[tuple[int, tuple[Any, ...]]],
-    serial: _native.Serial,
-    faults: Faults | None,
-) -> Generator[T, None, None]:
-    """A stream in this thread, with errors told as elsewhere."""
-    for index, args in numbered:
-        try:
-            result = _call_here(function, args, index, serial, faults)
-        except StopIteration as error:
-            # From an iterator it would pass for the end of the results.
-            raise RuntimeError("a task of the stream raised StopIteration") from error
-        if faults is None:
-            yield result
-        else:
-            yield from _kept([result])
 
 
 def _kept(results: list[T]) -> list[T]:

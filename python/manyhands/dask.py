@@ -196,7 +196,8 @@ class _Ways:
             manner = _run._manner(self.relay)
             if self.needs:
                 from manyhands import _resources  # noqa: F401 - from now on there is an account of them
-            name, _, batch_size, pool, asking = _run._where_asking(*self.where)
+            name, n_workers, batch_size, pool, asking = _run._where_asking(*self.where)
+            _run._placed(name, n_workers)
             faults = _run._faults(name, "raise", *self.fates)
             tally = None if track is None else track.tally
             told = (_run._root(self.seed), on_finished, manner, faults, tally, self.needs, asking)

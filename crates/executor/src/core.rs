@@ -2,12 +2,13 @@
 //! submitters. What concerns workers goes to the pool's [`Hands`].
 
 use crate::job::{Failure, Inbox};
+use crate::journal::{self, Noted, Outcome};
 use crate::program::Death;
 use crate::relay::Surroundings;
 use crate::watch::Standing;
 use manyhands_graph::TaskIndex;
 use manyhands_scheduler::{
-    Cause, Command, Commands, Event, JobId, JobSpec, Loss, Needs, Scheduler, Sight, TaskId,
+    Cause, Command, Commands, Event, JobId, JobSpec, Loss, Needs, Report, Scheduler, Sight, TaskId,
     TaskRun, TimeNs, WorkerId,
 };
 use std::collections::HashMap;
@@ -30,6 +31,8 @@ pub(crate) struct Entry<P: ?Sized> {
     has_edges: bool,
     /// How workers died under tasks of it.
     deaths: Vec<(TaskIndex, Death)>,
+    /// Where it is noted what becomes of its tasks, if anybody keeps a journal.
+    noted: Vec<Noted>,
 }
 
 impl<P: ?Sized> Entry<P> {
@@ -63,6 +66,8 @@ pub(crate) trait Hands<P: ?Sized> {
     fn look(&mut self, worker: WorkerId) -> Sight;
     /// Nobody will read this result.
     fn release(&mut self, program: &Arc<P>, task: TaskIndex);
+    /// Whether a task that counts as returned has failed.
+    fn has_failed(&self, program: &P, task: TaskIndex) -> bool;
     fn job_done(&mut self, entry: Entry<P>);
 }
 
@@ -73,6 +78,8 @@ pub(crate) struct Core<P: ?Sized> {
     scratch: Vec<TaskIndex>,
     /// How the worker died that the commands under way are about.
     death: Death,
+    /// How many jobs are noted in a journal.
+    n_noted: usize,
 }
 
 impl<P: ?Sized> Default for Core<P> {
@@ -83,6 +90,7 @@ impl<P: ?Sized> Default for Core<P> {
             commands: Commands::default(),
             scratch: Vec::new(),
             death: Death::default(),
+            n_noted: 0,
         }
     }
 }
@@ -138,6 +146,8 @@ impl<P: ?Sized> Core<P> {
         if at >= self.jobs.len() {
             self.jobs.resize_with(at + 1, || None);
         }
+        let noted = journal::begin(now_ns);
+        self.n_noted += usize::from(!noted.is_empty());
         self.jobs[at] = Some(Entry {
             program,
             inbox,
@@ -149,6 +159,7 @@ impl<P: ?Sized> Core<P> {
             failures: HashMap::new(),
             has_edges: spec.graph.n_edges() > 0,
             deaths: Vec::new(),
+            noted,
         });
         self.scheduler.set_needs(id, needs);
         self.on(Event::Submit(id, spec), now_ns, hands);
@@ -193,7 +204,9 @@ impl<P: ?Sized> Core<P> {
             was_memory_short,
         };
         // One that was told to end did not die of what it ran.
-        let running = running.filter(|_| !self.scheduler.is_killed(worker));
+        let is_killed = self.scheduler.is_killed(worker);
+        self.note_lost(worker, running, is_killed, now_ns);
+        let running = running.filter(|_| !is_killed);
         self.on(event, now_ns, hands);
         if let Some(task) = running
             && let Some(Some(entry)) = self.jobs.get_mut(task.job.0 as usize)
@@ -247,7 +260,17 @@ impl<P: ?Sized> Core<P> {
     pub(crate) fn on(&mut self, event: Event<'_>, now_ns: TimeNs, hands: &mut impl Hands<P>) {
         let mut commands = std::mem::take(&mut self.commands);
         commands.clear();
+        let told = match event {
+            Event::Finished(worker, reports) if self.n_noted > 0 => Some((worker, reports)),
+            _ => None,
+        };
+        if let Event::TakenBack(worker, tasks) = event {
+            self.note_taken_back(worker, tasks);
+        }
         self.scheduler.on(event, now_ns, &mut commands);
+        if let Some((worker, reports)) = told {
+            self.note(worker, reports, &commands, now_ns, hands);
+        }
         let mut after = After::default();
         let mut delivering: Option<JobId> = None;
         for command in commands.iter() {
@@ -300,12 +323,14 @@ impl<P: ?Sized> Core<P> {
             Command::Fail(task, loss) => {
                 // Whoever hears of the failure finds what was computed before it.
                 self.post(delivering.take());
+                self.note_given_up(*task, *loss);
                 if let Some(entry) = self.entry(task.job) {
                     entry.inbox.fail(self.failure(*task, *loss));
                     after.failed.push(task.job);
                 }
             }
             Command::Lose(task, loss) => {
+                self.note_given_up(*task, *loss);
                 let failure = self.failure(*task, *loss);
                 if let Some(Some(entry)) = self.jobs.get_mut(task.job.0 as usize) {
                     entry.failures.insert(task.index, failure);
@@ -321,11 +346,13 @@ impl<P: ?Sized> Core<P> {
             }
             Command::JobDone(id) => {
                 self.post(delivering.take());
-                if let Some(entry) = self.jobs.get_mut(id.0 as usize).and_then(Option::take) {
+                if let Some(mut entry) = self.jobs.get_mut(id.0 as usize).and_then(Option::take) {
                     entry.inbox.done(Standing {
                         tally: self.scheduler.last_tally(*id),
                         n_deaths: entry.deaths.len(),
                     });
+                    self.n_noted -= usize::from(!entry.noted.is_empty());
+                    entry.noted.clear();
                     hands.job_done(entry);
                 }
                 after.failed.retain(|job| job != id);
@@ -340,6 +367,9 @@ impl<P: ?Sized> Core<P> {
             };
             self.scratch.clear();
             self.scratch.extend(group.iter().flat_map(TaskRun::indices));
+            for noted in &entry.noted {
+                noted.sent(worker.0, self.scratch.len() as u32);
+            }
             hands.start(worker, group[0].job, entry, &self.scratch);
         }
     }
@@ -358,6 +388,76 @@ impl<P: ?Sized> Core<P> {
             && (!entry.delivered.is_empty() || !entry.lost.is_empty())
         {
             (entry.inbox).deliver(&mut entry.delivered, &mut entry.lost);
+        }
+    }
+
+    /// Notes the ends of tasks in the journals that are kept of their jobs, as the scheduler has just decided.
+    fn note(
+        &self,
+        worker: WorkerId,
+        reports: &[Report],
+        commands: &Commands,
+        now_ns: TimeNs,
+        hands: &impl Hands<P>,
+    ) {
+        for (report, ended) in reports.iter().zip(journal::moments(reports, now_ns)) {
+            let Some(entry) = self.entry(report.tasks.job) else {
+                continue;
+            };
+            let goes_on = entry.inbox.outcome().is_none();
+            let outcome = journal::outcome(report, commands, goes_on);
+            let has_failed = |index: TaskIndex| hands.has_failed(&entry.program, index);
+            for noted in &entry.noted {
+                if !report.tasks.indices().any(has_failed) {
+                    noted.ended(report.tasks, worker.0, ended, outcome);
+                    continue;
+                }
+                for (task, ended) in journal::each(report, ended) {
+                    let outcome = match has_failed(task.index) {
+                        true => Outcome::Failed,
+                        false => outcome,
+                    };
+                    noted.ended(task.into(), worker.0, ended, outcome);
+                }
+            }
+        }
+    }
+
+    fn note_taken_back(&self, worker: WorkerId, tasks: &[TaskId]) {
+        if self.n_noted > 0 {
+            let entries = tasks.iter().filter_map(|task| self.entry(task.job));
+            entries.for_each(|entry| entry.noted.iter().for_each(|it| it.taken_back(worker.0)));
+        }
+    }
+
+    /// Notes what a worker was running that is gone; `is_killed` if it was told to end.
+    fn note_lost(
+        &self,
+        worker: WorkerId,
+        running: Option<TaskId>,
+        is_killed: bool,
+        now_ns: TimeNs,
+    ) {
+        let Some((task, entry)) = running.and_then(|task| Some((task, self.entry(task.job)?)))
+        else {
+            return;
+        };
+        for noted in &entry.noted {
+            let outcome = match (is_killed, entry.inbox.outcome()) {
+                (false, _) => Outcome::Died,
+                (true, None) => Outcome::OutOfTime,
+                (true, Some(_)) => Outcome::Stopped,
+            };
+            noted.lost(task, worker.0, now_ns, outcome);
+        }
+    }
+
+    /// Notes that a task is lost for good, where nothing was noted of its end that says so.
+    fn note_given_up(&self, task: TaskId, loss: Loss) {
+        if loss.cause != Cause::Failed
+            && let Some(entry) = self.entry(task.job)
+        {
+            entry.noted.iter().for_each(Noted::given_up);
         }
     }
 }

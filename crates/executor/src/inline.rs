@@ -1,6 +1,7 @@
 //! Runs a job in the calling thread, one task after the other.
 
 use crate::job::{Failure, lock};
+use crate::journal::{self, Alone};
 use crate::program::{Feed, Program};
 use crate::watch::Board;
 use manyhands_graph::TaskIndex;
@@ -76,6 +77,7 @@ pub fn run_watched(
         rests_in_order,
         program,
         board,
+        alone: Alone::begin(),
     };
     let job = feed.scheduler.new_job_id();
     feed.on(Event::WorkerJoined(WORKER));
@@ -110,8 +112,11 @@ pub fn order(spec: JobSpec) -> Vec<TaskIndex> {
         fn release(&self, _tasks: &[TaskIndex]) {}
     }
     let order = Order(Mutex::default());
+    // This is no run of the job that somebody may keep a journal of.
+    let noted = journal::enter(Vec::new());
     // Nothing fails here.
     let _ = run(spec, &order);
+    journal::enter(noted);
     order.0.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -145,6 +150,8 @@ struct InlineFeed<'a> {
     program: &'a dyn Program,
     /// Where it is told how far the job has come.
     board: Option<&'a Board>,
+    /// Where its tasks are noted, if anybody keeps a journal of it.
+    alone: Option<Alone>,
 }
 
 impl InlineFeed<'_> {
@@ -251,13 +258,20 @@ impl Feed for InlineFeed<'_> {
             return None;
         }
         self.current = self.queue.pop_front();
+        if let Some(alone) = &mut self.alone {
+            alone.task_begins();
+        }
         self.current.map(|task| task.index)
     }
 
     fn ended(&mut self, ending: Ending) {
         if let Some(task) = self.current.take() {
+            let ended = self.alone.as_ref().map(Alone::task_ends);
             let report = Report::one(task, DURATION_NS, ending);
             self.on(Event::Finished(WORKER, &[report]));
+            if let (Some(alone), Some(ended)) = (&self.alone, ended) {
+                alone.note(task, ended, journal::outcome(&report, &self.commands, true));
+            }
             if ending == Ending::Retriable {
                 self.note_failure(task);
             }

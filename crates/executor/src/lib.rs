@@ -20,6 +20,7 @@ mod core;
 pub mod cpus;
 pub mod inline;
 mod job;
+pub mod journal;
 mod owner;
 pub mod processes;
 mod program;

@@ -23,6 +23,12 @@ pub trait Program: Send + Sync {
     /// Drops the results of these tasks: nobody will read them. Called outside of all locks.
     fn release(&self, tasks: &[TaskIndex]);
 
+    /// Whether a task has failed whose failure is its result like any other, so that it counts as returned.
+    fn has_failed(&self, task: TaskIndex) -> bool {
+        let _ = task;
+        false
+    }
+
     /// Waits in the calling thread, which has nothing to run until then; `false` if the job is to end.
     fn rest(&self, duration: Duration) -> bool {
         std::thread::sleep(duration);
@@ -67,6 +73,12 @@ pub trait RemoteProgram: Send + Sync {
 
     /// Whether how a task failed is its result like any other, so that the job goes on.
     fn goes_on_after_failures(&self) -> bool {
+        false
+    }
+
+    /// Whether a task has failed, where that is its result like any other.
+    fn has_failed(&self, task: TaskIndex) -> bool {
+        let _ = task;
         false
     }
 

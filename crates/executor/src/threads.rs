@@ -106,6 +106,10 @@ impl Hands<dyn Program> for LaneHands<'_> {
         released.push((Arc::clone(program), task));
     }
 
+    fn has_failed(&self, program: &dyn Program, task: TaskIndex) -> bool {
+        program.has_failed(task)
+    }
+
     fn job_done(&mut self, entry: Entry<dyn Program>) {
         self.leftovers.ended.push(entry);
     }

@@ -27,6 +27,7 @@ mod halt;
 mod host;
 mod interpreter;
 mod items;
+mod journal;
 mod kept;
 mod listening;
 mod listing;
@@ -158,6 +159,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     collect::register(module)?;
     delayed::register(module)?;
     durable::register(module)?;
+    journal::register(module)?;
     needs::register(module)?;
     random::register(module)?;
     seeding::register(module)?;

@@ -265,6 +265,10 @@ impl Program for LocalMap {
     fn release(&self, _tasks: &[TaskIndex]) {
         // All results are wanted, and taken by their reader.
     }
+
+    fn has_failed(&self, task: TaskIndex) -> bool {
+        self.goes_on && LocalMap::has_failed(self, task)
+    }
 }
 
 struct Tables {
@@ -440,6 +444,10 @@ impl RemoteProgram for RemoteMap {
 
     fn goes_on_after_failures(&self) -> bool {
         self.goes_on
+    }
+
+    fn has_failed(&self, task: TaskIndex) -> bool {
+        self.goes_on && RemoteMap::has_failed(self, task)
     }
 
     fn release(&self, _task: TaskIndex) {

@@ -12,6 +12,7 @@ use crate::faults::{Faults, OnError};
 use crate::forked::{ForkPool, Forking, Inherited};
 use crate::graphed::{Finished, LocalGraph, RemoteGraph};
 use crate::interpreter::{Level, SIGNAL_PAUSE, Turns, detached, in_task, look_up, raise_in_thread};
+use crate::journal::name_tasks;
 use crate::listening::Listening;
 use crate::misuse::OnMisuse;
 use crate::needs::TaskNeeds;
@@ -319,6 +320,7 @@ impl<'a> Plan<'a> {
         pool: Option<AnyPool<'_>>,
         needs: Option<Needs>,
     ) -> PyResult<Vec<Taken>> {
+        name_tasks(py, &self.calls);
         match pool {
             _ if self.graph.n_tasks() == 0 => Ok(Vec::new()),
             None => self.run_inline(py, 0),

@@ -270,6 +270,10 @@ impl Hands<dyn RemoteProgram> for LineHands<'_> {
         program.release(task);
     }
 
+    fn has_failed(&self, program: &dyn RemoteProgram, task: TaskIndex) -> bool {
+        program.has_failed(task)
+    }
+
     fn job_done(&mut self, entry: Entry<dyn RemoteProgram>) {
         if let Some(context) = &entry.context {
             self.routes.remove(context.route);
