@@ -21,13 +21,19 @@ FEWER = {"N_FAULTS": "40", "N_KILLS": "12", "N_PARENT_KILLS": "4", "FEW_PLACES":
 NOT_AGAIN = ("--ignore=tests/test_benches.py", "--ignore=tests/test_site.py")
 
 #: What a version between the oldest and the newest adds to those two is its byte code, its pickles and its library:
-#: what is done to machine and processes (kills, signals, memory, terminals) is not tried there again.
+#: what is done to machine and processes (kills, signals, memory, terminals), and what the engine does with calls
+#: whatever they are, is not tried there again.
 NOT_BETWEEN = tuple(
-    f"--ignore=tests/test_{name}.py"
+    f"--ignore=tests/{name}.py"
     for name in (
-        *("faults", "kills", "deaths", "signals", "timeouts", "leaks", "checkpoint", "memory_limit", "worker_memory"),
-        *("progress", "progress_locks", "relay", "streams_of_output", "shared", "shared_inside", "blas", "resources"),
-        *("plans", "graph_resources", "dask_programs", "distributed", "docs", "tools", "command_line"),
+        *(f"test_{name}" for name in ("faults", "kills", "deaths", "signals", "timeouts", "leaks", "memory_limit")),
+        *(f"test_{name}" for name in ("worker_memory", "progress", "progress_locks", "relay", "streams_of_output")),
+        *(f"test_{name}" for name in ("shared", "shared_inside", "blas", "resources", "graph_resources", "plans")),
+        *(f"test_{name}" for name in ("checkpoint", "checkpoint_kills", "dask_programs", "distributed", "clients")),
+        *(f"test_{name}" for name in ("docs", "tools", "command_line")),
+        *(f"conformance/test_{name}" for name in ("streams", "futures", "hearing", "tolerance", "dask", "sharing")),
+        *(f"conformance/test_{name}" for name in ("traces", "callers", "nesting", "checkpoints", "workers")),
+        *(f"conformance/test_{name}" for name in ("laziness", "journal", "settings")),
     )
 )
 
