@@ -149,9 +149,10 @@ def test_the_stack_of_compiled_code_is_told(scheduler):
     assert "C stack trace" in caught.value.stack
 
 
-def test_a_worker_that_dies_without_a_task_is_nobody_s_death(scheduler):
-    if scheduler == "fork":
-        pytest.skip("forked workers live for one call")
+# Forked workers live for one call, and are never idle.
+@pytest.mark.parametrize("scheduler", ["processes"], indirect=True)
+@pytest.mark.usefixtures("scheduler")
+def test_a_worker_that_dies_without_a_task_is_nobody_s_death():
     mh.map(abs, range(4))
     from manyhands import _pools
 

@@ -100,10 +100,11 @@ def test_a_task_that_was_too_much_among_others_gets_its_result_alone(scheduler, 
     assert not [line for line in others if line[1] < end and line[2] > start]
 
 
-def test_what_an_idle_worker_keeps_is_taken_from_it_first(scheduler, tmp_path):
+# Forked workers live for one call, and are never idle.
+@pytest.mark.parametrize("scheduler", ["processes"], indirect=True)
+@pytest.mark.usefixtures("scheduler")
+def test_what_an_idle_worker_keeps_is_taken_from_it_first(tmp_path):
     """A worker that keeps much of what is over is replaced, and nobody is blamed for it."""
-    if scheduler == "fork":
-        pytest.skip("forked workers live for one call")
     keep = []
 
     def hoard(path):

@@ -65,28 +65,24 @@ def _scheduler_of_dask(options: dict[str, Any]) -> dict[str, Any]:
 
 def _computed(lazy: list[Any], options: dict[str, Any]) -> tuple[Any, ...]:
     """The results of Delayed objects and of Dask's collections, each kind in one graph."""
-    ours = [part for part in lazy if _is_ours(part)]
-    theirs = [part for part in lazy if not _is_ours(part)]
-    results: Iterator[Any] = iter(_run.compute(*ours, **options) if ours else ())
-    others: Iterator[Any] = iter(())
-    if theirs:
-        import dask
-
-        others = iter(dask.compute(*theirs, **_scheduler_of_dask(options)))
-    return tuple(next(results) if _is_ours(part) else next(others) for part in lazy)
+    return _each_kind("compute", lazy, options)
 
 
 def persisted(lazy: list[Any], options: dict[str, Any]) -> tuple[Any, ...]:
     """The same objects, with what they stand for computed."""
+    return _each_kind("persist", lazy, options)
+
+
+def _each_kind(verb: str, lazy: list[Any], options: dict[str, Any]) -> tuple[Any, ...]:
     ours = [part for part in lazy if _is_ours(part)]
     theirs = [part for part in lazy if not _is_ours(part)]
-    kept: Iterator[Any] = iter(_run.persist(*ours, **options) if ours else ())
+    done: Iterator[Any] = iter(getattr(_run, verb)(*ours, **options) if ours else ())
     others: Iterator[Any] = iter(())
     if theirs:
         import dask
 
-        others = iter(dask.persist(*theirs, **_scheduler_of_dask(options)))
-    return tuple(next(kept) if _is_ours(part) else next(others) for part in lazy)
+        others = iter(getattr(dask, verb)(*theirs, **_scheduler_of_dask(options)))
+    return tuple(next(done) if _is_ours(part) else next(others) for part in lazy)
 
 
 class Computation:

@@ -49,11 +49,13 @@ PLACES = [
 
 
 def pytest_collection_modifyitems(items):
-    """A file may name the numbers of workers that are enough for it."""
+    """A file may name the numbers of workers that are enough for it, and a test that it is about processes."""
 
     def is_meant(item):
         numbers = getattr(getattr(item, "module", None), "NUM_WORKERS", None)
         place = item.callspec.params.get("where") if hasattr(item, "callspec") else None
+        if place is not None and "elsewhere" in item.fixturenames and not place.is_elsewhere:
+            return False
         return numbers is None or place is None or place.is_synchronous or place.num_workers in numbers
 
     items[:] = [item for item in items if is_meant(item)]
@@ -63,6 +65,13 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="module", params=PLACES, ids=str)
 def where(request) -> Where:
     return request.param
+
+
+@pytest.fixture
+def elsewhere(where) -> Where:
+    """For tests whose tasks end their process, which must not be this one: they exist in such places only."""
+    assert where.is_elsewhere
+    return where
 
 
 @pytest.fixture(autouse=True)

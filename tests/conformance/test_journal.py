@@ -276,9 +276,8 @@ def test_ordered_output_changes_nothing():
     assert [call.tasks for call in journal.calls] == [3, 4]
 
 
-def test_a_worker_that_dies_is_told_from_a_task_that_fails(where):
-    if not where.is_elsewhere:
-        pytest.skip("workers are no processes")
+@pytest.mark.usefixtures("elsewhere")
+def test_a_worker_that_dies_is_told_from_a_task_that_fails():
     with mh.journal() as journal:
         results = mh.map(die, range(3), on_error="return")
     assert isinstance(results[1], mh.WorkerDied)
@@ -288,9 +287,8 @@ def test_a_worker_that_dies_is_told_from_a_task_that_fails(where):
     assert call.efficiency <= FULL
 
 
-def test_a_task_that_runs_for_too_long_is_there(where):
-    if not where.is_elsewhere:
-        pytest.skip("workers are no processes")
+@pytest.mark.usefixtures("elsewhere")
+def test_a_task_that_runs_for_too_long_is_there():
     with mh.journal() as journal:
         results = mh.map(never_end, range(3), on_error="return", timeout=LIMIT_S)
     # On a busy machine the others may not make it either.

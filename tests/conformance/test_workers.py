@@ -45,12 +45,6 @@ def verb(request):
     return request.param
 
 
-@pytest.fixture
-def elsewhere(where):
-    if not where.is_elsewhere:
-        pytest.skip("tasks run in this process, which would end")
-
-
 @pytest.mark.usefixtures("elsewhere")
 def test_a_worker_that_dies_is_an_error_of_its_own_and_is_replaced(verb, where):
     with pytest.raises(mh.WorkerDied, match="end_worker"):
