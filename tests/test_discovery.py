@@ -1,5 +1,6 @@
 """Workers find what tasks need, however the program was started and wherever it defines its functions."""
 
+import itertools
 import os
 import sys
 import zipapp
@@ -433,3 +434,39 @@ def test_cells_of_a_notebook(notebook, tmp_path):
         notebook.interrupt()
         assert notebook.finish(request)[1] == "KeyboardInterrupt"
         assert notebook.run("mh.map(add, [1, 2])") == ("[-1, -2]", None)
+
+
+SAYING = """
+import logging, os, time, warnings
+import manyhands as mh
+
+def say(item):
+    print("printed", item)
+    warnings.warn(f"warned {item}")
+    logging.getLogger("study").warning("logged %d", item)
+    return item
+"""
+
+
+def test_what_tasks_say_appears_below_the_cell(notebook, tmp_path):
+    assert notebook.run(SAYING) == ("", None)
+    numbers = itertools.count(0, 10)
+    for scheduler in ("processes", "fork", "threads", "synchronous"):
+        # Threads write to the program's own streams, where nobody puts the pieces of their lines together.
+        for relay in ["ordered"] if scheduler == "threads" else [True, "ordered"]:
+            first = next(numbers)
+            items = range(first, first + 3)
+            gate = tmp_path / f"gate {first}"
+            # What tasks in workers print takes its time to the page; the cell lasts until it is there.
+            call = f"_ = mh.map(say, {items}, scheduler={scheduler!r}, relay={relay!r})\nprint('after')\n"
+            request = notebook.begin(f"{call}while not os.path.exists({str(gate)!r}):\n    time.sleep(0.01)")
+            texts = [f"{word} {item}\n" for item in items for word in ("printed", "warned", "logged")]
+            shown, error = notebook.finish(request, until_shown=[*texts, "after\n"])
+            assert error is None
+            assert all(shown.count(text) == 1 for text in texts), (scheduler, relay, shown)
+            gate.touch()
+            assert notebook.finish(request)[1] is None
+            if relay == "ordered":
+                places = [shown.index(f"printed {item}\n") for item in items]
+                assert places == sorted(places), (scheduler, shown)
+    assert notebook.run("_ = mh.map(say, range(900, 903), relay=False)\nprint('after')") == ("after\n", None)
