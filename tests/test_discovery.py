@@ -452,8 +452,7 @@ def test_what_tasks_say_appears_below_the_cell(notebook, tmp_path):
     assert notebook.run(SAYING) == ("", None)
     numbers = itertools.count(0, 10)
     for scheduler in ("processes", "fork", "threads", "synchronous"):
-        # Threads write to the program's own streams, where nobody puts the pieces of their lines together.
-        for relay in ["ordered"] if scheduler == "threads" else [True, "ordered"]:
+        for relay in (True, "ordered"):
             first = next(numbers)
             items = range(first, first + 3)
             gate = tmp_path / f"gate {first}"

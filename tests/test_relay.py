@@ -201,7 +201,8 @@ def test_a_task_whose_worker_dies_is_heard_once_in_order(tmp_path):
     try:
         mh.map(die, range(1))
     except mh.WorkerDied as error:
-        assert error.output == "last words", error.output
+        # The worker may have run tasks of the first call: theirs are the lines before.
+        assert error.output.splitlines()[-1] == "last words", error.output
     """
     )
     outcome = run(tmp_path, source, "processes", "ordered", tmp_path / "fell")
@@ -526,7 +527,7 @@ def test_threads_of_two_calls_at_once_are_kept_apart(capsys):
         *(f"{text} {line}" for text in range(20) for line in range(20)),
         "done",
     ]
-    assert type(sys.stdout) is not _relay._Proxy
+    until(lambda: type(sys.stdout) is not _relay._Proxy, "the streams are the program's own again")
 
 
 def test_a_stream_that_is_dropped_gives_the_streams_back():

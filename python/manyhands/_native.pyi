@@ -84,17 +84,23 @@ __all__ = [
     "_sharing_info",
     "after_fork",
     "begin_exit",
+    "begin_proxies",
     "call_as_task",
     "compute",
     "cpu_count",
     "describe_call",
+    "end_proxies",
     "enter_accounts",
     "flush_stdio",
+    "forget_proxies",
     "function_name",
+    "has_proxies",
     "in_task",
+    "is_task_of_thread",
     "map_all",
     "note_fork",
     "note_output",
+    "note_part",
     "persist",
     "report",
     "reports_have_places",
@@ -556,6 +562,12 @@ def flush_stdio() -> None: ...
 def function_name(function: object) -> str: ...
 def note_output() -> None: ...
 def in_task() -> bool: ...
+def is_task_of_thread() -> bool: ...
+def note_part() -> None: ...
+def has_proxies() -> bool: ...
+def begin_proxies() -> None: ...
+def end_proxies() -> None: ...
+def forget_proxies() -> None: ...
 def map_all(
     pool: _Pool,
     function: Callable[..., _T],

@@ -32,9 +32,7 @@ stages: dict[int, Stage] = {}
 def bare(stream: Any) -> Any:
     """The stream below one that keeps the output of threads apart."""
     relay = sys.modules.get("manyhands._relay")
-    if relay is not None and type(stream) is relay._Proxy:
-        return stream._original
-    return stream
+    return stream if relay is None else relay.bare(stream)
 
 
 def is_richs(stream: Any) -> bool:

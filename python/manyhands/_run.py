@@ -124,6 +124,14 @@ def _faults(
     return resolve(scheduler, is_nested, on_error, retries, retry_on, retry_delay, timeout)
 
 
+def _is_programs_own() -> bool:
+    """Whether standard output and error are those that the program was started with, or stand for them."""
+    if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:
+        return True
+    relay = sys.modules.get("manyhands._relay")
+    return relay is not None and relay.is_programs_own()
+
+
 def _is_drawing() -> bool:
     """Whether something stands in the terminal that output must not run into."""
     views = sys.modules.get("manyhands._progress_views")
@@ -133,7 +141,7 @@ def _is_drawing() -> bool:
 def _manner(relay: bool | str | None) -> int:
     """How the tasks of a call are heard, and what becomes of draws without a seed, as the engine numbers it."""
     hearing, on_misuse = config.hearing(relay)
-    if hearing == 0 and (not (sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__) or _is_drawing()):
+    if hearing == 0 and (not _is_programs_own() or _is_drawing()):
         # What appears there has to be put there by Python, in the thread that waits.
         hearing = 1
     if on_misuse and _native.in_task():
@@ -748,7 +756,7 @@ def _follow(pending: _native.Pending, track: SubmittedTrack | None, name: str, m
         track = _submitting(name)
         is_followed = track is not None and track.follow(pending)
     is_told = is_followed or name == "threads" or manner & 3 != 1
-    if not is_told and sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:
+    if not is_told and _is_programs_own():
         from manyhands import _progress
 
         _progress.hear(pending)

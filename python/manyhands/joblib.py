@@ -15,7 +15,9 @@ made of them, each is copied once, and tasks may write to theirs. joblib's param
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from contextlib import suppress
+from functools import cache
 from types import FunctionType, ModuleType
 
 import joblib
@@ -26,7 +28,7 @@ from manyhands._executor import Executor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from typing import Any
 
     from manyhands._executor import Submitted
@@ -44,9 +46,18 @@ _BATCH_S_MIN = 0.05
 _BATCH_S_MAX = 0.2
 _GROWTH_MAX = 8
 # Calls of one batch are pickled together, and what they have in common is one object in the worker. So that none sees
-# what another writes to it, each gets a copy: worth while only up to this size, and to so many objects.
+# what others write to it, each gets a copy: worth while only up to this size, as larger arrays are shared with workers
+# that get one call at a time. Other objects are pickled for each call one way or the other. Whether there is a large
+# array in a call is looked for among so many objects, those nearest to the call first: in the first calls, which decide
+# on batches, and in the others, which look like them. To look through each as well took longer than calls did that hold
+# all that scikit-learn knows of a search.
 _SMALL_BYTES = 1 << 20
+_N_FIRST_CALLS = 4
 _N_OBJECTS_MAX = 1000
+_N_OBJECTS_MAX_LATER = 32
+# scikit-learn's own accounts of a search and of its settings come with each call, are many times what it is about, and
+# are made for being shared by the calls of a batch.
+_SHARED_MODULES = ("sklearn.callback.", "sklearn.utils.parallel")
 # What nobody can write to.
 _ATOMS = frozenset({bool, bytes, complex, float, int, str, type(None), ModuleType, type})
 
@@ -123,6 +134,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         self._numbers = itertools.count()
         self._batch_size = 1
         self._may_batch = True
+        self._n_looked_at = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         # To a worker, as the backend of calls inside of calls, goes what the user has said, and nothing that runs.
@@ -215,7 +227,7 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         if self._workers is None:
             raise RuntimeError("this backend has been ended; it takes no more calls")
         is_here = self.uses_threads
-        self._may_batch = self._may_batch and (is_here or not any(map(_is_large, getattr(func, "items", ()))))
+        self._may_batch = self._may_batch and (is_here or not self._has_large_call(getattr(func, "items", ())))
         future = self._workers.submit(_call if is_here or len(func) == 1 else _call_apart, func)
         number = next(self._numbers)
         self._futures[number] = future
@@ -230,6 +242,12 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
 
     # The name before joblib 1.5.
     apply_async = submit
+
+    def _has_large_call(self, calls: Collection[tuple[Any, ...]]) -> bool:
+        """Whether one of these is too large to be sent with others."""
+        n_objects_max = _N_OBJECTS_MAX if self._n_looked_at < _N_FIRST_CALLS else _N_OBJECTS_MAX_LATER
+        self._n_looked_at += len(calls)
+        return any(_is_large(call, n_objects_max) for call in calls)
 
     def retrieve_result_callback(self, out: Submitted[Any]) -> Any:
         """What a batch has returned, or raised.
@@ -285,29 +303,27 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]
         """Let go of the workers."""
         self._batch_size = 1
         self._may_batch = True
+        self._n_looked_at = 0
         self._now = self._given
         workers, self._workers = self._workers, None
         if workers is not None:
             workers.shutdown(wait=False)
 
 
-def _is_large(call: tuple[Any, ...]) -> bool:
-    """Whether there is more in a call than is to be copied for the sake of sending it with others."""
+def _is_large(call: tuple[Any, ...], n_objects_max: int) -> bool:
+    """Whether there is more in a call than is to be copied so that it can be sent with others, as far as is seen."""
     n_bytes = 0
-    stack: list[Any] = [call]
+    to_see: deque[Any] = deque([call])
     seen: set[int] = set()
-    while stack:
-        obj = stack.pop()
-        if _is_atom(obj) or id(obj) in seen:
+    while to_see and len(seen) < n_objects_max:
+        obj = to_see.popleft()
+        if _is_atom(obj) or _is_shared(obj) or id(obj) in seen:
             continue
         seen.add(id(obj))
         n_bytes += _n_bytes_of(obj)
-        if n_bytes > _SMALL_BYTES or len(seen) > _N_OBJECTS_MAX:
+        if n_bytes > _SMALL_BYTES:
             return True
-        parts = _parts_of(obj)
-        if len(parts) > _N_OBJECTS_MAX:
-            return True
-        stack.extend(parts)
+        to_see.extend(itertools.islice(_parts_of(obj), n_objects_max))
     return False
 
 
@@ -315,7 +331,7 @@ def _is_atom(obj: Any) -> bool:
     return type(obj) in _ATOMS or isinstance(obj, type) or (type(obj) is FunctionType and not obj.__closure__)
 
 
-def _parts_of(obj: Any) -> Collection[Any]:
+def _parts_of(obj: Any) -> Iterable[Any]:
     """The objects that this one holds, as far as that can be seen."""
     if isinstance(obj, dict):
         return obj.values()
@@ -360,16 +376,51 @@ def _apart(items: list[Any]) -> Iterator[Any]:
 
 
 def _copied(item: Any) -> Any:
+    import io
+
+    for copier, reader in _copiers():
+        with suppress(Exception):
+            shared: list[Any] = []
+            file = io.BytesIO()
+            copier(file, shared).dump(item)
+            file.seek(0)
+            return reader(file, shared).load()
+    # It has come here, in a way that is not to be had twice; the call is not to fail for that.
+    return item
+
+
+@cache
+def _copiers() -> list[tuple[Any, Any]]:
+    """What copies objects by pickling; by cloudpickle, slower, what is of the program itself, say."""
     import pickle
 
     import cloudpickle
 
-    # By cloudpickle what is of the program's own module, say. It is slower.
-    for pickler in (pickle, cloudpickle):
-        with suppress(Exception):
-            return pickle.loads(pickler.dumps(item))
-    # It has come here, in a way that is not to be had twice; the call is not to fail for that.
-    return item
+    class Reader(pickle.Unpickler):
+        def __init__(self, file: Any, shared: list[Any]) -> None:
+            super().__init__(file)
+            self.persistent_load = shared.__getitem__  # type: ignore[method-assign]
+
+    def copier(pickler: Any) -> Any:
+        class Copier(pickler):  # type: ignore[misc]
+            def __init__(self, file: Any, shared: list[Any]) -> None:
+                super().__init__(file, pickle.HIGHEST_PROTOCOL)
+                self.shared = shared
+
+            def persistent_id(self, obj: Any) -> int | None:
+                if not _is_shared(obj):
+                    return None
+                self.shared.append(obj)
+                return len(self.shared) - 1
+
+        return Copier
+
+    return [(copier(pickle.Pickler), Reader), (copier(cloudpickle.Pickler), Reader)]
+
+
+def _is_shared(obj: Any) -> bool:
+    module = type(obj).__module__
+    return isinstance(module, str) and module.startswith(_SHARED_MODULES)
 
 
 def _rebuilt(nesting_level: int | None, inner_max_num_threads: int | None, given: dict[str, Any]) -> Backend:

@@ -129,6 +129,9 @@ impl Inherited {
     }
 }
 
+/// How long a forked worker may take until it is ready: it is within moments, unless it was stopped, or one of the
+/// other threads held a lock at the fork that it waits for.
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// How often to look whether results have been put on disk.
 const CATCHING_UP_PAUSE: Duration = Duration::from_millis(10);
 
@@ -161,6 +164,7 @@ impl ForkPool {
             workers: Workers::Forked(Arc::new(move || called.call())),
             n_workers: num_workers,
             idle_timeout: None,
+            start_limit: START_LIMIT,
             ends_with_jobs: true,
             stock: Some(Arc::clone(&own(py)?.stock)),
         };

@@ -2,6 +2,7 @@
 //! the lock, and knowing whether this thread is running a task.
 
 use crate::blas;
+use crate::lines::Lines;
 use crate::mapped::lock;
 use manyhands_executor::threads::is_given_up;
 use manyhands_executor::{Program, ThreadGuard, ThreadHook, coarse_tick};
@@ -141,6 +142,7 @@ impl ThreadHook for ParkedStates {
 
     fn stay(&self, turn: &mut dyn FnMut() -> bool) {
         Python::attach(|py| {
+            let _lines = Lines::enter(py);
             let mut turns = Turns::begin();
             while turn() {
                 let _stay = StayAtEnd;

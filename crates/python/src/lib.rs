@@ -29,6 +29,7 @@ mod interpreter;
 mod items;
 mod journal;
 mod kept;
+mod lines;
 mod listening;
 mod listing;
 mod map;
@@ -160,6 +161,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     delayed::register(module)?;
     durable::register(module)?;
     journal::register(module)?;
+    lines::register(module)?;
     needs::register(module)?;
     random::register(module)?;
     seeding::register(module)?;

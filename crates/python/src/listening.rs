@@ -2,6 +2,7 @@
 
 use crate::faults::Faults;
 use crate::kept::Kept;
+use crate::lines;
 use crate::mapped::lock;
 use crate::misuse::OnMisuse;
 use crate::relay::Manner;
@@ -48,6 +49,11 @@ impl Listening {
             (recorder.bind(py)).call_method1(intern!(py, "begin"), (rank,))?;
         }
         let (outcome, drawn) = call(self.on_misuse);
+        // What is wrong with the stream would have been the task's error, had it ended the line.
+        let outcome = match lines::pass_on_part(py) {
+            Ok(()) => outcome,
+            Err(error) => outcome.and(Err(error)),
+        };
         if drawn != 0 {
             let mut all = lock(&self.drawn);
             if all.len() < N_DRAWN_MAX {

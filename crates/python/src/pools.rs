@@ -12,6 +12,10 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long a worker may take until it is ready: an interpreter starts in moments, unless it comes over a network that
+/// many others wait for.
+const START_LIMIT: Duration = Duration::from_secs(300);
+
 /// Threads of this process that run tasks.
 #[pyclass(frozen, module = "manyhands._native")]
 pub(crate) struct ThreadPool {
@@ -24,13 +28,14 @@ pub(crate) struct ThreadPool {
 #[pymethods]
 impl ThreadPool {
     #[new]
-    fn new(py: Python<'_>, num_workers: usize) -> ThreadPool {
+    fn new(py: Python<'_>, num_workers: usize) -> PyResult<ThreadPool> {
+        crate::lines::prepare(py)?;
         let pool = py.detach(|| threads::ThreadPool::new(num_workers, Arc::new(ParkedStates)));
-        ThreadPool {
+        Ok(ThreadPool {
             pool: Arc::new(pool),
             level: 0,
             needs: Needs::default(),
-        }
+        })
     }
 
     /// The same pool, for calls whose tasks are to know this and need so much of some resources.
@@ -131,6 +136,7 @@ impl ProcessPool {
             }),
             n_workers: num_workers,
             idle_timeout: duration(idle_timeout),
+            start_limit: START_LIMIT,
             stock: Some(Arc::clone(&own(py)?.stock)),
             ends_with_jobs: false,
         };

@@ -62,6 +62,9 @@ pub struct ProcessOptions {
     pub n_workers: usize,
     /// How long workers are kept without work; `None` for as long as the pool lives.
     pub idle_timeout: Option<Duration>,
+    /// How long a worker may take until it is ready. One that takes longer, as it was stopped or waits for a lock that
+    /// nobody will give back, is ended, and another takes its place.
+    pub start_limit: Duration,
     /// The shared memory of this process; `None` to have all data go through sockets.
     pub stock: Option<Arc<Stock>>,
     /// Whether the pool ends by itself with its last job, rather than when it is dropped.
@@ -147,14 +150,16 @@ impl Starts {
         self.last_failure = text;
     }
 
-    /// A worker has ended before it was ready.
-    fn failed(&mut self, death: &Death) {
-        self.n_killed += usize::from(death.signal == Some(9));
-        self.n_failed += usize::from(death.signal != Some(9));
-        let how = match (death.exit_code, death.signal) {
-            (Some(code), _) => format!("exited with code {code}"),
-            (None, Some(signal)) => format!("was ended by signal {signal}"),
-            (None, None) => "ended".to_owned(),
+    /// A worker has ended before it was ready; ended from here if it took longer than `overdue`.
+    fn failed(&mut self, death: &Death, overdue: Option<Duration>) {
+        let is_killed = death.signal == Some(9) && overdue.is_none();
+        self.n_killed += usize::from(is_killed);
+        self.n_failed += usize::from(!is_killed);
+        let how = match (overdue, death.exit_code, death.signal) {
+            (Some(limit), ..) => format!("was not ready after {limit:?}, and was ended"),
+            (None, Some(code), _) => format!("exited with code {code}"),
+            (None, None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, None, None) => "ended".to_owned(),
         };
         let output = match death.last_output.as_str() {
             "" => "It wrote nothing.".to_owned(),

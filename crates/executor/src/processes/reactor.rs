@@ -33,6 +33,9 @@ pub(super) struct Peer {
     /// The number under which it allocates shared memory; zero for none.
     owner: u32,
     pub(super) is_ready: bool,
+    since: Instant,
+    /// It was not ready in time, and was ended.
+    is_overdue: bool,
     is_gone: bool,
     /// Of a forked worker: what it sees of the memory of others stays as it is until it is gone.
     pub(super) pinned: Option<Pinned>,
@@ -49,10 +52,18 @@ impl Peer {
             descriptors: Descriptors::default(),
             owner,
             is_ready: false,
+            since: Instant::now(),
+            is_overdue: false,
             is_gone: false,
             pinned: None,
             watched: Watched::default(),
         }
+    }
+
+    /// How much time it has left to become ready, if it has to.
+    fn left_to_start(&self, limit: Duration) -> Option<Duration> {
+        let is_starting = !self.is_ready && !self.is_overdue;
+        is_starting.then(|| limit.saturating_sub(self.since.elapsed()))
     }
 }
 
@@ -85,6 +96,7 @@ pub(super) fn run(shared: &Shared) {
             reactor.wait_and_read(shared);
             reactor.relief.relieve(shared);
             reactor.guard.look(shared, &mut reactor.peers);
+            reactor.end_late_starters(shared);
             reactor.keep_time(shared);
         }
         let is_stopped = lock(&shared.state).is_stopped;
@@ -217,9 +229,12 @@ impl Reactor {
             let idle_timeout = state.options.idle_timeout?;
             Some(idle_timeout.saturating_sub(since.elapsed()))
         });
+        let limit = state.options.start_limit;
+        let starting = self.peers.iter().flatten();
+        let start = starting.filter_map(|peer| peer.left_to_start(limit)).min();
         let relief = self.relief.is_due_in();
         let guard = self.guard.is_due_in();
-        let timeout = [deadline, idle, pause, relief, guard];
+        let timeout = [deadline, idle, pause, start, relief, guard];
         let timeout = timeout.into_iter().flatten().min();
         (timeout, is_blocked)
     }
@@ -297,10 +312,26 @@ impl Reactor {
                 core.on_worker_lost(worker, running, death, now_ns, hands);
             });
         } else if !peer.is_ready && !was_killed {
-            state.starts.failed(&death);
+            let limit = state.options.start_limit;
+            let overdue = peer.is_overdue.then_some(limit);
+            state.starts.failed(&death, overdue);
         }
         drop(state);
         shared.changed.notify_all();
+    }
+
+    /// Ends workers that are not ready in time: nothing else would ever be heard of them.
+    fn end_late_starters(&mut self, shared: &Shared) {
+        if self.peers.iter().flatten().all(|peer| peer.is_ready) {
+            return;
+        }
+        let limit = lock(&shared.state).options.start_limit;
+        for peer in self.peers.iter_mut().flatten() {
+            if peer.left_to_start(limit) == Some(Duration::ZERO) {
+                peer.is_overdue = true;
+                peer.child.kill();
+            }
+        }
     }
 
     /// Ticks, and the end of workers that have been idle for too long.

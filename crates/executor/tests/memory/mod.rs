@@ -287,10 +287,20 @@ pub fn stock(n_segment_bytes: u64) -> Arc<Stock> {
 }
 
 pub fn pool_of(command: WorkerCommand, stock: &Arc<Stock>, n_workers: usize) -> ProcessPool {
+    pool_with(command, stock, n_workers, Duration::from_secs(60))
+}
+
+pub fn pool_with(
+    command: WorkerCommand,
+    stock: &Arc<Stock>,
+    n_workers: usize,
+    start_limit: Duration,
+) -> ProcessPool {
     let options = ProcessOptions {
         workers: Workers::Started(command),
         n_workers,
         idle_timeout: None,
+        start_limit,
         ends_with_jobs: false,
         stock: Some(Arc::clone(stock)),
     };
