@@ -7,9 +7,14 @@ import signal
 import sys
 
 import pytest
+from hypothesis import settings
 
 import manyhands as mh
 from manyhands import _fork_safety
+
+# How long an example takes is the machine's affair, which may be doing other things.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripts import check, run, until
+from scripts import PATIENCE_S, check, run, until
 from terminal import Terminal, run_in_terminal, screen
 
 import manyhands as mh
@@ -96,11 +98,7 @@ def test_it_does_not_tear_what_tasks_print(tmp_path, scheduler):
     assert "30/30" in bar
     assert bar == lines[-2]
     said = lines[:-2]
-    if scheduler == "threads":
-        # There print() writes a text and its end one by one.
-        assert "".join(said).count("line") == 30
-    else:
-        assert sorted(said) == sorted(f"line {i}" for i in range(30))
+    assert sorted(said) == sorted(f"line {i}" for i in range(30))
 
 
 def test_it_does_not_tear_what_the_program_logs_and_writes(tmp_path):
@@ -308,6 +306,54 @@ def test_what_submitted_calls_print_appears_though_nobody_waits(tmp_path):
     )
     lines, _ = run_in_terminal(tmp_path, source, "processes")
     assert sorted(line for line in lines if line.startswith("line")) == sorted(f"line {x}" for x in range(20)), lines
+
+
+def test_calls_of_a_client_are_shown_together():
+    from manyhands.distributed import Client, wait
+
+    may_end = threading.Event()
+    seen = []
+
+    def work(x):
+        assert may_end.wait(PATIENCE_S)
+        return 1 // x
+
+    with Client(n_workers=2, processes=False) as client:
+        bar = mh.ProgressBar(lambda progress: seen.append((progress.name, progress.total, progress.done)))
+        with bar:
+            futures = client.map(work, range(20))
+            last = client.submit(lambda xs: len(xs), futures[1:])
+            until(lambda: seen and seen[-1] == ("submit", 21, 0), "all calls are shown")
+            dropped = client.submit(work, 1)
+            until(lambda: seen[-1] == ("submit", 22, 0), "one more is shown")
+            was_dropped = weakref.ref(dropped)
+            del dropped
+            gc.collect()
+            assert was_dropped() is None, "to be shown keeps a future"
+            may_end.set()
+            wait([*futures, last])
+            until(lambda: seen[-1] == ("submit", 22, 22), "all have ended")
+        with mh.ProgressBar(lambda progress: seen.append((progress.failed, progress.status))):
+            again = client.map(work, range(2))
+            wait(again)
+            until(lambda: seen[-1] == (1, "failed"), "the failure is shown")
+        assert not _progress._tracks
+        n_seen = len(seen)
+        assert client.gather(client.map(work, [1, 2])) == [1, 0]
+        assert len(seen) == n_seen, "outside of the block nothing is shown"
+
+
+def test_calls_of_a_client_that_outlast_the_block_go_on_unshown():
+    from manyhands.distributed import Client
+
+    may_end = threading.Event()
+    with Client(n_workers=2, processes=False) as client:
+        with mh.ProgressBar(lambda progress: None):
+            future = client.submit(may_end.wait, PATIENCE_S)
+        assert not _progress._tracks
+        assert not _progress._heard
+        may_end.set()
+        assert future.result() is True
 
 
 def test_a_dumb_terminal_gets_the_last_line_alone(tmp_path):

@@ -131,7 +131,8 @@ def test_a_lock_that_never_comes_is_not_waited_for(tmp_path):
         target=mh.map, args=(wait, range(4)), kwargs={"scheduler": "threads", "num_workers": 2, "progress": True}
     )
     thread.start()
-    while "write" not in vars(sys.stdout):
+    from manyhands._progress_stages import bare
+    while "write" not in vars(bare(sys.stdout)):
         time.sleep(0.01)
     has, free = threading.Event(), threading.Event()
     def keep():
@@ -252,7 +253,8 @@ def test_what_a_submitted_call_prints_appears_though_another_call_is_shown(tmp_p
     mh.config.set(scheduler="processes", num_workers=1)
     thread = threading.Thread(target=mh.map, args=(wait, range(4)), kwargs={"scheduler": "threads", "progress": True})
     thread.start()
-    while "write" not in vars(sys.stdout):
+    from manyhands._progress_stages import bare
+    while "write" not in vars(bare(sys.stdout)):
         time.sleep(0.01)
     future = mh.submit(speak, 1)
     thread.join()

@@ -20,11 +20,12 @@ from manyhands._run import is_nested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Any, TypeVar
 
     from manyhands._progress_views import View
+    from manyhands._promises import Future
 
     T = TypeVar("T")
     Kind = TypeVar("Kind", bound="Track")
@@ -775,11 +776,28 @@ _submitted: dict[int, tuple[Any, SubmittedTrack]] = {}
 
 
 class SubmittedTrack(Track):
-    """Submitted calls that are under way together."""
+    """Submitted calls that are under way together: those of the engine's own futures, and those of clients'."""
+
+    def __init__(self, name: str, view: View, minimum_s: float, n_all: int | None) -> None:
+        from manyhands._progress_futures import Followed
+
+        super().__init__(name, view, minimum_s, n_all)
+        self._futures = Followed()
+        self._source = self._counts
+
+    def _counts(self) -> tuple[int, bool, int, int, int, int, int]:
+        counts = self.tally.counts() or (0, False, 0, 0, 0, 0, 0)
+        n_tasks, is_open, n_ended, n_failed, n_retried, n_running, n_died = counts
+        of = self._futures
+        return n_tasks + of.n, is_open, n_ended + of.n_ended, n_failed + of.n_failed, n_retried, n_running, n_died
+
+    def _are_all_over(self) -> bool:
+        are_over = self.tally.counts() is None or self.tally.is_over()
+        return are_over and 0 < self._counts()[0] and self._futures.are_over()
 
     def give_up(self) -> None:
         """The call could not be submitted."""
-        if self.tally.counts() is None:
+        if self._counts()[0] == 0:
             self.minimum_s = float("inf")
             self.end("closed")
 
@@ -791,10 +809,23 @@ class SubmittedTrack(Track):
             self.tally.follow(pending)
             return True
 
-    def _draw(self) -> None:
-        self.tally.look()
+    def follow_futures(self, futures: Sequence[Future]) -> bool:
+        """The same for calls of a client."""
         with _lock:
-            is_over = self.tally.is_over() and self._is_free()
+            if self._is_over or self._ending is not None:
+                return False
+            self._futures.add(futures)
+            return True
+
+    def _look(self) -> None:
+        """See which calls have ended."""
+        self.tally.look()
+        self._futures.look()
+
+    def _draw(self) -> None:
+        self._look()
+        with _lock:
+            is_over = self._are_all_over() and self._is_free()
             if is_over:
                 # No call may join any more.
                 self._ending = self._ending or "done"
@@ -802,7 +833,7 @@ class SubmittedTrack(Track):
             super()._draw()
 
     def look(self, status: str = "running") -> Progress:
-        self.tally.look()
+        self._look()
         progress = super().look(status)
         if status == "done" and progress.failed:
             progress.status = "failed"
@@ -845,10 +876,10 @@ def _end_submitted(bar: ProgressBar) -> None:
         found = _submitted.get(id(bar))
     if found is not None:
         track = found[1]
-        track.tally.look()
+        track._look()
         with _lock:
-            is_over = track.tally.is_over()
+            is_over = track._are_all_over()
             track._ending = track._ending or ("done" if is_over else "closed")
-            if not is_over:
+            if not is_over and track.tally.counts() is not None:
                 _heard.append(track.tally)
         track.end("closed")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from manyhands._future import Future
     from manyhands._journal import Journal
     from manyhands._progress import SubmittedTrack, Track
+    from manyhands._promises import Future as Promise
     from manyhands._resources import Asking
     from manyhands._seeding import Root
 
@@ -760,6 +761,15 @@ def _follow(pending: _native.Pending, track: SubmittedTrack | None, name: str, m
         from manyhands import _progress
 
         _progress.hear(pending)
+
+
+def _follow_futures(futures: list[Promise], scheduler: str) -> None:
+    """Have submitted calls of a client shown, if they are to be."""
+    for _ in range(2):
+        track = _submitting(scheduler)
+        # The first one's calls may all have ended just now.
+        if track is None or track.follow_futures(futures):
+            return
 
 
 def _names_seed(function: Callable[..., Any]) -> bool:

@@ -306,6 +306,7 @@ class Client:
         future._root = _run._root(None, is_single=True)
         future._resources = self._needed(resources)
         self._engine.start(future)
+        self._show([future])
         return self._named(future)
 
     def map(
@@ -400,6 +401,7 @@ class Client:
                 if future._key is not None and future._batch is None and future not in engine.waiting:
                     self._by_key.pop(future._key, None)
             raise
+        self._show(new)
         return futures
 
     def _futures_of(
@@ -415,6 +417,11 @@ class Client:
                 new.append(future)
             futures.append(future)
         return futures, new
+
+    def _show(self, futures: list[Future]) -> None:
+        """Have calls that were submitted shown by `manyhands.ProgressBar` and the setting, as other calls are."""
+        if futures and config.shows() is not False and not self._engine.is_here():
+            _run._follow_futures(futures, self._engine.scheduler)
 
     def _known(self, key: str | None) -> Future | None:
         found = self._by_key.get(key) if key is not None else None

@@ -1,0 +1,65 @@
+"""How many of a client's calls have ended, for who shows it."""
+
+from __future__ import annotations
+
+from _thread import RLock, allocate_lock
+from _weakref import ref
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from weakref import ReferenceType
+
+    from manyhands._promises import Future
+
+__all__ = ["Followed"]
+
+# So many are looked at each time: that takes a thousandth of a second.
+_N_LOOKED_AT = 3000
+
+
+class Followed:
+    """Calls that are followed to their ends. It keeps nobody's future alive: one that is let go of has ended."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.n_ended = 0
+        self.n_failed = 0
+        self._left: list[ReferenceType[Future]] = []
+        self._lock = RLock()
+        # Who looks at them has this lock. Results are unpickled under it, which may be anybody's code.
+        self._looking = allocate_lock()
+
+    def add(self, futures: Sequence[Future]) -> None:
+        """Follow these, too."""
+        with self._lock:
+            self._left.extend(map(ref, futures))
+            self.n += len(futures)
+
+    def are_over(self) -> bool:
+        """Whether all are known to have ended."""
+        with self._lock:
+            return self.n_ended == self.n
+
+    def look(self) -> None:
+        """See which have ended, unless somebody is just doing so."""
+        if not self._left or not self._looking.acquire(blocking=False):
+            return
+        try:
+            with self._lock:
+                # Of very many, some have their turn the next time.
+                seen, self._left = self._left[:_N_LOOKED_AT], self._left[_N_LOOKED_AT:]
+            left = [reference for reference in seen if not self._has_ended(reference())]
+            with self._lock:
+                self._left += left
+        finally:
+            self._looking.release()
+
+    def _has_ended(self, future: Future | None) -> bool:
+        # The result is taken over, as when a future is asked for its status: it may be an error.
+        if future is not None and not future._settle():
+            return False
+        with self._lock:
+            self.n_ended += 1
+            self.n_failed += future is not None and future._state == "error"
+        return True
