@@ -45,7 +45,8 @@ ERRORS = [getattr(errors, name) for name in errors.__all__]
 
 def own_members(cls):
     """The public methods and properties that a class itself defines."""
-    own = {name: value for name, value in vars(cls).items() if not name.startswith("_")}
+    # Compiled classes have them in another order each time.
+    own = {name: value for name, value in sorted(vars(cls).items()) if not name.startswith("_")}
     return {name: value for name, value in own.items() if callable(value) or inspect.isdatadescriptor(value)}
 
 

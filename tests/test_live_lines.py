@@ -1,27 +1,34 @@
-"""Lines that tasks in threads write, told live: whole, in whatever pieces they come; and what stands for streams."""
+"""Lines that tasks in threads write, told live: whole, in whatever pieces they come; and streams as they were."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import os
+import pickle
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from scripts import PATIENCE_S, check, run, until
 
 import manyhands as mh
-from manyhands import _native, _relay
 
 
 @pytest.fixture(autouse=True)
 def two_threads():
     with mh.config.set(scheduler="threads", num_workers=2):
         yield
-    # Threads take the proxies off when they have no more work, a moment after their last task.
-    until(lambda: not _native.has_proxies(), "no thread is at work")
+    # Threads leave the streams when they have no more work, a moment after their last task.
+    until(lambda: not is_in_use(sys.stdout) and not is_in_use(sys.stderr), "no thread is at work")
+
+
+def is_in_use(stream):
+    """Whether threads at work have put something into a stream."""
+    return not {"write", "flush"}.isdisjoint(getattr(stream, "__dict__", {}))
 
 
 class Heard(io.StringIO):
@@ -170,11 +177,142 @@ def test_what_is_wrong_with_a_stream_is_the_tasks_error():
     with contextlib.redirect_stdout(Full()):
         with pytest.raises(OSError, match="no space left"):
             mh.map(print, [1])
-        with pytest.raises(TypeError, match="must be str, not bytes"):
+    with contextlib.redirect_stdout(io.StringIO()):
+        with pytest.raises(TypeError, match="bytes"):
             mh.map(lambda x: sys.stdout.write(x), [b"bytes"])
 
 
-# The proxies
+# Order
+
+
+def tell(x):
+    print("inner", x)
+
+
+def in_order():
+    """What others write comes where this waits for them."""
+    print("a", end=" ")
+    mh.map(tell, [0], scheduler="processes")
+    print("b", end=" ")
+    with mh.Executor(1, scheduler="processes") as executor:
+        list(executor.map(tell, [1]))
+    print("c", end=" ")
+    mh.submit(tell, 2).result()
+    print("d", end=" ")
+    mh.map(tell, [3, 4], relay="ordered")
+    print("e", end=" ")
+    print("f", end=" ", file=sys.stderr)
+    sys.stderr.flush()
+    print("g")
+
+
+def test_what_comes_first_stands_first(capfd):
+    in_order()
+    sys.stdout.flush()
+    plain = capfd.readouterr()
+    mh.submit(in_order).result()
+    assert capfd.readouterr() == plain
+
+
+def test_what_tasks_have_begun_appears_when_the_program_ends_without_them(tmp_path):
+    source = """
+    import threading
+    import manyhands as mh
+
+    has_begun = [threading.Event() for _ in range(2)]
+
+    def stay(x):
+        print("part", x, end=";")
+        has_begun[x].set()
+        threading.Event().wait()
+
+    mh.config.set(scheduler="threads", num_workers=2)
+    futures = [mh.submit(stay, x) for x in range(2)]
+    for event in has_begun:
+        event.wait()
+    """
+    outcome = run(tmp_path, source)
+    assert outcome.returncode == 0, outcome
+    assert sorted(outcome.stdout.split(";")) == ["", "part 0", "part 1"], outcome
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, lambda: io.TextIOWrapper(io.BytesIO(), encoding="ascii")])
+def test_a_task_may_look_at_what_it_has_written_where_it_has_put_the_stream_itself(kind):
+    def look():
+        out = kind()
+        with contextlib.redirect_stdout(out):
+            mh.map(tell, [0])  # others begin to write there
+            print("part", end="")
+            out.flush()
+            text = out.getvalue() if isinstance(out, io.StringIO) else out.buffer.getvalue().decode()
+            print("more", end="")
+        rest = out.getvalue() if isinstance(out, io.StringIO) else None
+        out.close()
+        return text, rest
+
+    text, rest = mh.submit(look).result()
+    assert text == "inner 0\npart"
+    assert rest in (None, "inner 0\npartmore")
+
+
+def test_what_cannot_be_encoded_is_an_error_where_it_is_written():
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+
+    def write():
+        try:
+            sys.stdout.write("é")
+        except UnicodeEncodeError:
+            return "refused"
+
+    with contextlib.redirect_stdout(out):
+        assert mh.submit(write).result() == "refused"
+
+
+def test_one_bad_stream_keeps_nothing_of_the_other():
+    class Full(io.StringIO):
+        def write(self, _text):
+            raise OSError(28, "no space left")
+
+    def write(x):
+        sys.stdout.write(f"out {x}")
+        sys.stderr.write(f"error {x}")
+
+    error = Heard()
+    with contextlib.redirect_stdout(Full()), contextlib.redirect_stderr(error):
+        failures = mh.map(write, range(6), on_error="return")
+    assert all(isinstance(failure, OSError) for failure in failures)
+    assert sorted(error.pieces) == [f"error {x}" for x in range(6)]
+
+
+# The streams
+
+
+def test_streams_are_the_programs_own_objects_while_threads_work():
+    before = sys.stdout, sys.stderr, sys.stdout.write
+    may_end = threading.Event()
+    future = mh.submit(may_end.wait, PATIENCE_S)
+    until(lambda: is_in_use(sys.stdout), "a thread is at work")
+    try:
+        assert (sys.stdout, sys.stderr) == before[:2]
+        assert isinstance(sys.stdout, io.TextIOBase)
+    finally:
+        may_end.set()
+        future.result()
+    until(lambda: not is_in_use(sys.stdout), "no thread is at work")
+    assert (sys.stdout, sys.stderr, sys.stdout.write) == before
+
+
+def test_the_standard_stream_can_be_sent_to_workers_while_threads_work(tmp_path):
+    source = """
+    import sys, threading
+    import manyhands as mh
+
+    def task(x):
+        return mh.map(lambda x, out=sys.stdout: out is sys.stdout, [0], scheduler="processes")
+
+    print(mh.map(task, [0], scheduler="threads"))
+    """
+    check(run(tmp_path, source), "[[True]]\n")
 
 
 def test_other_threads_of_the_program_write_as_ever():
@@ -188,45 +326,118 @@ def test_other_threads_of_the_program_write_as_ever():
     with contextlib.redirect_stdout(out):
         future = mh.submit(wait, 0)
         assert is_begun.wait(PATIENCE_S)
-        assert _relay.bare(sys.stdout) is out
+        assert is_in_use(out)
         print("piece", "by", end="")
         assert out.pieces == ["piece", " ", "by", ""]
         may_end.set()
         future.result()
 
 
-def test_the_streams_are_what_they_were_once_threads_have_no_more_work():
-    before = sys.stdout, sys.stderr
-    for _ in range(20):
-        mh.map(str, range(50))
-        mh.submit(str, 1).result()
-    until(lambda: not _native.has_proxies(), "no thread is at work")
-    assert (sys.stdout, sys.stderr) == before
-
-
-@pytest.mark.parametrize("order", ["begins first", "ends first"])
-def test_a_redirection_across_the_end_of_all_work_leaves_nothing_behind(order):
-    """A block puts back what it has found, which may be a proxy that has been taken off meanwhile."""
-    before = sys.stdout
-    may_end = threading.Event()
+def test_a_redirected_stream_is_left_as_it_was():
     out = io.StringIO()
-    with contextlib.ExitStack() as stack:
-        if order == "begins first":
-            stack.enter_context(contextlib.redirect_stdout(out))
+    for _ in range(20):
+        with contextlib.redirect_stdout(out):
+            mh.map(print, range(5))
+        mh.submit(str, 1).result()
+    until(lambda out=out: not is_in_use(out), "no thread is at work")
+    assert sorted(out.getvalue().split()) == sorted("01234" * 20)
+    assert pickle.loads(pickle.dumps(out)).getvalue() == out.getvalue()
+    was_left = weakref.ref(out)
+    del out
+    assert was_left() is None
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+def test_a_stream_can_be_copied_while_threads_write_to_it(copy_of):
+    out = io.StringIO()
+    may_end = threading.Event()
+    with contextlib.redirect_stdout(out):
         future = mh.submit(may_end.wait, PATIENCE_S)
-        until(_native.has_proxies, "a thread is at work")
-        if order == "ends first":
-            stack.enter_context(contextlib.redirect_stdout(out))
+        until(lambda: is_in_use(out), "a thread is at work")
+        print("before")
+        copied = copy_of(out)
+        print("after")
+        may_end.set()
+        future.result()
+    copied.write("elsewhere")
+    copied.flush()
+    assert copied.getvalue() == "before\nelsewhere"
+    assert out.getvalue() == "before\nafter\n"
+
+
+def test_a_stream_without_attributes_of_its_own_is_written_to_as_it_is():
+    class Bare:
+        __slots__ = ("pieces",)
+
+        def __init__(self):
+            self.pieces = []
+
+        def write(self, text):
+            self.pieces.append(text)
+
+        def flush(self):
+            pass
+
+    class Forwards:
+        """Answers for another stream, its attributes included."""
+
+        __slots__ = ("_of",)
+
+        def __init__(self, of):
+            self._of = of
+
+        def __getattr__(self, name):
+            return getattr(self._of, name)
+
+    for stream in (Bare(), Forwards(io.StringIO())):
+        with contextlib.redirect_stdout(stream):
+            mh.map(print, range(10))
+        text = "".join(stream.pieces) if isinstance(stream, Bare) else stream.getvalue()
+        assert sorted(text.split("\n")) == sorted(["", *map(str, range(10))]) or len(text) == 20
+
+
+def test_streams_of_a_users_own_that_make_trouble_are_left_alone():
+    class Trouble(Heard):
+        def __getattribute__(self, name):
+            if name == "__dict__":
+                raise RuntimeError("nobody is to look")
+            return super().__getattribute__(name)
+
+    out = Trouble()
+    with contextlib.redirect_stdout(out):
+        mh.map(print, range(5), num_workers=1)
+    assert out.getvalue().split() == list("01234")
+
+
+def test_bars_and_threads_leave_a_stream_in_any_order():
+    """Both put something into the place of its method."""
+    from manyhands import _progress_stages
+
+    for order in ("bar, threads", "threads, bar"):
+        out = io.StringIO()
+        stage = _progress_stages.Stage(out)
+        may_end = threading.Event()
+        with contextlib.redirect_stdout(out):
+            if order == "bar, threads":
+                stage.enter()
+            future = mh.submit(may_end.wait, PATIENCE_S)
+            if order == "threads, bar":
+                until(lambda out=out: is_in_use(out), "a thread is at work")
+                stage.enter()
+            mh.map(print, range(5))
+            for _ in range(3):
+                mh.submit(print, "x", "y").result()
+            if order == "bar, threads":
+                stage.leave(id(out))
             may_end.set()
             future.result()
-            until(lambda: not _native.has_proxies(), "no thread is at work")
-            print("redirected")
-    may_end.set()
-    future.result()
-    until(lambda: not _native.has_proxies(), "no thread is at work")
-    print("here", end="")  # by a proxy, as the case may be
-    assert sys.stdout is before
-    assert out.getvalue() == ("redirected\n" if order == "ends first" else "")
+            if order == "threads, bar":
+                until(lambda out=out: "flush" not in vars(out), "no thread is at work")
+                stage.leave(id(out))
+        until(lambda out=out: "flush" not in vars(out), "no thread is at work")
+        out.write("z")
+        assert not is_in_use(out), order
+        assert sorted(out.getvalue().split("\n")) == sorted(["z", *map(str, range(5)), *["x y"] * 3])
 
 
 def test_a_call_in_order_beside_one_told_live():
@@ -243,22 +454,66 @@ def test_a_call_in_order_beside_one_told_live():
     assert in_order == [f"line {x} of {x}" for x in range(100, 110)]
 
 
-def test_a_forked_child_has_the_streams_themselves():
+def test_what_goes_to_either_stream_in_order_goes_there_whatever_they_stood_for_before(capfd):
+    with contextlib.redirect_stdout(sys.stderr):
+        mh.map(print, ["before"], relay="ordered")
+    mh.map(lambda x: print(x, file=sys.stderr), ["after"], relay="ordered")
+    assert capfd.readouterr() == ("", "before\nafter\n")
+
+
+def test_streams_change_under_a_thread_that_is_printing(tmp_path):
+    """`print` does not hold on to the stream that it writes to."""
+    source = """
+    import sys, threading, time
+    import manyhands as mh
+
+    class Slow:
+        def __str__(self):
+            time.sleep(0.02)
+            return "slow"
+
+    class Bare:
+        __slots__ = ()
+        def write(self, text): sys.__stdout__.write(text)
+        def flush(self): pass
+
+    mh.config.set(scheduler="threads", num_workers=2)
+    for stream in (sys.stdout, Bare()):
+        sys.stdout = stream
+        for relay in (True, "ordered"):
+            mh.config.set(relay=relay)
+            is_over = threading.Event()
+            def call():
+                while not is_over.is_set():
+                    mh.map(str, range(3))
+            thread = threading.Thread(target=call)
+            thread.start()
+            for _ in range(20):
+                print("a", Slow(), "b")
+            is_over.set()
+            thread.join()
+    """
+    check(run(tmp_path, source), "a slow b\n" * 80)
+
+
+def test_a_forked_child_has_the_streams_as_they_were():
     is_begun, may_end = threading.Event(), threading.Event()
 
     def wait(_):
+        print("begun", end="")
         is_begun.set()
         assert may_end.wait(PATIENCE_S)
 
-    future = mh.submit(wait, 0)
-    assert is_begun.wait(PATIENCE_S)
-    pid = os.fork()
-    if pid == 0:
-        is_bare = _relay.bare(sys.stdout) is sys.stdout and not _native.has_proxies()
-        os._exit(0 if is_bare else 1)
-    may_end.set()
-    future.result()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        future = mh.submit(wait, 0)
+        assert is_begun.wait(PATIENCE_S)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if not is_in_use(sys.stdout) and not is_in_use(sys.stderr) else 1)
+        may_end.set()
+        future.result()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert out.getvalue() == "begun"
 
 
 def test_tasks_without_output_can_have_no_streams_at_all(tmp_path):

@@ -27,6 +27,8 @@ RUST_DOCS = ("--workspace", "--exclude", "manyhands-python", "--no-deps", "--doc
 RELEASE = ("--release", "--locked")
 # They have a stage of their own, and are run on one Python only; CPython's own wherever it was installed with them.
 WITHOUT_PEERS = ("--ignore", "tests/peers")
+# Most tests wait for other processes now and then. More at once have timings that no machine with fewer CPUs has.
+IN_PARALLEL = ("-n", str(min(len(os.sched_getaffinity(0)), 4)), "--dist", "worksteal")
 
 
 def all_stages(environment: Environment) -> list[Stage]:
@@ -131,7 +133,7 @@ def python_stages(environment: Environment) -> list[Stage]:
         Stage(
             "python-tests",
             "tests/, which run the examples and the snippets of documents too",
-            lambda: [[python, "-m", "pytest", *WITHOUT_PEERS]],
+            lambda: [[python, "-m", "pytest", *IN_PARALLEL, *WITHOUT_PEERS]],
             needs=("package",),
         ),
         Stage(

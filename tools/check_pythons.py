@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from check import check_environment_variables
+from check import IN_PARALLEL, check_environment_variables
 from environment import ROOT, Environment
 from stages import Outcome, Stage, close, forget_summary, run_stages
 
@@ -122,7 +122,7 @@ def stages_of(name: str, interpreter: Path, options: Sequence[str] = ()) -> list
             f"tests {name}",
             "tests/ and the examples in docstrings",
             lambda: [
-                [python, "-m", "pytest", "--ignore", "tests/peers/test_joblib_parallel.py", *options],
+                [python, "-m", "pytest", *IN_PARALLEL, "--ignore", "tests/peers/test_joblib_parallel.py", *options],
                 [python, "-m", "pytest", "--doctest-modules", "--pyargs", "manyhands"],
             ],
             needs=(f"build {name}",),

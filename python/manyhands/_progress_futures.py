@@ -45,21 +45,42 @@ class Followed:
         """See which have ended, unless somebody is just doing so."""
         if not self._left or not self._looking.acquire(blocking=False):
             return
+        seen: list[ReferenceType[Future]] = []
+        left: list[ReferenceType[Future]] = []
         try:
             with self._lock:
                 # Of very many, some have their turn the next time.
                 seen, self._left = self._left[:_N_LOOKED_AT], self._left[_N_LOOKED_AT:]
-            left = [reference for reference in seen if not self._has_ended(reference())]
-            with self._lock:
-                self._left += left
+            while seen:
+                self._look_at(seen.pop(), left)
         finally:
+            with self._lock:
+                self._left += left + seen
             self._looking.release()
 
-    def _has_ended(self, future: Future | None) -> bool:
-        # The result is taken over, as when a future is asked for its status: it may be an error.
-        if future is not None and not future._settle():
-            return False
+    def _look_at(self, reference: ReferenceType[Future], left: list[ReferenceType[Future]]) -> None:
+        future = reference()
+        if future is not None and not future._is_over():
+            left.append(reference)
+            return
+        has_failed = True  # also where what reads the result ends this thread
+        try:
+            has_failed = future is not None and _has_failed(future)
+        finally:
+            self._count(has_failed)
+
+    def _count(self, has_failed: bool) -> None:
         with self._lock:
             self.n_ended += 1
-            self.n_failed += future is not None and future._state == "error"
-        return True
+            self.n_failed += has_failed
+
+
+def _has_failed(future: Future) -> bool:
+    """Whether a call that has ended has failed; of large results, which are no errors, nothing is read."""
+    batch = future._batch
+    if future._state == "pending" and batch is not None and not batch.native.is_large(future._index):
+        try:
+            future._settle()
+        except Exception:  # what is wrong with it hears who asks for it
+            return True
+    return future._state == "error"

@@ -31,8 +31,9 @@ stages: dict[int, Stage] = {}
 
 def bare(stream: Any) -> Any:
     """The stream below one that keeps the output of threads apart."""
-    relay = sys.modules.get("manyhands._relay")
-    return stream if relay is None else relay.bare(stream)
+    # While that is being imported, nothing stands for anything.
+    of_relay = getattr(sys.modules.get("manyhands._relay"), "bare", None)
+    return stream if of_relay is None else of_relay(stream)
 
 
 def is_richs(stream: Any) -> bool:
@@ -166,6 +167,8 @@ class _Door:
 
     def close(self) -> None:
         _doors.pop(id(self.stream), None)
+        # The engine may have put something above it (crates/python/src/lines.rs), which is to know what is below.
+        vars(self.write).update(_is_closed=True, _found=self.found)
         if getattr(self.stream, "__dict__", {}).get("write") is self.write:
             if self.found is None:
                 del self.stream.write

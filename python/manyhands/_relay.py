@@ -205,8 +205,8 @@ def _named(function: Callable[..., Any] | None) -> str:
 # Tasks in threads of this process
 #
 # What they print can be told apart only where it goes through sys.stdout and sys.stderr, and log records only in their
-# loggers. While threads are at work, the engine has proxies stand for the streams (crates/python/src/lines.rs): they
-# look which task their thread is running, keep apart what is to be kept apart, and pass on lines in one piece.
+# loggers. While somebody wants them apart, both look which task their thread is running. Told live, lines are put
+# together by the engine, in the streams themselves (crates/python/src/lines.rs).
 
 _threads = _local()
 # Protects what is installed, and who uses it.
@@ -214,9 +214,10 @@ _lock = RLock()
 _n_users = 0
 _call_handlers: Any = None
 _is_in_place = False
-
-# A line that a task has begun is passed on in parts once it has more characters than that.
-_N_HELD_MAX = 1 << 16
+# Proxies, latest first. `print` does not hold on to the stream that it writes to: a proxy that went when it is taken
+# off would be gone under a thread that is just printing.
+_kept: list[_Proxy] = []
+_N_KEPT_MAX = 16
 
 
 class _Nowhere(list):  # type: ignore[type-arg]
@@ -230,7 +231,7 @@ _NOWHERE = _Nowhere()
 
 
 class _Proxy:
-    """Stands for `sys.stdout` or `sys.stderr`: what a task's thread writes goes to the task's list, or on in lines."""
+    """Stands for `sys.stdout` or `sys.stderr`: what a task's thread writes goes to the task's list."""
 
     def __init__(self, number: int, original: Any) -> None:
         self._number = number
@@ -239,51 +240,19 @@ class _Proxy:
     def write(self, text: str) -> int:
         said = getattr(_threads, "said", None)
         if said is None:
-            if _native.is_task_of_thread():
-                return self._write_lines(text)
-            if not _native.has_proxies():
-                self._step_aside()
             return self._original.write(text)  # type: ignore[no-any-return]
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         said.append((self._number, text))
         return len(text)
 
-    def _write_lines(self, text: str) -> int:
-        """Pass on whole lines in one piece: `print` writes a line in several, and others may write in between."""
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        begun = _lines_begun()
-        n_held = len(begun.get(self, ""))
-        n_passed_on = text.rfind("\n") + 1
-        if text.find("\r", n_passed_on) >= 0 or n_held + len(text) - n_passed_on > _N_HELD_MAX:
-            # It moves in its line, as a bar does.
-            n_passed_on = len(text)
-        whole = begun.pop(self, "") + text[:n_passed_on] if n_passed_on else ""
-        if n_passed_on < len(text):
-            begun[self] = begun.get(self, "") + text[n_passed_on:]
-            _native.note_part()
-        if whole:
-            self._original.write(whole)
-        return len(text)
-
-    def _step_aside(self) -> None:
-        """Somebody has put this one back after the last thread was done: nobody needs it any more."""
-        for name in ("stdout", "stderr"):
-            if getattr(sys, name, None) is self:
-                setattr(sys, name, self._original)
-
     def writelines(self, lines: Any) -> None:
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        if getattr(_threads, "said", None) is not None:
-            return
-        begun = _lines_begun().pop(self, "")
-        if begun:
-            self._original.write(begun)
-        self._original.flush()
+        if getattr(_threads, "said", None) is None:
+            self._original.flush()
 
     @property
     def buffer(self) -> Any:
@@ -295,35 +264,9 @@ class _Proxy:
         return iter(self._original)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_original":  # it is just being copied
+            raise AttributeError(name)
         return getattr(self._original, name)
-
-
-def _lines_begun() -> dict[_Proxy, str]:
-    """By stream, the beginning of a line that this thread's task has written."""
-    try:
-        return _threads.begun  # type: ignore[no-any-return]
-    except AttributeError:
-        begun: dict[_Proxy, str] = {}
-        _threads.begun = begun
-        return begun
-
-
-def pass_on_parts() -> None:
-    """Have what the task of the calling thread has begun to write appear: it has ended."""
-    begun = _lines_begun()
-    while begun:
-        stream, text = begun.popitem()
-        stream._original.write(text)
-
-
-def bare(stream: Any) -> Any:
-    """The stream that a proxy stands for; any other itself."""
-    return stream._original if type(stream) is _Proxy else stream
-
-
-def is_programs_own() -> bool:
-    """Whether standard output and error are those that the program was started with."""
-    return bare(sys.stdout) is sys.__stdout__ and bare(sys.stderr) is sys.__stderr__
 
 
 class _ProxyBuffer:
@@ -345,11 +288,34 @@ class _ProxyBuffer:
         return getattr(self._original, name)
 
 
+def bare(stream: Any) -> Any:
+    """The stream that a proxy stands for; any other itself."""
+    return stream._original if type(stream) is _Proxy else stream
+
+
+def is_programs_own() -> bool:
+    """Whether standard output and error are those that the program was started with."""
+    return bare(sys.stdout) is sys.__stdout__ and bare(sys.stderr) is sys.__stderr__
+
+
+def _proxy_of(number: int, stream: Any) -> _Proxy:
+    for proxy in _kept:
+        if proxy._original is stream and proxy._number == number:
+            return proxy
+    proxy = _Proxy(number, stream)
+    _kept.insert(0, proxy)
+    del _kept[_N_KEPT_MAX:]
+    return proxy
+
+
 def _install() -> None:
     global _n_users, _call_handlers, _is_in_place
-    _native.begin_proxies()
     with _lock:
         _n_users += 1
+        for number, name in enumerate(("stdout", "stderr"), 1):
+            stream = getattr(sys, name)
+            if stream is not None and type(stream) is not _Proxy:
+                setattr(sys, name, _proxy_of(number, stream))
         import logging
 
         if not _is_in_place:
@@ -365,12 +331,15 @@ def _uninstall() -> None:
         _n_users = max(_n_users - 1, 0)
         if _n_users == 0:
             _take_off()
-    _native.end_proxies()
 
 
 def _take_off() -> None:
     global _is_in_place
     if _is_in_place:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if type(stream) is _Proxy:
+                setattr(sys, name, stream._original)
         logging = sys.modules["logging"]
         if logging.Logger.callHandlers is _keep_record:
             # A thread may be inside of ours: what it goes on to stays.
@@ -465,8 +434,9 @@ class Recorder:
                         logger.callHandlers(record)
                 else:
                     # In one piece, as others may be writing, too.
-                    stream = bare(sys.stdout if source == 1 else sys.stderr)
+                    stream = sys.stdout if source == 1 else sys.stderr
                     stream.write("".join(text for _, text in contents))
+            _native.pass_on_parts()
         finally:
             _threads.said = outer
 
@@ -489,9 +459,7 @@ def _after_fork() -> None:
     _lock = RLock()
     _n_users = 0
     _take_off()
-    _native.forget_proxies()
     _threads.said = None
-    _threads.begun = {}
 
 
 if hasattr(os, "register_at_fork"):

@@ -129,8 +129,8 @@ def _is_programs_own() -> bool:
     """Whether standard output and error are those that the program was started with, or stand for them."""
     if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:
         return True
-    relay = sys.modules.get("manyhands._relay")
-    return relay is not None and relay.is_programs_own()
+    is_own = getattr(sys.modules.get("manyhands._relay"), "is_programs_own", None)
+    return is_own is not None and is_own()
 
 
 def _is_drawing() -> bool:

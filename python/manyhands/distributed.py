@@ -723,7 +723,9 @@ class Client:
         3
         """
         refuse_asynchronous("retry", asynchronous)
-        _promises.retry(futures_in(futures))
+        again = list(futures_in(futures))
+        _promises.retry(again)
+        self._show([future for future in again if not future._is_over()])
 
     def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Call a function once on every worker, and wait for the results.

@@ -55,9 +55,6 @@ _SMALL_BYTES = 1 << 20
 _N_FIRST_CALLS = 4
 _N_OBJECTS_MAX = 1000
 _N_OBJECTS_MAX_LATER = 32
-# scikit-learn's own accounts of a search and of its settings come with each call, are many times what it is about, and
-# are made for being shared by the calls of a batch.
-_SHARED_MODULES = ("sklearn.callback.", "sklearn.utils.parallel")
 # What nobody can write to.
 _ATOMS = frozenset({bool, bytes, complex, float, int, str, type(None), ModuleType, type})
 
@@ -419,8 +416,17 @@ def _copiers() -> list[tuple[Any, Any]]:
 
 
 def _is_shared(obj: Any) -> bool:
-    module = type(obj).__module__
-    return isinstance(module, str) and module.startswith(_SHARED_MODULES)
+    """Whether it is scikit-learn's own account of a search, or its settings, which come with each call.
+
+    They are many times what the call is about, and made for being shared by the calls of a batch.
+    """
+    kind = type(obj)
+    module = kind.__module__
+    if not isinstance(module, str) or not module.startswith("sklearn."):
+        return False
+    # What goes around a function is for all calls; a function may hold something that is not.
+    is_wrapper = kind.__name__ == "_FuncWrapper" and _is_atom(getattr(obj, "function", None))
+    return is_wrapper or module.startswith("sklearn.callback.")
 
 
 def _rebuilt(nesting_level: int | None, inner_max_num_threads: int | None, given: dict[str, Any]) -> Backend:

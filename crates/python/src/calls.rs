@@ -357,6 +357,11 @@ impl Calls {
         matches!(shared, Some(Outcome::Returned(_) | Outcome::Shared(_)))
     }
 
+    /// Whether the result of a call is more than a few bytes, which are not an object here yet.
+    fn is_large(&self, index: u32) -> bool {
+        matches!(self.run.share(TaskIndex(index)), Some(Outcome::Shared(_)))
+    }
+
     /// Those that have returned, from the n-th on.
     fn done_from(&self, n: usize) -> Vec<u32> {
         self.look(None);

@@ -1,209 +1,492 @@
-//! Lines of tasks that run in threads: while any thread of a pool works, `sys.stdout` and `sys.stderr` are stood for by
-//! proxies (`manyhands._relay._Proxy`), which pass on whole lines, or keep apart who said what.
+//! Lines of tasks that run in threads: each is passed on in one piece, though `print` writes it in several, between which
+//! other threads may write.
 //!
-//! The interpreter's lock protects what is here. Where making a proxy lets go of it, whoever makes it is counted already,
-//! so that nobody takes off what is only half in place.
+//! While any thread of a pool works, the streams that `sys.stdout` and `sys.stderr` are have doors in the place of their
+//! methods `write` and `flush`, as attributes of their own. So they stay the objects that everybody knows. What a task
+//! writes of a line is held until the line is ended, flushed, or moved in; until the task ends or waits for others, or the
+//! program ends. What other threads write passes.
 
+use crate::interpreter::{StayAtEnd, in_task, is_of_pool};
+use crate::mapped::lock;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyModule;
+use pyo3::types::{PyDict, PyModule, PyString, PyTuple};
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::interpreter::{in_task, is_of_pool};
-use crate::mapped::lock;
+/// Threads at work, counted under the interpreter's lock.
+static N_WORKING: AtomicUsize = AtomicUsize::new(0);
 
-/// Who needs the proxies: threads at work, and calls whose output is kept apart.
-static N_USERS: AtomicUsize = AtomicUsize::new(0);
+/// Numbers threads, and moments: which of a task and a door was first.
+static CLOCK: AtomicU64 = AtomicU64::new(1);
 
-/// Proxies of streams that cannot hold them themselves.
-static KEPT: Mutex<VecDeque<Py<PyAny>>> = Mutex::new(VecDeque::new());
-const N_KEPT_MAX: usize = 64;
+/// Doors that are in place, or were when others took theirs.
+static OPEN: Mutex<Vec<Doors>> = Mutex::new(Vec::new());
+
+/// The beginnings of lines. No Python runs under this lock, and nothing of Python's is dropped.
+static HELD: Mutex<Vec<Held>> = Mutex::new(Vec::new());
+
+/// A longer beginning of a line is passed on.
+const HELD_BYTES_MAX: usize = 1 << 16;
+
+/// What a thread's task has written of a line.
+struct Held {
+    thread: u64,
+    door: Py<LineDoor>,
+    text: String,
+}
 
 thread_local! {
-    /// Whether this thread's task has begun a line that has not been passed on.
+    static THREAD: u64 = CLOCK.fetch_add(1, Ordering::Relaxed);
+    /// When this thread's task began; zero outside of tasks.
+    static BEGAN: Cell<u64> = const { Cell::new(0) };
+    /// Whether something is held of what this thread has written.
     static HAS_PART: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While it lives, tasks of threads write whole lines.
-pub(crate) struct Lines<'py>(Python<'py>);
+/// While it lives, the calling thread works for a pool.
+pub(crate) struct Working<'py>(Python<'py>);
 
-impl<'py> Lines<'py> {
-    pub(crate) fn enter(py: Python<'py>) -> Lines<'py> {
-        begin(py);
-        Lines(py)
+impl<'py> Working<'py> {
+    pub(crate) fn begin(py: Python<'py>) -> Working<'py> {
+        let _stay = StayAtEnd;
+        N_WORKING.fetch_add(1, Ordering::Relaxed);
+        let working = Working(py);
+        working.look();
+        working
+    }
+
+    /// Sees that the streams that there are now have doors: to be called before the tasks of each job.
+    pub(crate) fn look(&self) {
+        let py = self.0;
+        for name in [intern!(py, "stdout"), intern!(py, "stderr")] {
+            // A stream that cannot have doors has none: its lines may be torn then, and nothing else.
+            let _ = open_doors(py, name);
+        }
     }
 }
 
-impl Drop for Lines<'_> {
+impl Drop for Working<'_> {
     fn drop(&mut self) {
-        end(self.0);
+        let _stay = StayAtEnd;
+        // A forked child may leave what its parent has entered.
+        let less = |n_working: usize| n_working.checked_sub(1);
+        let before = N_WORKING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if before == Ok(1) {
+            close_doors(self.0);
+        }
     }
 }
 
-fn begin(py: Python<'_>) {
-    N_USERS.fetch_add(1, Ordering::Relaxed);
-    // Whoever came first may be about to do so.
-    if let Err(error) = put_in_place(py) {
-        // Lines may be torn then, and nothing else.
-        error.write_unraisable(py, None);
-    }
+/// The doors of one stream.
+struct Doors {
+    line: Py<LineDoor>,
+    flush: Py<FlushDoor>,
 }
 
-fn end(py: Python<'_>) {
-    // A child may leave what its parent has entered.
-    let less = |n_users: usize| Some(n_users.saturating_sub(1));
-    let before = N_USERS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-    if before.is_ok_and(|n_users| n_users <= 1)
-        && let Err(error) = take_off(py)
-    {
-        error.write_unraisable(py, None);
+/// The attributes of an object's own, if it can have any. Asked of its class, as the object may answer for another.
+fn own_attributes<'py>(stream: &Bound<'py, PyAny>) -> Option<Bound<'py, PyDict>> {
+    let py = stream.py();
+    let offset = stream
+        .get_type()
+        .getattr(intern!(py, "__dictoffset__"))
+        .ok()?;
+    if offset.extract::<isize>().ok()? == 0 {
+        return None;
     }
+    let attributes = stream.getattr(intern!(py, "__dict__")).ok()?;
+    attributes.cast_into::<PyDict>().ok()
 }
 
-fn sys(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+fn open_doors(py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<()> {
     static SYS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let import = || Ok::<_, PyErr>(py.import(intern!(py, "sys"))?.unbind());
-    Ok(SYS.get_or_try_init(py, import)?.bind(py))
+    let sys = SYS.get_or_try_init(py, import)?.bind(py);
+    let Some(stream) = sys.getattr_opt(name)? else {
+        return Ok(());
+    };
+    let stream = bare(stream)?;
+    let Some(attributes) = own_attributes(&stream) else {
+        return Ok(());
+    };
+    let (write, flush) = (intern!(py, "write"), intern!(py, "flush"));
+    let found = attributes.get_item(write)?;
+    if found
+        .as_ref()
+        .is_some_and(|found| found.is_instance_of::<LineDoor>())
+    {
+        return Ok(());
+    }
+    let line = LineDoor {
+        original: stream.getattr(write)?.unbind(),
+        found: found.map(Bound::unbind),
+        stream: stream.clone().unbind(),
+        since: CLOCK.fetch_add(1, Ordering::Relaxed),
+    };
+    let line = Bound::new(py, line)?;
+    let of_flush = FlushDoor {
+        original: stream.getattr(flush)?.unbind(),
+        found: attributes.get_item(flush)?.map(Bound::unbind),
+        line: line.clone().unbind(),
+    };
+    let of_flush = Bound::new(py, of_flush)?;
+    // Another thread may have been faster while attributes were asked for.
+    let now = attributes.get_item(write)?;
+    if now.is_some_and(|now| now.is_instance_of::<LineDoor>()) {
+        return Ok(());
+    }
+    attributes.set_item(write, &line)?;
+    attributes.set_item(flush, &of_flush)?;
+    lock(&OPEN).push(Doors {
+        line: line.unbind(),
+        flush: of_flush.unbind(),
+    });
+    Ok(())
 }
 
-/// Reads the module that has the proxies, so that no task begins while it is being read.
-pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
-    proxy_class(py).map(drop)
-}
-
-fn proxy_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+/// The stream below one that keeps apart what is said (`manyhands._relay._Proxy`).
+fn bare(stream: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+    static PROXY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = stream.py();
     let find = || {
         let module = py.import(intern!(py, "manyhands._relay"))?;
         Ok::<_, PyErr>(module.getattr(intern!(py, "_Proxy"))?.unbind())
     };
-    Ok(CLASS.get_or_try_init(py, find)?.bind(py))
-}
-
-fn is_proxy(stream: &Bound<'_, PyAny>, class: &Bound<'_, PyAny>) -> bool {
-    stream.get_type().is(class)
-}
-
-fn put_in_place(py: Python<'_>) -> PyResult<()> {
-    let (sys, class) = (sys(py)?, proxy_class(py)?);
-    let names = [intern!(py, "stdout"), intern!(py, "stderr")];
-    for (at, name) in names.into_iter().enumerate() {
-        if let Some(stream) = sys.getattr_opt(name)?
-            && !stream.is_none()
-            && !is_proxy(&stream, class)
-        {
-            sys.setattr(name, proxy_of(at, &stream, class)?)?;
-        }
+    match stream
+        .get_type()
+        .is(PROXY.get_or_try_init(py, find)?.bind(py))
+    {
+        true => stream.getattr(intern!(py, "_original")),
+        false => Ok(stream),
     }
-    Ok(())
 }
 
-/// The stream's proxy. It lives as long as the stream: `print` holds on to neither, so that a proxy that went when it is
-/// taken off would be gone under a thread that is just printing.
-fn proxy_of<'py>(
-    at: usize,
-    stream: &Bound<'py, PyAny>,
-    class: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
+/// Reads the module that streams are compared with, so that no task begins while it is being read.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    bare(py.None().into_bound(py)).map(drop)
+}
+
+fn close_doors(py: Python<'_>) {
+    let open = std::mem::take(&mut *lock(&OPEN));
+    // Those of one stream may stand on each other, with a bar's between them.
+    for doors in open.iter().rev() {
+        let line = doors.line.get();
+        line.step_aside(py, doors.line.bind(py).as_any());
+        let flush = doors.flush.get();
+        flush.step_aside(py, doors.flush.bind(py).as_any());
+    }
+}
+
+fn bound<'py>(py: Python<'py>, object: Option<&Py<PyAny>>) -> Option<Bound<'py, PyAny>> {
+    object.map(|object| object.bind(py).clone())
+}
+
+/// Takes a door off, if it is in place; what is found below it takes its place, unless that has had its day, too.
+fn take_off(
+    stream: &Bound<'_, PyAny>,
+    name: &Bound<'_, PyString>,
+    door: &Bound<'_, PyAny>,
+    found: Option<&Py<PyAny>>,
+) -> PyResult<()> {
     let py = stream.py();
-    let name = intern!(py, "_manyhands_proxy");
-    // Those that stand for another stream may say that its attributes are theirs.
-    let is_its_own = |proxy: &Bound<'py, PyAny>| {
-        let original = proxy.getattr(intern!(py, "_original"));
-        is_proxy(proxy, class) && original.is_ok_and(|original| original.is(stream))
+    let Some(attributes) = own_attributes(stream) else {
+        return Ok(());
     };
-    if let Some(proxy) = stream.getattr_opt(name)?.filter(is_its_own) {
-        return Ok(proxy);
+    if !attributes
+        .get_item(name)?
+        .is_some_and(|there| there.is(door))
+    {
+        return Ok(());
     }
-    let proxy = class.call1((at + 1, stream))?;
-    if stream.setattr(name, &proxy).is_err() {
-        let mut kept = lock(&KEPT);
-        kept.push_back(proxy.clone().unbind());
-        let last = (kept.len() > N_KEPT_MAX).then(|| kept.pop_front());
-        drop(kept);
-        drop(last);
+    let mut below = bound(py, found);
+    while let Some(candidate) = below.take() {
+        if let Ok(door) = candidate.cast::<LineDoor>() {
+            below = bound(py, door.get().found.as_ref());
+        } else if let Ok(door) = candidate.cast::<FlushDoor>() {
+            below = bound(py, door.get().found.as_ref());
+        } else if candidate
+            .getattr_opt(intern!(py, "_is_closed"))?
+            .is_some_and(|closed| closed.is_truthy().unwrap_or(false))
+        {
+            // That of a bar, which could not take it off as ours was above it.
+            below = candidate
+                .getattr_opt(intern!(py, "_found"))?
+                .filter(|found| !found.is_none());
+        } else {
+            return attributes.set_item(name, candidate);
+        }
     }
-    Ok(proxy)
+    attributes.del_item(name)
 }
 
-fn take_off(py: Python<'_>) -> PyResult<()> {
-    let (sys, class) = (sys(py)?, proxy_class(py)?);
-    for name in [intern!(py, "stdout"), intern!(py, "stderr")] {
-        if let Some(stream) = sys.getattr_opt(name)?
-            && is_proxy(&stream, class)
-        {
-            sys.setattr(name, stream.getattr(intern!(py, "_original"))?)?;
+/// Stands in the place of a stream's `write`.
+#[pyclass(frozen, module = "manyhands._native")]
+struct LineDoor {
+    stream: Py<PyAny>,
+    /// What was called before.
+    original: Py<PyAny>,
+    /// Where that was an attribute of the stream's own.
+    found: Option<Py<PyAny>>,
+    since: u64,
+}
+
+#[pymethods]
+impl LineDoor {
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let door = slf.get();
+        // Where a task has put the stream there itself, it may look at once at what it has written.
+        let is_held_here = BEGAN.get() > door.since && is_of_pool() && in_task();
+        if !is_held_here {
+            if N_WORKING.load(Ordering::Relaxed) == 0 {
+                door.step_aside(py, slf.as_any());
+            }
+            return door.original.bind(py).call(args, kwargs);
         }
+        let text = match args.len() {
+            1 if kwargs.is_none() => args.get_item(0)?.cast_into::<PyString>().ok(),
+            _ => None,
+        };
+        let Some(text) = text.filter(|text| door.can_wait(text)) else {
+            pass_on_of(py, slf)?;
+            return door.original.bind(py).call(args, kwargs);
+        };
+        door.take(slf, text.to_str()?)?;
+        Ok(text.len()?.into_pyobject(py)?.into_any())
+    }
+
+    /// A copy of the stream has its own method.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        method_of_copy(py, slf.get().stream.clone_ref(py), "write")
+    }
+}
+
+impl LineDoor {
+    /// Whether nothing can be wrong with writing a text later: it is of whole characters, which the stream can encode.
+    fn can_wait(&self, text: &Bound<'_, PyString>) -> bool {
+        let py = text.py();
+        let Ok(characters) = text.to_str() else {
+            return false;
+        };
+        if characters.is_ascii() {
+            return true;
+        }
+        let encoding = self.stream.bind(py).getattr(intern!(py, "encoding"));
+        let Ok(encoding) = encoding.and_then(|encoding| encoding.extract::<Option<String>>())
+        else {
+            return false;
+        };
+        let is_utf8 = |name: String| matches!(name.to_ascii_lowercase().as_str(), "utf-8" | "utf8");
+        encoding.is_none_or(is_utf8)
+    }
+
+    /// Passes on whole lines, and holds the rest.
+    fn take(&self, slf: &Bound<'_, Self>, text: &str) -> PyResult<()> {
+        let n_lines = text.rfind('\n').map_or(0, |at| at + 1);
+        // It moves in its line, as a bar does.
+        let n_now = if text[n_lines..].contains('\r') {
+            text.len()
+        } else {
+            n_lines
+        };
+        if n_now == 0 && hold(slf, text) {
+            return Ok(());
+        }
+        // A beginning that is too long goes on as well.
+        let now = taken(slf) + &text[..n_now];
+        if 0 < n_now && n_now < text.len() {
+            hold(slf, &text[n_now..]);
+        }
+        if !now.is_empty() {
+            self.original.bind(slf.py()).call1((now,))?;
+        }
+        Ok(())
+    }
+
+    fn step_aside(&self, py: Python<'_>, slf: &Bound<'_, PyAny>) {
+        let stream = self.stream.bind(py);
+        if let Err(error) = take_off(stream, intern!(py, "write"), slf, self.found.as_ref()) {
+            error.write_unraisable(py, Some(stream));
+        }
+    }
+}
+
+/// How a door is pickled: a copy of the stream has the method of its own there.
+fn method_of_copy<'py>(
+    py: Python<'py>,
+    stream: Py<PyAny>,
+    name: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    let getattr = py
+        .import(intern!(py, "builtins"))?
+        .getattr(intern!(py, "getattr"))?;
+    Ok((getattr, (stream, name)).into_pyobject(py)?.into_any())
+}
+
+/// Holds a text behind what is held already; false if that is too long, as it is held now all the same.
+fn hold(door: &Bound<'_, LineDoor>, text: &str) -> bool {
+    HAS_PART.set(true);
+    let thread = THREAD.with(|thread| *thread);
+    let mut held = lock(&HELD);
+    let is_it = |held: &&mut Held| held.thread == thread && held.door.is(door);
+    if let Some(held) = held.iter_mut().find(is_it) {
+        held.text.push_str(text);
+        return held.text.len() <= HELD_BYTES_MAX;
+    }
+    held.push(Held {
+        thread,
+        door: door.clone().unbind(),
+        text: text.to_owned(),
+    });
+    text.len() <= HELD_BYTES_MAX
+}
+
+/// What this thread has written of a line, to be passed on now.
+fn taken(door: &Bound<'_, LineDoor>) -> String {
+    if !HAS_PART.get() {
+        return String::new();
+    }
+    let thread = THREAD.with(|thread| *thread);
+    let mut held = lock(&HELD);
+    let at = held
+        .iter()
+        .position(|held| held.thread == thread && held.door.is(door));
+    let taken = at.map(|at| held.swap_remove(at));
+    drop(held);
+    taken.map_or_else(String::new, |taken| taken.text)
+}
+
+/// Passes on what this thread has written of a line to one stream.
+fn pass_on_of(py: Python<'_>, door: &Bound<'_, LineDoor>) -> PyResult<()> {
+    let text = taken(door);
+    if !text.is_empty() {
+        door.get().original.bind(py).call1((text,))?;
     }
     Ok(())
 }
 
-/// A task has ended: what it has written of a line is passed on, if there is any.
+/// Stands in the place of a stream's `flush`: what its thread has written appears.
+#[pyclass(frozen, module = "manyhands._native")]
+struct FlushDoor {
+    original: Py<PyAny>,
+    found: Option<Py<PyAny>>,
+    line: Py<LineDoor>,
+}
+
+#[pymethods]
+impl FlushDoor {
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let door = slf.get();
+        if HAS_PART.get() {
+            pass_on_of(py, door.line.bind(py))?;
+        } else if N_WORKING.load(Ordering::Relaxed) == 0 {
+            door.step_aside(py, slf.as_any());
+        }
+        door.original.bind(py).call(args, kwargs)
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        method_of_copy(py, slf.get().line.get().stream.clone_ref(py), "flush")
+    }
+}
+
+impl FlushDoor {
+    fn step_aside(&self, py: Python<'_>, slf: &Bound<'_, PyAny>) {
+        let stream = self.line.get().stream.bind(py);
+        if let Err(error) = take_off(stream, intern!(py, "flush"), slf, self.found.as_ref()) {
+            error.write_unraisable(py, Some(stream));
+        }
+    }
+}
+
+/// A task begins in this thread. Gives what [`end_task`] is to be given.
+#[inline]
+pub(crate) fn begin_task() -> u64 {
+    BEGAN.replace(CLOCK.load(Ordering::Relaxed))
+}
+
+/// It has ended: what it has written of a line is passed on, if there is any.
 ///
 /// # Errors
 ///
-/// What the stream raises.
+/// What a stream raises.
 #[inline]
-pub(crate) fn pass_on_part(py: Python<'_>) -> PyResult<()> {
-    match HAS_PART.get() {
-        true => pass_on_held(py),
+pub(crate) fn end_task(py: Python<'_>, outer: u64) -> PyResult<()> {
+    BEGAN.set(outer);
+    pass_on(py)
+}
+
+/// The task of this thread is going to wait: what it has written of a line comes before what others write.
+#[inline]
+pub(crate) fn before_waiting(py: Python<'_>) {
+    if let Err(error) = pass_on(py) {
+        error.write_unraisable(py, None);
+    }
+}
+
+#[inline]
+fn pass_on(py: Python<'_>) -> PyResult<()> {
+    match HAS_PART.replace(false) {
+        true => pass_on_held(py, Some(THREAD.with(|thread| *thread))),
         false => Ok(()),
     }
 }
 
+/// Passes on all that is held, of one thread or of all; the first error is raised in the end.
 #[cold]
-fn pass_on_held(py: Python<'_>) -> PyResult<()> {
+fn pass_on_held(py: Python<'_>, thread: Option<u64>) -> PyResult<()> {
+    let is_meant = |held: &mut Held| thread.is_none_or(|thread| held.thread == thread);
+    let all: Vec<Held> = lock(&HELD).extract_if(.., is_meant).collect();
+    let mut outcome = Ok(());
+    for Held { door, text, .. } in all {
+        let passed = door.get().original.bind(py).call1((text,)).map(drop);
+        outcome = outcome.and(passed);
+    }
+    outcome
+}
+
+/// What the calling thread has begun to write appears.
+#[pyfunction]
+fn pass_on_parts(py: Python<'_>) -> PyResult<()> {
+    pass_on(py)
+}
+
+/// The program ends: what tasks have begun to write that will never end appears.
+pub(crate) fn at_exit(py: Python<'_>) {
+    if let Err(error) = pass_on_held(py, None) {
+        error.write_unraisable(py, None);
+    }
+    close_doors(py);
+}
+
+/// In a forked child: it has none of the other threads, and is none of a pool's workers itself, so that nobody would pass
+/// on what it holds. What was begun is the parent's.
+pub(crate) fn after_fork(py: Python<'_>) {
+    N_WORKING.store(0, Ordering::Relaxed);
     HAS_PART.set(false);
-    let module = py.import(intern!(py, "manyhands._relay"))?;
-    module.call_method0(intern!(py, "pass_on_parts")).map(drop)
-}
-
-/// This thread's task has begun a line, which `manyhands._relay.pass_on_parts` is to pass on when it ends.
-#[pyfunction]
-fn note_part() {
-    HAS_PART.set(true);
-}
-
-/// Whether the calling thread is one of a pool that runs a task.
-#[pyfunction]
-fn is_task_of_thread() -> bool {
-    is_of_pool() && in_task()
-}
-
-/// Whether anybody needs the proxies in the place of `sys.stdout` and `sys.stderr`.
-#[pyfunction]
-fn has_proxies() -> bool {
-    N_USERS.load(Ordering::Relaxed) > 0
-}
-
-/// Put proxies there until `end_proxies` has been called as often.
-#[pyfunction]
-fn begin_proxies(py: Python<'_>) {
-    begin(py);
-}
-
-#[pyfunction]
-fn end_proxies(py: Python<'_>) {
-    end(py);
-}
-
-/// In a forked child, which has none of the threads.
-#[pyfunction]
-fn forget_proxies(py: Python<'_>) -> PyResult<()> {
-    N_USERS.store(0, Ordering::Relaxed);
-    HAS_PART.set(false);
-    take_off(py)
+    BEGAN.set(0);
+    // Whatever runs as these go is the parent's business, too.
+    std::mem::take(&mut *lock(&HELD))
+        .into_iter()
+        .for_each(std::mem::forget);
+    close_doors(py);
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(note_part, module)?)?;
-    module.add_function(wrap_pyfunction!(is_task_of_thread, module)?)?;
-    module.add_function(wrap_pyfunction!(has_proxies, module)?)?;
-    module.add_function(wrap_pyfunction!(begin_proxies, module)?)?;
-    module.add_function(wrap_pyfunction!(end_proxies, module)?)?;
-    module.add_function(wrap_pyfunction!(forget_proxies, module)?)
+    module.add_function(wrap_pyfunction!(pass_on_parts, module)?)
 }

@@ -48,9 +48,10 @@ impl Listening {
         if let Some((recorder, _)) = &*self.recorder {
             (recorder.bind(py)).call_method1(intern!(py, "begin"), (rank,))?;
         }
+        let outer = lines::begin_task();
         let (outcome, drawn) = call(self.on_misuse);
         // What is wrong with the stream would have been the task's error, had it ended the line.
-        let outcome = match lines::pass_on_part(py) {
+        let outcome = match lines::end_task(py, outer) {
             Ok(()) => outcome,
             Err(error) => outcome.and(Err(error)),
         };

@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const READ_BYTES: usize = 1 << 18;
+/// Whoever sleeps for so much longer than he wanted was stopped.
+const STOPPED: Duration = Duration::from_secs(1);
 /// How long workers may take to end by themselves when the pool is shut down.
 const STOP_WAIT: Duration = Duration::from_millis(1000);
 
@@ -189,7 +191,22 @@ impl Reactor {
                 timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
             }
         }
+        let before = Instant::now();
         let ready = self.poll(timeout, &is_blocked, !self.relief.is_halting);
+        let late = timeout.map_or(Duration::ZERO, |timeout| {
+            before.elapsed().saturating_sub(timeout)
+        });
+        if late > STOPPED || self.relief.is_halting {
+            // This process was stopped, and its workers may have been as well; or nobody has listened to them.
+            let missed = if self.relief.is_halting {
+                before.elapsed()
+            } else {
+                late
+            };
+            for peer in self.peers.iter_mut().flatten() {
+                peer.since += missed;
+            }
+        }
         for (at, flags) in ready {
             let Some(peer) = self.peers[at].as_mut() else {
                 continue;
@@ -230,7 +247,12 @@ impl Reactor {
             Some(idle_timeout.saturating_sub(since.elapsed()))
         });
         let limit = state.options.start_limit;
-        let starting = self.peers.iter().flatten();
+        // While nothing is read, nobody could say that he is ready.
+        let starting = self
+            .peers
+            .iter()
+            .flatten()
+            .filter(|_| !self.relief.is_halting);
         let start = starting.filter_map(|peer| peer.left_to_start(limit)).min();
         let relief = self.relief.is_due_in();
         let guard = self.guard.is_due_in();
@@ -322,7 +344,8 @@ impl Reactor {
 
     /// Ends workers that are not ready in time: nothing else would ever be heard of them.
     fn end_late_starters(&mut self, shared: &Shared) {
-        if self.peers.iter().flatten().all(|peer| peer.is_ready) {
+        let is_any_starting = self.peers.iter().flatten().any(|peer| !peer.is_ready);
+        if !is_any_starting || self.relief.is_halting {
             return;
         }
         let limit = lock(&shared.state).options.start_limit;
