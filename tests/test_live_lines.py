@@ -1,16 +1,16 @@
-"""Lines that tasks in threads write, told live: whole, in whatever pieces they come; and streams as they were."""
+"""Lines that tasks in threads print, told live: each in one piece; and `print` as everybody knows it."""
 
 from __future__ import annotations
 
+import builtins
 import contextlib
-import copy
+import inspect
 import io
-import os
 import pickle
 import sys
 import threading
 import time
-import weakref
+from unittest import mock
 
 import pytest
 from scripts import PATIENCE_S, check, run, until
@@ -22,13 +22,6 @@ import manyhands as mh
 def two_threads():
     with mh.config.set(scheduler="threads", num_workers=2):
         yield
-    # Threads leave the streams when they have no more work, a moment after their last task.
-    until(lambda: not is_in_use(sys.stdout) and not is_in_use(sys.stderr), "no thread is at work")
-
-
-def is_in_use(stream):
-    """Whether threads at work have put something into a stream."""
-    return not {"write", "flush"}.isdisjoint(getattr(stream, "__dict__", {}))
 
 
 class Heard(io.StringIO):
@@ -56,9 +49,8 @@ class Slow:
 
 
 def say(x):
-    print("line", Slow(x), "of", Slow(x), sep=" ")
-    sys.stderr.write(f"error {x} ")
-    sys.stderr.writelines(["goes ", "on\n"])
+    print("line", Slow(x), "of", Slow(x))
+    print("error", x, sep=" is ", end="!\n", file=sys.stderr, flush=True)
 
 
 def test_lines_come_in_one_piece():
@@ -66,15 +58,17 @@ def test_lines_come_in_one_piece():
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         mh.map(say, range(40), chunksize=1)
     assert sorted(out.pieces) == sorted(f"line {x} of {x}\n" for x in range(40))
-    assert sorted(error.pieces) == sorted(f"error {x} goes on\n" for x in range(40))
+    assert sorted(error.pieces) == sorted(f"error is {x}!\n" for x in range(40))
 
 
-@pytest.mark.parametrize("how", ["map", "stream", "compute", "submit", "executor", "futures"])
+@pytest.mark.parametrize("how", ["map", "stream", "compute", "submit", "executor", "futures", "seeded"])
 def test_lines_are_whole_however_the_tasks_are_made(how):
     out = Heard()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
         if how == "map":
             mh.map(say, range(20))
+        elif how == "seeded":
+            mh.map(say, range(20), seed=1)
         elif how == "stream":
             list(mh.stream(say, range(20)))
         elif how == "compute":
@@ -93,6 +87,32 @@ def test_lines_are_whole_however_the_tasks_are_made(how):
     assert sorted(out.pieces) == sorted(f"line {x} of {x}\n" for x in range(20))
 
 
+@pytest.mark.parametrize("seed", [None, 1])
+def test_lines_are_whole_where_print_itself_is_the_function(tmp_path, seed):
+    """Taken before there were any threads."""
+    source = f"""
+    import io, sys, time
+    function = print
+    import manyhands as mh
+
+    class Heard(io.StringIO):
+        def write(self, text):
+            pieces.append(text)
+            time.sleep(0.0005)
+
+    pieces = []
+    mh.config.set(scheduler="threads", num_workers=2, seed={seed})
+    sys.stdout = Heard()
+    mh.map(function, range(20), chunksize=1)
+    list(mh.stream(function, range(20, 30)))
+    mh.compute([mh.delayed(function)(x) for x in range(30, 40)])
+    mh.submit(function, 40).result()
+    sys.stdout = sys.__stdout__
+    assert sorted(pieces) == sorted(f"{{x}}\\n" for x in range(41)), pieces
+    """
+    check(run(tmp_path, source), "")
+
+
 def test_lines_on_the_programs_own_stream_are_whole(tmp_path):
     source = """
     import sys, time
@@ -107,341 +127,13 @@ def test_lines_on_the_programs_own_stream_are_whole(tmp_path):
         print("line", Slow(), x, Slow())
 
     mh.map(say, range(60), scheduler="threads", num_workers=3, chunksize=1)
-    print("after", sys.stdout is sys.__stdout__)
-    """
-    outcome = run(tmp_path, source)
-    lines = outcome.stdout.splitlines()
-    assert outcome.returncode == 0, outcome
-    assert sorted(lines[:-1]) == sorted(f"line slow {x} slow" for x in range(60))
-    assert lines[-1].startswith("after"), lines
-
-
-def test_the_beginning_of_a_line_appears_when_its_task_ends():
-    out = Heard()
-    with contextlib.redirect_stdout(out):
-        mh.map(lambda x: print("part", x, end=";"), range(10), chunksize=1)
-        assert sorted(out.pieces) == sorted(f"part {x};" for x in range(10))
-        with pytest.raises(ZeroDivisionError):
-            mh.map(lambda x: print("before", end="") or 1 / x, [0])
-    assert out.pieces[-1] == "before"
-
-
-def test_what_is_flushed_appears_at_once_and_so_does_a_bar():
-    out = Heard()
-    may_end = threading.Event()
-
-    def show(_):
-        print("20 %", end="", flush=True)
-        sys.stdout.write("\r40 %")
-        assert may_end.wait(PATIENCE_S)
-
-    with contextlib.redirect_stdout(out):
-        future = mh.submit(show, 0)
-        until(lambda: out.pieces == ["20 %", "\r40 %"], "both are shown")
-        may_end.set()
-        future.result()
-
-
-def test_a_line_without_end_is_not_held_for_ever():
-    out = Heard()
-    with contextlib.redirect_stdout(out):
-        mh.map(lambda _: [sys.stdout.write("x" * 1000) for _ in range(200)], [0])
-    assert out.getvalue() == "x" * 200_000
-    assert 3 <= len(out.pieces) < 10
-
-
-def test_text_that_is_no_utf8_and_bytes_arrive_as_they_are(tmp_path):
-    class Wrapped(io.TextIOWrapper):
-        """Not the program's own, but with bytes below it."""
-
-    below = io.BytesIO()
-    out = Wrapped(below, encoding="utf-8", errors="surrogateescape")
-
-    def write(_):
-        print("odd \udcff", end="!")
-        sys.stdout.flush()
-        sys.stdout.buffer.write(b"\x00\xfe\n")
-        return sys.stdout.encoding
-
-    with contextlib.redirect_stdout(out):
-        assert mh.map(write, [0]) == ["utf-8"]
-        out.flush()
-    assert below.getvalue() == b"odd \xff!\x00\xfe\n"
-
-
-def test_what_is_wrong_with_a_stream_is_the_tasks_error():
-    class Full(io.StringIO):
-        def write(self, _text):
-            raise OSError(28, "no space left")
-
-    with contextlib.redirect_stdout(Full()):
-        with pytest.raises(OSError, match="no space left"):
-            mh.map(print, [1])
-    with contextlib.redirect_stdout(io.StringIO()):
-        with pytest.raises(TypeError, match="bytes"):
-            mh.map(lambda x: sys.stdout.write(x), [b"bytes"])
-
-
-# Order
-
-
-def tell(x):
-    print("inner", x)
-
-
-def in_order():
-    """What others write comes where this waits for them."""
-    print("a", end=" ")
-    mh.map(tell, [0], scheduler="processes")
-    print("b", end=" ")
-    with mh.Executor(1, scheduler="processes") as executor:
-        list(executor.map(tell, [1]))
-    print("c", end=" ")
-    mh.submit(tell, 2).result()
-    print("d", end=" ")
-    mh.map(tell, [3, 4], relay="ordered")
-    print("e", end=" ")
-    print("f", end=" ", file=sys.stderr)
-    sys.stderr.flush()
-    print("g")
-
-
-def test_what_comes_first_stands_first(capfd):
-    in_order()
-    sys.stdout.flush()
-    plain = capfd.readouterr()
-    mh.submit(in_order).result()
-    assert capfd.readouterr() == plain
-
-
-def test_what_tasks_have_begun_appears_when_the_program_ends_without_them(tmp_path):
-    source = """
-    import threading
-    import manyhands as mh
-
-    has_begun = [threading.Event() for _ in range(2)]
-
-    def stay(x):
-        print("part", x, end=";")
-        has_begun[x].set()
-        threading.Event().wait()
-
-    mh.config.set(scheduler="threads", num_workers=2)
-    futures = [mh.submit(stay, x) for x in range(2)]
-    for event in has_begun:
-        event.wait()
     """
     outcome = run(tmp_path, source)
     assert outcome.returncode == 0, outcome
-    assert sorted(outcome.stdout.split(";")) == ["", "part 0", "part 1"], outcome
+    assert sorted(outcome.stdout.splitlines()) == sorted(f"line slow {x} slow" for x in range(60))
 
 
-@pytest.mark.parametrize("kind", [io.StringIO, lambda: io.TextIOWrapper(io.BytesIO(), encoding="ascii")])
-def test_a_task_may_look_at_what_it_has_written_where_it_has_put_the_stream_itself(kind):
-    def look():
-        out = kind()
-        with contextlib.redirect_stdout(out):
-            mh.map(tell, [0])  # others begin to write there
-            print("part", end="")
-            out.flush()
-            text = out.getvalue() if isinstance(out, io.StringIO) else out.buffer.getvalue().decode()
-            print("more", end="")
-        rest = out.getvalue() if isinstance(out, io.StringIO) else None
-        out.close()
-        return text, rest
-
-    text, rest = mh.submit(look).result()
-    assert text == "inner 0\npart"
-    assert rest in (None, "inner 0\npartmore")
-
-
-def test_what_cannot_be_encoded_is_an_error_where_it_is_written():
-    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-
-    def write():
-        try:
-            sys.stdout.write("é")
-        except UnicodeEncodeError:
-            return "refused"
-
-    with contextlib.redirect_stdout(out):
-        assert mh.submit(write).result() == "refused"
-
-
-def test_one_bad_stream_keeps_nothing_of_the_other():
-    class Full(io.StringIO):
-        def write(self, _text):
-            raise OSError(28, "no space left")
-
-    def write(x):
-        sys.stdout.write(f"out {x}")
-        sys.stderr.write(f"error {x}")
-
-    error = Heard()
-    with contextlib.redirect_stdout(Full()), contextlib.redirect_stderr(error):
-        failures = mh.map(write, range(6), on_error="return")
-    assert all(isinstance(failure, OSError) for failure in failures)
-    assert sorted(error.pieces) == [f"error {x}" for x in range(6)]
-
-
-# The streams
-
-
-def test_streams_are_the_programs_own_objects_while_threads_work():
-    before = sys.stdout, sys.stderr, sys.stdout.write
-    may_end = threading.Event()
-    future = mh.submit(may_end.wait, PATIENCE_S)
-    until(lambda: is_in_use(sys.stdout), "a thread is at work")
-    try:
-        assert (sys.stdout, sys.stderr) == before[:2]
-        assert isinstance(sys.stdout, io.TextIOBase)
-    finally:
-        may_end.set()
-        future.result()
-    until(lambda: not is_in_use(sys.stdout), "no thread is at work")
-    assert (sys.stdout, sys.stderr, sys.stdout.write) == before
-
-
-def test_the_standard_stream_can_be_sent_to_workers_while_threads_work(tmp_path):
-    source = """
-    import sys, threading
-    import manyhands as mh
-
-    def task(x):
-        return mh.map(lambda x, out=sys.stdout: out is sys.stdout, [0], scheduler="processes")
-
-    print(mh.map(task, [0], scheduler="threads"))
-    """
-    check(run(tmp_path, source), "[[True]]\n")
-
-
-def test_other_threads_of_the_program_write_as_ever():
-    out = Heard()
-    is_begun, may_end = threading.Event(), threading.Event()
-
-    def wait(_):
-        is_begun.set()
-        assert may_end.wait(PATIENCE_S)
-
-    with contextlib.redirect_stdout(out):
-        future = mh.submit(wait, 0)
-        assert is_begun.wait(PATIENCE_S)
-        assert is_in_use(out)
-        print("piece", "by", end="")
-        assert out.pieces == ["piece", " ", "by", ""]
-        may_end.set()
-        future.result()
-
-
-def test_a_redirected_stream_is_left_as_it_was():
-    out = io.StringIO()
-    for _ in range(20):
-        with contextlib.redirect_stdout(out):
-            mh.map(print, range(5))
-        mh.submit(str, 1).result()
-    until(lambda out=out: not is_in_use(out), "no thread is at work")
-    assert sorted(out.getvalue().split()) == sorted("01234" * 20)
-    assert pickle.loads(pickle.dumps(out)).getvalue() == out.getvalue()
-    was_left = weakref.ref(out)
-    del out
-    assert was_left() is None
-
-
-@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
-def test_a_stream_can_be_copied_while_threads_write_to_it(copy_of):
-    out = io.StringIO()
-    may_end = threading.Event()
-    with contextlib.redirect_stdout(out):
-        future = mh.submit(may_end.wait, PATIENCE_S)
-        until(lambda: is_in_use(out), "a thread is at work")
-        print("before")
-        copied = copy_of(out)
-        print("after")
-        may_end.set()
-        future.result()
-    copied.write("elsewhere")
-    copied.flush()
-    assert copied.getvalue() == "before\nelsewhere"
-    assert out.getvalue() == "before\nafter\n"
-
-
-def test_a_stream_without_attributes_of_its_own_is_written_to_as_it_is():
-    class Bare:
-        __slots__ = ("pieces",)
-
-        def __init__(self):
-            self.pieces = []
-
-        def write(self, text):
-            self.pieces.append(text)
-
-        def flush(self):
-            pass
-
-    class Forwards:
-        """Answers for another stream, its attributes included."""
-
-        __slots__ = ("_of",)
-
-        def __init__(self, of):
-            self._of = of
-
-        def __getattr__(self, name):
-            return getattr(self._of, name)
-
-    for stream in (Bare(), Forwards(io.StringIO())):
-        with contextlib.redirect_stdout(stream):
-            mh.map(print, range(10))
-        text = "".join(stream.pieces) if isinstance(stream, Bare) else stream.getvalue()
-        assert sorted(text.split("\n")) == sorted(["", *map(str, range(10))]) or len(text) == 20
-
-
-def test_streams_of_a_users_own_that_make_trouble_are_left_alone():
-    class Trouble(Heard):
-        def __getattribute__(self, name):
-            if name == "__dict__":
-                raise RuntimeError("nobody is to look")
-            return super().__getattribute__(name)
-
-    out = Trouble()
-    with contextlib.redirect_stdout(out):
-        mh.map(print, range(5), num_workers=1)
-    assert out.getvalue().split() == list("01234")
-
-
-def test_bars_and_threads_leave_a_stream_in_any_order():
-    """Both put something into the place of its method."""
-    from manyhands import _progress_stages
-
-    for order in ("bar, threads", "threads, bar"):
-        out = io.StringIO()
-        stage = _progress_stages.Stage(out)
-        may_end = threading.Event()
-        with contextlib.redirect_stdout(out):
-            if order == "bar, threads":
-                stage.enter()
-            future = mh.submit(may_end.wait, PATIENCE_S)
-            if order == "threads, bar":
-                until(lambda out=out: is_in_use(out), "a thread is at work")
-                stage.enter()
-            mh.map(print, range(5))
-            for _ in range(3):
-                mh.submit(print, "x", "y").result()
-            if order == "bar, threads":
-                stage.leave(id(out))
-            may_end.set()
-            future.result()
-            if order == "threads, bar":
-                until(lambda out=out: "flush" not in vars(out), "no thread is at work")
-                stage.leave(id(out))
-        until(lambda out=out: "flush" not in vars(out), "no thread is at work")
-        out.write("z")
-        assert not is_in_use(out), order
-        assert sorted(out.getvalue().split("\n")) == sorted(["z", *map(str, range(5)), *["x y"] * 3])
-
-
-def test_a_call_in_order_beside_one_told_live():
-    """The one ends first: the other's lines stay whole."""
+def test_lines_of_a_call_in_order_and_one_told_live_are_whole():
     out = Heard()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()), mh.config.set(num_workers=4):
         live = [mh.submit(say, x) for x in range(30)]
@@ -461,8 +153,135 @@ def test_what_goes_to_either_stream_in_order_goes_there_whatever_they_stood_for_
     assert capfd.readouterr() == ("", "before\nafter\n")
 
 
+# print is what it was
+
+ARGUMENTS = [
+    ((), {}),
+    ((1, "two", None), {}),
+    ((1, 2), {"sep": ""}),
+    ((1, 2), {"sep": None, "end": None}),
+    ((1,), {"end": ""}),
+    (("\ud800é",), {}),
+    ((1, 2), {"sep": "\n", "end": "\n\n", "flush": True}),
+    ((1,), {"file": None}),
+]
+MISTAKES = [
+    ((1,), {"sep": 1}),
+    ((1,), {"end": b""}),
+    ((1,), {"ende": ""}),
+    ((1,), {"file": 3}),
+]
+
+
+def printed(args, kwargs):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            returned = print(*args, **kwargs)
+        except Exception as error:
+            return type(error), str(error).partition("\n")[0], out.getvalue()
+    return returned, out.getvalue()
+
+
+@pytest.mark.parametrize(("args", "kwargs"), ARGUMENTS + MISTAKES)
+def test_in_a_task_it_prints_and_refuses_what_it_does_elsewhere(args, kwargs):
+    assert mh.submit(printed, args, kwargs).result() == printed(args, kwargs)
+
+
+def test_without_a_stream_it_prints_nowhere_or_says_that_there_is_none():
+    def nowhere():
+        before, sys.stdout = sys.stdout, None
+        try:
+            print("nowhere")
+            del sys.stdout
+            with pytest.raises(RuntimeError, match=r"lost sys\.stdout"):
+                print("lost")
+        finally:
+            sys.stdout = before
+
+    mh.submit(nowhere).result()
+
+
+def test_what_a_value_or_a_stream_raises_is_raised():
+    class Bad:
+        def __str__(self):
+            raise LookupError("no text")
+
+    class Full(io.StringIO):
+        def write(self, _text):
+            raise OSError(28, "no space left")
+
+    with pytest.raises(LookupError, match="no text"):
+        mh.submit(print, "a", Bad()).result()
+    with contextlib.redirect_stdout(Full()), pytest.raises(OSError, match="no space left"):
+        mh.submit(print, "a").result()
+
+
+def test_it_can_be_replaced_and_put_back():
+    mh.map(str, range(3))
+    installed = builtins.print
+    with mock.patch("builtins.print") as replaced:
+        mh.map(lambda x: print(x), range(3))
+        assert replaced.call_count == 3
+        assert builtins.print is replaced
+    assert builtins.print is installed
+    out = Heard()
+    with contextlib.redirect_stdout(out):
+        mh.map(lambda x: print("a", x), range(3))
+    assert sorted(out.pieces) == [f"a {x}\n" for x in range(3)]
+
+
+def test_it_is_a_builtin_like_any_other():
+    mh.map(str, range(3))
+    assert inspect.isbuiltin(print)
+    assert (print.__module__, print.__name__, print.__qualname__) == ("builtins", "print", "print")
+    assert pickle.loads(pickle.dumps(print)) is print
+    assert print.__doc__
+    assert [*inspect.signature(print).parameters] == ["args", "sep", "end", "file", "flush"]
+
+
+def test_it_is_sent_to_workers_by_name(capfd):
+    mh.map(str, range(3))
+    mh.map(print, ["there"], scheduler="processes")
+    mh.compute(mh.delayed(print)("there, too"), scheduler="processes")
+    assert capfd.readouterr().out == "there\nthere, too\n"
+
+
+def test_what_others_print_is_not_touched():
+    """In pieces, as ever: who prints in its own thread may look at each."""
+    out = Heard()
+    is_begun, may_end = threading.Event(), threading.Event()
+
+    def wait(_):
+        is_begun.set()
+        assert may_end.wait(PATIENCE_S)
+
+    with contextlib.redirect_stdout(out):
+        future = mh.submit(wait, 0)
+        assert is_begun.wait(PATIENCE_S)
+        print("piece", "by")
+        assert out.pieces == ["piece", " ", "by", "\n"]
+        may_end.set()
+        future.result()
+
+
+def test_parts_of_lines_appear_at_once():
+    out = Heard()
+    may_end = threading.Event()
+
+    def show(_):
+        print("20 %", end="")
+        assert may_end.wait(PATIENCE_S)
+
+    with contextlib.redirect_stdout(out):
+        future = mh.submit(show, 0)
+        until(lambda: out.pieces == ["20 %"], "it is shown")
+        may_end.set()
+        future.result()
+
+
 def test_streams_change_under_a_thread_that_is_printing(tmp_path):
-    """`print` does not hold on to the stream that it writes to."""
+    """The interpreter's own `print` does not hold on to the stream that it writes to."""
     source = """
     import sys, threading, time
     import manyhands as mh
@@ -494,34 +313,3 @@ def test_streams_change_under_a_thread_that_is_printing(tmp_path):
             thread.join()
     """
     check(run(tmp_path, source), "a slow b\n" * 80)
-
-
-def test_a_forked_child_has_the_streams_as_they_were():
-    is_begun, may_end = threading.Event(), threading.Event()
-
-    def wait(_):
-        print("begun", end="")
-        is_begun.set()
-        assert may_end.wait(PATIENCE_S)
-
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        future = mh.submit(wait, 0)
-        assert is_begun.wait(PATIENCE_S)
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0 if not is_in_use(sys.stdout) and not is_in_use(sys.stderr) else 1)
-        may_end.set()
-        future.result()
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert out.getvalue() == "begun"
-
-
-def test_tasks_without_output_can_have_no_streams_at_all(tmp_path):
-    source = """
-    import sys
-    import manyhands as mh
-
-    sys.stdout = sys.stderr = None
-    mh.map(print, range(10), scheduler="threads", num_workers=2)
-    """
-    check(run(tmp_path, source), "")

@@ -817,10 +817,13 @@ class SubmittedTrack(Track):
             self._futures.add(futures)
             return True
 
-    def _look(self) -> None:
+    def _look(self, is_last: bool = False) -> None:
         """See which calls have ended."""
         self.tally.look()
-        self._futures.look()
+        if is_last:
+            self._futures.look(self._futures.n)
+        else:
+            self._futures.look()
 
     def _draw(self) -> None:
         self._look()
@@ -833,7 +836,7 @@ class SubmittedTrack(Track):
             super()._draw()
 
     def look(self, status: str = "running") -> Progress:
-        self._look()
+        self._look(is_last=status != "running")
         progress = super().look(status)
         if status == "done" and progress.failed:
             progress.status = "failed"
@@ -876,7 +879,7 @@ def _end_submitted(bar: ProgressBar) -> None:
         found = _submitted.get(id(bar))
     if found is not None:
         track = found[1]
-        track._look()
+        track._look(is_last=True)
         with _lock:
             is_over = track._are_all_over()
             track._ending = track._ending or ("done" if is_over else "closed")

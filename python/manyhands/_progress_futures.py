@@ -41,8 +41,8 @@ class Followed:
         with self._lock:
             return self.n_ended == self.n
 
-    def look(self) -> None:
-        """See which have ended, unless somebody is just doing so."""
+    def look(self, n_max: int = _N_LOOKED_AT) -> None:
+        """See which of so many have ended, unless somebody is just doing so."""
         if not self._left or not self._looking.acquire(blocking=False):
             return
         seen: list[ReferenceType[Future]] = []
@@ -50,7 +50,7 @@ class Followed:
         try:
             with self._lock:
                 # Of very many, some have their turn the next time.
-                seen, self._left = self._left[:_N_LOOKED_AT], self._left[_N_LOOKED_AT:]
+                seen, self._left = self._left[:n_max], self._left[n_max:]
             while seen:
                 self._look_at(seen.pop(), left)
         finally:

@@ -167,8 +167,6 @@ class _Door:
 
     def close(self) -> None:
         _doors.pop(id(self.stream), None)
-        # The engine may have put something above it (crates/python/src/lines.rs), which is to know what is below.
-        vars(self.write).update(_is_closed=True, _found=self.found)
         if getattr(self.stream, "__dict__", {}).get("write") is self.write:
             if self.found is None:
                 del self.stream.write

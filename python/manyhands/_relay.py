@@ -12,8 +12,6 @@ import sys
 from _thread import RLock, _local
 from itertools import groupby
 
-from manyhands import _native
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -205,8 +203,7 @@ def _named(function: Callable[..., Any] | None) -> str:
 # Tasks in threads of this process
 #
 # What they print can be told apart only where it goes through sys.stdout and sys.stderr, and log records only in their
-# loggers. While somebody wants them apart, both look which task their thread is running. Told live, lines are put
-# together by the engine, in the streams themselves (crates/python/src/lines.rs).
+# loggers. While somebody wants them apart, both look which task their thread is running.
 
 _threads = _local()
 # Protects what is installed, and who uses it.
@@ -436,7 +433,6 @@ class Recorder:
                     # In one piece, as others may be writing, too.
                     stream = sys.stdout if source == 1 else sys.stderr
                     stream.write("".join(text for _, text in contents))
-            _native.pass_on_parts()
         finally:
             _threads.said = outer
 

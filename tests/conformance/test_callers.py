@@ -81,10 +81,13 @@ def test_streams_at_the_same_time():
     in_threads(8, work)
 
 
-def test_futures_at_the_same_time():
+def test_futures_at_the_same_time(where):
+    # There each call is a fork.
+    n_calls = 25 if where.is_fork else 100
+
     def work(n):
-        futures = [mh.submit(operator.add, i, n) for i in range(100)]
-        assert [future.result() for future in futures] == [i + n for i in range(100)]
+        futures = [mh.submit(operator.add, i, n) for i in range(n_calls)]
+        assert [future.result() for future in futures] == [i + n for i in range(n_calls)]
 
     in_threads(8, work)
 
@@ -142,12 +145,13 @@ def test_more_threads_than_workers():
     in_threads(40, lambda n: mh.map(square, range(n)))
 
 
-def test_threads_that_are_switched_often():
+def test_threads_that_are_switched_often(where):
+    n_calls = 15 if where.is_fork else 50
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
         in_threads(4, lambda n: [mh.map(square, range(20)) for _ in range(20)])
-        in_threads(4, lambda n: [mh.submit(square, n).result() for _ in range(50)])
+        in_threads(4, lambda n: [mh.submit(square, n).result() for _ in range(n_calls)])
     finally:
         sys.setswitchinterval(before)
 

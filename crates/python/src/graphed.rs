@@ -13,6 +13,7 @@ use crate::listening::Listening;
 use crate::mapped::lock;
 use crate::misuse::watched;
 use crate::payload::{Outcome, ToSpill, backlog, spill};
+use crate::prints;
 use crate::seeding::{GraphSeeding, Place};
 use crate::shared::sending::Keeps;
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
@@ -132,6 +133,7 @@ impl LocalGraph {
         let recording = self.recording.get();
         let began = recording.map(|_| Instant::now());
         let mut outcome = call.invoke_by(py, &mut input, |func, args, kwargs| {
+            let func = prints::whole(func);
             let ranks = self.ranks.as_ref();
             let rank = ranks.map_or(task.0, |ranks| ranks[task.as_usize()]);
             let at = task.as_usize();

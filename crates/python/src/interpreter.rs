@@ -2,7 +2,6 @@
 //! the lock, and knowing whether this thread is running a task.
 
 use crate::blas;
-use crate::lines::{self, Working};
 use crate::mapped::lock;
 use manyhands_executor::threads::is_given_up;
 use manyhands_executor::{Program, ThreadGuard, ThreadHook, coarse_tick};
@@ -142,13 +141,11 @@ impl ThreadHook for ParkedStates {
 
     fn stay(&self, turn: &mut dyn FnMut() -> bool) {
         Python::attach(|py| {
-            let working = Working::begin(py);
             let mut turns = Turns::begin();
             while turn() {
                 let _stay = StayAtEnd;
                 // A thread of a pool hears of no signals.
                 let _ = turns.give_way(py);
-                working.look();
             }
         });
     }
@@ -252,7 +249,6 @@ pub(crate) fn interrupt_running(py: Python<'_>) -> PyResult<()> {
 #[pyfunction]
 pub(crate) fn after_fork(py: Python<'_>) -> PyResult<()> {
     let own = thread_number(py)?;
-    lines::after_fork(py);
     crate::forked::forget_live();
     blas::after_fork();
     N_PARKED.store(0, Ordering::Release);
@@ -311,7 +307,6 @@ static EXITING: AtomicU64 = AtomicU64::new(0);
 #[pyfunction]
 pub(crate) fn begin_exit(py: Python<'_>) -> PyResult<()> {
     EXITING.store(thread_number(py)?, Ordering::Release);
-    lines::at_exit(py);
     Ok(())
 }
 
@@ -321,7 +316,6 @@ pub(crate) fn begin_exit(py: Python<'_>) -> PyResult<()> {
 /// daemon thread that would go on in Python now might be in the middle of it when the interpreter is
 /// torn down, and be unwound through code that cannot be.
 pub(crate) fn detached<T: Send>(py: Python<'_>, wait: impl FnOnce() -> T + Send) -> T {
-    lines::before_waiting(py);
     let outcome = py.detach(wait);
     let exiting = EXITING.load(Ordering::Acquire);
     if exiting != 0 && thread_number(py).is_ok_and(|number| number != exiting) {

@@ -2,7 +2,6 @@
 
 use crate::faults::Faults;
 use crate::kept::Kept;
-use crate::lines;
 use crate::mapped::lock;
 use crate::misuse::OnMisuse;
 use crate::relay::Manner;
@@ -48,13 +47,7 @@ impl Listening {
         if let Some((recorder, _)) = &*self.recorder {
             (recorder.bind(py)).call_method1(intern!(py, "begin"), (rank,))?;
         }
-        let outer = lines::begin_task();
         let (outcome, drawn) = call(self.on_misuse);
-        // What is wrong with the stream would have been the task's error, had it ended the line.
-        let outcome = match lines::end_task(py, outer) {
-            Ok(()) => outcome,
-            Err(error) => outcome.and(Err(error)),
-        };
         if drawn != 0 {
             let mut all = lock(&self.drawn);
             if all.len() < N_DRAWN_MAX {

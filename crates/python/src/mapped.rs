@@ -13,6 +13,7 @@ use crate::listening::Listening;
 use crate::map_run::Terms;
 use crate::misuse::watched;
 use crate::payload::{Block, Blocks, Outcome, ToSpill, Window, backlog, spill};
+use crate::prints;
 use crate::seeding::{Place, Seeding};
 use manyhands_executor::{Backlog, Feed, Program, RemoteProgram, Shortage, Spilled, Stock};
 use manyhands_graph::TaskIndex;
@@ -210,7 +211,7 @@ impl LocalMap {
         let began = recording.map(|_| Instant::now());
         let mut outcome = {
             let _stay = StayAtEnd;
-            let function = self.function.bind(py);
+            let function = prints::whole(self.function.bind(py));
             // A seed does not reach the global states, which threads share.
             (self.listening).call(py, (index, index), |on_misuse| {
                 watched(on_misuse, function, || match &*self.seeding {

@@ -29,7 +29,7 @@ pub(crate) struct ThreadPool {
 impl ThreadPool {
     #[new]
     fn new(py: Python<'_>, num_workers: usize) -> PyResult<ThreadPool> {
-        crate::lines::prepare(py)?;
+        crate::prints::install(py)?;
         let pool = py.detach(|| threads::ThreadPool::new(num_workers, Arc::new(ParkedStates)));
         Ok(ThreadPool {
             pool: Arc::new(pool),

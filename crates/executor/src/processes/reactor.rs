@@ -96,8 +96,10 @@ pub(super) fn run(shared: &Shared) {
         while !lock(&shared.state).is_over() {
             reactor.start_missing(shared);
             reactor.wait_and_read(shared);
+            let before = Instant::now();
             reactor.relief.relieve(shared);
             reactor.guard.look(shared, &mut reactor.peers);
+            reactor.forgive(before.elapsed());
             reactor.end_late_starters(shared);
             reactor.keep_time(shared);
         }
@@ -196,16 +198,11 @@ impl Reactor {
         let late = timeout.map_or(Duration::ZERO, |timeout| {
             before.elapsed().saturating_sub(timeout)
         });
-        if late > STOPPED || self.relief.is_halting {
-            // This process was stopped, and its workers may have been as well; or nobody has listened to them.
-            let missed = if self.relief.is_halting {
-                before.elapsed()
-            } else {
-                late
-            };
-            for peer in self.peers.iter_mut().flatten() {
-                peer.since += missed;
-            }
+        // This process was stopped, and its workers may have been as well; or nobody has listened to them.
+        match self.relief.is_halting {
+            true => self.forgive(before.elapsed()),
+            false if late > STOPPED => self.forgive(late),
+            false => {}
         }
         for (at, flags) in ready {
             let Some(peer) = self.peers[at].as_mut() else {
@@ -340,6 +337,13 @@ impl Reactor {
         }
         drop(state);
         shared.changed.notify_all();
+    }
+
+    /// For so long nobody has looked whether workers are ready: it does not count.
+    fn forgive(&mut self, missed: Duration) {
+        for peer in self.peers.iter_mut().flatten() {
+            peer.since += missed;
+        }
     }
 
     /// Ends workers that are not ready in time: nothing else would ever be heard of them.
