@@ -356,7 +356,7 @@ GROUPS = [
             "flights": dask_flights,
             "large array": dask_large_array,
         },
-        240.0,
+        480.0,
     ),
     Group(
         "executors",
