@@ -312,3 +312,41 @@ print(type(joblib.parallel.get_active_backend()[0]).__module__)
 
 def test_a_program_needs_no_guard_and_no_name(tmp_path):
     scripts.check(scripts.run(tmp_path, PROGRAM), "[0, 1, 4, 9, 16]\nmanyhands.joblib\n")
+
+
+def test_calls_that_hold_many_objects_are_not_looked_through_one_by_one(monkeypatch):
+    """scikit-learn sends an account of all calls along with each: to look through it took longer than the call."""
+    n_seen = 0
+    look = manyhands.joblib._n_bytes_of
+
+    def counting(obj):
+        nonlocal n_seen
+        n_seen += 1
+        return look(obj)
+
+    monkeypatch.setattr(manyhands.joblib, "_n_bytes_of", counting)
+    account = [[[i] for i in range(20)] for _ in range(100)]
+    n_calls = 60
+    with joblib.parallel_config(backend="manyhands", n_jobs=2, scheduler="processes"):
+        assert run(len, [account] * n_calls, batch_size=5) == [100] * n_calls
+    first = manyhands.joblib._N_FIRST_CALLS + 5  # they come in batches
+    assert 0 < n_seen <= first * manyhands.joblib._N_OBJECTS_MAX + n_calls * manyhands.joblib._N_OBJECTS_MAX_LATER
+
+
+def test_what_a_search_says_of_itself_is_not_copied_for_each_call():
+    parallel = pytest.importorskip("sklearn.utils.parallel")
+
+    class Account:
+        """Stands for scikit-learn's, which is of a private class."""
+
+    Account.__module__ = "sklearn.callback._somewhere"
+    account, own = Account(), [1]
+    around = parallel._FuncWrapper(count_in)
+    function, args, kwargs = manyhands.joblib._copied((around, (account, own), {"account": account}))
+    assert function is around
+    assert args[0] is account is kwargs["account"]
+    assert args[1] == own
+    assert args[1] is not own
+    # A function that holds something is copied with it.
+    bound = parallel._FuncWrapper(own.append)
+    assert manyhands.joblib._copied((bound, (), {}))[0] is not bound
