@@ -61,7 +61,7 @@ const END_WAIT: Duration = Duration::from_millis(500);
 /// gets it is about to be ended.
 pub const DUMP_SIGNAL: i32 = 63;
 /// How long a worker may take for that, and how often to look.
-const DUMP_WAIT: Duration = Duration::from_millis(30);
+const DUMP_WAIT: Duration = Duration::from_millis(100);
 const DUMP_PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
