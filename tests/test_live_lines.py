@@ -231,6 +231,20 @@ def test_it_can_be_replaced_and_put_back():
     assert sorted(out.pieces) == [f"a {x}\n" for x in range(3)]
 
 
+def test_a_print_of_the_programs_own_stays_that(tmp_path):
+    """It was there before the first thread."""
+    source = """
+    import builtins
+    import manyhands as mh
+
+    seen = []
+    builtins.print = lambda *args: seen.append(args)
+    mh.map(print, range(3), scheduler="threads", num_workers=2)
+    assert sorted(seen) == [(0,), (1,), (2,)], seen
+    """
+    check(run(tmp_path, source), "")
+
+
 def test_it_is_a_builtin_like_any_other():
     mh.map(str, range(3))
     assert inspect.isbuiltin(print)

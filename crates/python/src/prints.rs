@@ -23,18 +23,20 @@ static PRINTS: PyOnceLock<Prints> = PyOnceLock::new();
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     let builtins = py.import(intern!(py, "builtins"))?;
     let name = intern!(py, "print");
+    let there = builtins.getattr(name)?;
+    if !there.is_instance_of::<PyCFunction>() {
+        return Ok(());
+    }
     let prints = PRINTS.get_or_try_init(py, || {
-        let own = builtins.getattr(name)?;
         let whole = wrap_pyfunction!(print, py)?;
         // It is pickled by its name: as the other process's own.
         whole.setattr(intern!(py, "__module__"), intern!(py, "builtins"))?;
         Ok::<_, PyErr>(Prints {
-            own: own.unbind(),
+            own: there.clone().unbind(),
             whole: whole.into_any().unbind(),
         })
     })?;
-    let own = prints.own.bind(py);
-    if own.is_instance_of::<PyCFunction>() && builtins.getattr(name)?.is(own) {
+    if there.is(&prints.own) {
         builtins.setattr(name, prints.whole.bind(py))?;
     }
     Ok(())
